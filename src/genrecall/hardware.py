@@ -1,0 +1,102 @@
+"""What this process can compute on: devices, precision, versions, and one line that goes under every figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genrecall.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if (
+        device is None
+        or (device.type == "cuda" and not torch.cuda.is_available())
+        or device.type not in ("cpu", "cuda")
+    ):
+        raise ConfigError(
+            "this device cannot be used",
+            seen=name,
+            allowed="auto, cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is visible)"),
+            fix="choose another --device, or run `genrecall doctor`",
+        )
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is native: on GPUs since Ampere, on CPUs with AMX or AVX-512 BF16."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return _cpu_flag("amx_bf16") or _cpu_flag("avx512_bf16")
+
+
+def memory_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, devices and commit, as recorded with every measurement."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version_of(name) for name in ("genrecall", "torch", "transformers", "numpy")},
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "gpus": gpus,
+        "commit": commit(),
+    }
+
+
+def version_of(package: str) -> str | None:
+    """Installed version of a distribution; None where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """Git commit of this checkout; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_flag(flag: str) -> bool:
+    return any(line.startswith("flags") and flag in line.split() for line in _cpuinfo())
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []
