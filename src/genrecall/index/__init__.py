@@ -1,0 +1,1 @@
+"""The trie of valid SIDs and what may be returned from it."""
