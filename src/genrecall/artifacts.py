@@ -133,8 +133,8 @@ def write_artifact(
         _fsync(temporary)
         _swap(temporary, target)
         _fsync(target.parent)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_is_full(error, target.parent):
             raise
         raise ArtifactError(
             f"the disk is full: {target} was not written; what stood there before is untouched",
@@ -239,6 +239,13 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _disk_is_full(error: Exception, place: Path) -> bool:
+    """Some writers (numpy, safetensors) report a full disk without its error number: then the disk itself is asked."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return shutil.disk_usage(place).free < 1 << 20
 
 
 def _alive(process: int) -> bool:

@@ -1,0 +1,1 @@
+"""One directory under one digest: all that answering needs."""

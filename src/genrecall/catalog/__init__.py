@@ -1,0 +1,1 @@
+"""Items, events, users and queries: reading, checking, filtering, splitting."""

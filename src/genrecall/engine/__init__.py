@@ -1,0 +1,1 @@
+"""Constrained wide-beam generation."""

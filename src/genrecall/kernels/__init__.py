@@ -1,0 +1,1 @@
+"""GPU kernels: one folder an operation, with contract, torch reference and formula."""

@@ -1,0 +1,1 @@
+"""Backbones: from scratch or from Hugging Face."""

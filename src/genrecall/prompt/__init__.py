@@ -1,0 +1,1 @@
+"""Profiles and histories as token sequences."""

@@ -1,0 +1,1 @@
+"""Channels: anything that returns candidates."""

@@ -1,0 +1,1 @@
+"""Semantic IDs: layout, quantisers, collisions, quality."""

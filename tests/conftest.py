@@ -1,0 +1,14 @@
+"""GPU tests are skipped, with a reason that is counted, where there is no CUDA device."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # the unit tier runs first
