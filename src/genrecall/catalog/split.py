@@ -1,0 +1,198 @@
+"""Which events train, which validate and which test.
+
+Leave-one-out: ``train = s[:-2], valid = s[-2], test = s[-1]`` of each user's sequence ``s`` (Kang & McAuley, SASRec,
+ICDM 2018). Temporal: one cut in global time for all users (Meng, McCreadie, Macdonald & Ounis, "Exploring data
+splitting strategies", RecSys 2020), so that nothing learnt lies in a target's future; leave-one-out does not promise
+that. We deviate in one point: every rule says in a sentence what it did, counts included, and tables print it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from genrecall.catalog.events import POSITIVE, SPLITS, Events
+from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cases:
+    """N questions "what comes next?" with their answers.
+
+    Attributes:
+        users: int32 (N,) user indices.
+        targets: int32 (N,) the items to be found.
+        histories: N rows; row ``i`` is everything of the user before target ``i``.
+    """
+
+    users: np.ndarray
+    targets: np.ndarray
+    histories: Histories
+
+    def __post_init__(self) -> None:
+        assert len(self.users) == len(self.targets) == len(self.histories)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def subset(self, indices: np.ndarray) -> Cases:
+        """These cases, in this order."""
+        return Cases(users=self.users[indices], targets=self.targets[indices], histories=self.histories.take(indices))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """One division of the histories.
+
+    Attributes:
+        train: U rows, numbered as the users; rows may be empty.
+        valid: cases to choose settings by.
+        test: cases to report.
+        name: ``leave_one_out``, ``temporal`` or ``source``.
+        rule: what was done, in one sentence for the tables.
+    """
+
+    train: Histories
+    valid: Cases
+    test: Cases
+    name: str
+    rule: str
+
+
+def leave_one_out(histories: Histories, *, min_events: int = 3) -> Split:
+    """Last event tests, the one before validates, the rest trains; shorter histories than ``min_events`` only train."""
+    if min_events < 3:
+        raise ConfigError(
+            "leave-one-out needs an event to learn from before the two it holds out",
+            seen=f"min_events={min_events}",
+            allowed="3 or more",
+            fix="leave min_events at 3",
+        )
+    held = histories.lengths >= min_events
+    users = np.flatnonzero(held).astype(np.int32)
+    begin, end = histories.offsets[:-1], histories.offsets[1:]
+    short = int(np.count_nonzero(~held & (histories.lengths > 0)))
+    rule = (
+        "leave-one-out: each user's last event is the test target, the one before it the validation target, the rest "
+        f"trains; the test history includes the validation item; {short} users with fewer than {min_events} events "
+        "only train"
+    )
+    return Split(
+        train=histories.slices(begin, np.where(held, end - 2, end)),
+        valid=_cases(histories, end[users] - 2, users),
+        test=_cases(histories, end[users] - 1, users),
+        name="leave_one_out",
+        rule=rule,
+    )
+
+
+def temporal(
+    histories: Histories,
+    *,
+    valid_share: float = 0.1,
+    test_share: float = 0.1,
+    min_history: int = 1,
+    keep_last: int | None = None,
+) -> Split:
+    """Cut at two moments for all users; every later event is a target, its history what the user did before it.
+
+    Args:
+        histories: with real timestamps.
+        valid_share: share of events between the two cuts.
+        test_share: share of events after the second cut.
+        min_history: targets with fewer earlier events of their user are left out.
+        keep_last: cut the histories of cases to this length (all targets of long users take memory squared).
+    """
+    if not histories.timed:
+        raise ConfigError(
+            "a temporal split needs timestamps that can be compared between users",
+            seen="events with an order inside each user only",
+            allowed="events with the column timestamp",
+            fix="use the leave-one-out split",
+        )
+    if valid_share <= 0 or test_share <= 0 or valid_share + test_share >= 1:
+        raise ConfigError(
+            "the shares of the temporal split leave nothing to train on, or nothing to test",
+            seen=f"valid_share={valid_share}, test_share={test_share}",
+            allowed="two positive shares with a sum below 1",
+            fix="use for example 0.1 and 0.1",
+        )
+    ranked, count = np.sort(histories.times), len(histories.times)
+    valid_from, test_from = (
+        ranked[min(int(count * share), count - 1)] if count else 0
+        for share in (1 - valid_share - test_share, 1 - test_share)
+    )
+    part = (histories.times >= valid_from).astype(np.uint8) + (histories.times >= test_from)
+    if count == 0 or len(np.unique(part)) < len(SPLITS):
+        raise ConfigError(
+            "the events lie too close in time to be cut in three",
+            seen=f"{count} events at {len(np.unique(ranked))} different times",
+            allowed="events before, between and after the two cuts",
+            fix="use the leave-one-out split, or other shares",
+        )
+    when = [str(np.datetime64(int(moment), "s")) for moment in (valid_from, test_from)]
+    return _by_part(
+        histories,
+        part,
+        name="temporal",
+        rule=f"temporal: events before {when[0]} UTC train, events from then on are validation targets and from "
+        f"{when[1]} UTC test targets; a target's history is all the user did before it",
+        min_history=min_history,
+        keep_last=keep_last,
+    )
+
+
+def source(
+    events: Events,
+    *,
+    repeats: Literal["keep", "first"] = "keep",
+    tie_seed: int | None = 0,
+    kinds: Sequence[str] = POSITIVE,
+    min_history: int = 1,
+    keep_last: int | None = None,
+) -> Split:
+    """The split that the source brings in its column ``split``; arguments as in ``Events.order`` and ``temporal``."""
+    if events.split is None:
+        raise ConfigError(
+            "the events bring no split of their own",
+            seen="no column split",
+            allowed="a column split with the values train (or history), valid and test",
+            fix="use the leave-one-out or the temporal split",
+        )
+    order = events.order(repeats, tie_seed, kinds)
+    return _by_part(
+        events.gather(order),
+        events.split[order],
+        name="source",
+        rule="source: the source's own split column; each valid or test event is a target, its history is all that "
+        "stands before it in the user's order",
+        min_history=min_history,
+        keep_last=keep_last,
+    )
+
+
+def _by_part(
+    histories: Histories, part: np.ndarray, *, name: str, rule: str, min_history: int, keep_last: int | None
+) -> Split:
+    """Split by a part for each event (uint8 (E,), positions in SPLITS)."""
+    rows = histories.rows
+    enough = np.arange(len(part)) - histories.offsets[rows] >= min_history
+    targets = [np.flatnonzero((part == code) & enough) for code in (1, 2)]
+    left_out = int(np.count_nonzero((part > 0) & ~enough))
+    rule += f"; {left_out} targets with fewer than {min_history} earlier events are left out"
+    if keep_last is not None:
+        rule += f"; histories of cases are cut to the last {keep_last} events"
+    valid, test = (_cases(histories, where, rows[where], keep_last) for where in targets)
+    return Split(train=histories.select(part == 0), valid=valid, test=test, name=name, rule=rule)
+
+
+def _cases(histories: Histories, where: np.ndarray, users: np.ndarray, keep_last: int | None = None) -> Cases:
+    """Cases whose targets stand at ``where`` (int64 (N,)) in the event arrays."""
+    begin = histories.offsets[users]
+    if keep_last is not None:
+        begin = np.maximum(begin, where - keep_last)
+    return Cases(users=users, targets=histories.items[where], histories=histories.slices(begin, where))

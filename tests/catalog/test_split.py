@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from genrecall.catalog import split
+from genrecall.catalog.events import Events
+from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
+
+rows_of_items = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=8)
+timed_log = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 30)), min_size=12, max_size=60)
+
+
+@given(rows_of_items)
+@settings(deadline=None, max_examples=60)
+def test_leave_one_out_parts_make_the_whole(rows):
+    parts = split.leave_one_out(Histories.from_lists(rows))
+    whole = [parts.train.of(user).tolist() for user in range(len(rows))]
+    for cases in (parts.valid, parts.test):
+        for case, user in enumerate(cases.users.tolist()):
+            assert cases.histories.of(case).tolist() == whole[user]
+            whole[user].append(int(cases.targets[case]))
+    assert whole == rows
+    assert parts.test.users.tolist() == [user for user, row in enumerate(rows) if len(row) >= 3]
+
+
+@given(timed_log, st.integers(0, 2))
+@settings(deadline=None, max_examples=60)
+def test_temporal_never_leaks(log, min_history):
+    user, item, time = zip(*log, strict=True)
+    histories = Events.of(user, item, time).histories()
+    try:
+        parts = split.temporal(histories, valid_share=0.2, test_share=0.2, min_history=min_history)
+    except ConfigError:
+        assume(False)  # too close in time: tested below
+    cut = parts.train.times.max()
+    left_out = int(parts.rule.split("; ")[2].split()[0])
+    assert len(parts.train.items) + len(parts.valid) + len(parts.test) + left_out == len(log)
+    for cases in (parts.valid, parts.test):
+        for case, owner in enumerate(cases.users.tolist()):
+            history, everything = cases.histories.of(case), histories.of(owner)
+            assert len(history) >= min_history
+            np.testing.assert_array_equal(history, everything[: len(history)])
+            assert everything[len(history)] == cases.targets[case]
+            assert histories.times_of(owner)[len(history)] > cut
+
+
+def test_temporal_says_when_it_cannot_cut():
+    with pytest.raises(ConfigError, match="compared between users"):
+        split.temporal(Histories.from_lists([[1, 2, 3]]))
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        split.temporal(Histories.from_lists([[1]], [[1]]), valid_share=0.5, test_share=0.5)
+    with pytest.raises(ConfigError, match="too close in time"):
+        split.temporal(Histories.from_lists([[1, 2]], [[7, 7]]))
+    with pytest.raises(ConfigError, match="too close in time"):
+        split.temporal(Histories.from_lists([[]], [[]]))
+
+
+def test_source_split_takes_what_stands_before():
+    events = Events.of([0, 0, 0, 0, 1], [5, 6, 7, 8, 9], [0, 1, 2, 3, 0], split=[0, 0, 1, 2, 2], timed=False)
+    parts = split.source(events)
+    assert parts.train.of(0).tolist() == [5, 6]
+    assert parts.valid.histories.of(0).tolist() == [5, 6]
+    assert parts.test.histories.of(0).tolist() == [5, 6, 7]
+    assert parts.test.targets.tolist() == [8]
+    assert "; 1 targets with fewer than 1 earlier events are left out" in parts.rule
+    assert split.source(events, keep_last=1).test.histories.of(0).tolist() == [7]
+    assert split.source(events, min_history=0).test.targets.tolist() == [8, 9]
+    with pytest.raises(ConfigError, match="no split of their own"):
+        split.source(Events.of([0], [0], [0]))
+
+
+def test_subset_and_rules():
+    parts = split.leave_one_out(Histories.from_lists([[1, 2, 3], [4, 5, 6, 7], [8]]))
+    part = parts.test.subset(np.array([1]))
+    assert part.users.tolist() == [1]
+    assert part.targets.tolist() == [7]
+    assert part.histories.of(0).tolist() == [4, 5, 6]
+    assert "1 users with fewer than 3 events only train" in parts.rule
+    with pytest.raises(ConfigError, match="leave-one-out"):
+        split.leave_one_out(parts.train, min_events=2)
