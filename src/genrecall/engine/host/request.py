@@ -1,0 +1,119 @@
+"""What is asked of the engine and what it answers, in plain Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.errors import CapacityError, ConfigError
+
+Sid = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One prompt whose continuation is a SID.
+
+    Attributes:
+        tokens: T token ids of the prompt; the model writes the SID after them.
+        beam: W for every level, or one width per level; None takes the engine's.
+        allowed: bool (I,), False for items that must not come back; None allows all. A SID stays possible while one of
+            its items is allowed. Filters never change scores.
+        trace: keep the beams of every level in the answer.
+    """
+
+    tokens: tuple[int, ...]
+    beam: int | tuple[int, ...] | None = None
+    allowed: np.ndarray | None = None
+    trace: bool = False
+
+    def widths(self, levels: int, default: int) -> tuple[int, ...]:
+        """W of each level.
+
+        Raises:
+            ConfigError: a width below 1, or not one width per level.
+        """
+        beam = default if self.beam is None else self.beam
+        widths = (int(beam),) * levels if isinstance(beam, int | np.integer) else tuple(int(width) for width in beam)
+        if len(widths) != levels or min(widths) < 1:
+            raise ConfigError(
+                "the beam width cannot be used",
+                seen=beam,
+                allowed=f"an integer of at least 1, or {levels} of them, one per level",
+                fix="choose another beam (the last level's width is the number of answers)",
+            )
+        return widths
+
+    def require(self, *, vocabulary: int, window: int, items: int) -> None:
+        """Refuse what the model cannot read; ``window`` is the most prompt tokens that leave room for the SID."""
+        if not self.tokens:
+            raise ConfigError(
+                "a request has an empty prompt",
+                seen="0 tokens",
+                allowed=f"1 to {window} tokens",
+                fix="give at least the template's head, also for users without history",
+            )
+        if len(self.tokens) > window:
+            raise CapacityError(
+                "a prompt is longer than the model's window",
+                seen=f"{len(self.tokens)} tokens",
+                allowed=f"at most {window}, so that the SID fits after it",
+                fix="shorten the history (history.max_items); the oldest items go first",
+            )
+        if min(self.tokens) < 0 or max(self.tokens) >= vocabulary:
+            raise ConfigError(
+                "a prompt has token ids that the model lacks",
+                seen=f"{min(self.tokens)} … {max(self.tokens)}",
+                allowed=f"0 … {vocabulary - 1}",
+                fix="build prompts with the vocabulary that was stored with this model",
+            )
+        if self.allowed is not None and (self.allowed.shape != (items,) or self.allowed.dtype != np.bool_):
+            raise ConfigError(
+                "a request's item filter does not fit the catalog",
+                seen=f"{self.allowed.dtype} array of shape {self.allowed.shape}",
+                allowed=f"booleans of shape ({items},), one per item of the trie",
+                fix="make the filter from the catalog that the trie was built from",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedBeam:
+    """A beam that survived a level.
+
+    Attributes:
+        prefix: its codes so far.
+        score: summed log-probability.
+        children: valid codes after it in the catalog's trie.
+        pruned: how many of these are gone after the next level, by selection or by the request's filter.
+    """
+
+    prefix: Sid
+    score: float
+    children: int
+    pruned: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelTrace:
+    """The surviving beams after one level, best first."""
+
+    level: int
+    beams: tuple[TracedBeam, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Distinct valid SIDs, best first, equal scores in SID order.
+
+    Attributes:
+        sids: at most W SIDs.
+        scores: their summed log-probabilities.
+        short: fewer than asked: the catalog, the filter or a narrow earlier level left no more.
+        levels: what survived each level, where the request asked for a trace.
+    """
+
+    sids: list[Sid]
+    scores: list[float]
+    short: bool
+    levels: tuple[LevelTrace, ...] | None = None
