@@ -1,1 +1,1 @@
-"""Item text to vectors."""
+"""Item text to vectors: templates, encoders that need no network, and the stored vectors."""
