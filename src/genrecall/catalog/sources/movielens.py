@@ -14,6 +14,7 @@ age, gender and occupation are profile columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,7 +113,13 @@ def _atomic(directory: Path) -> Source:
     names = {"title": "movie_title", "year": "release_year", "genres": "class"}
     hidden = (f"zip_code of {users.path.name}",) if users and "zip_code" in users.columns else ()
     profiles = users.without("zip_code") if users else None
-    return Source(name="recbole", items=items.renamed(names), events=events, users=profiles, unused_columns=hidden)
+    return Source(
+        name="recbole",
+        items=replace(items.renamed(names), untyped=False),
+        events=events,
+        users=profiles,
+        unused_columns=hidden,
+    )
 
 
 def _split(path: Path, separator: bytes, names: Sequence[str]) -> Stream:
@@ -146,14 +153,14 @@ def _latin(block: bytes) -> bool:
 
 
 def _mapped(stream: Stream, names: Sequence[str], change: Callable[[Columns], Columns]) -> Stream:
-    """A stream whose columns are computed from another's."""
+    """A stream whose columns are computed from another's; its strings are meant as text."""
 
     def read(wanted: Collection[str]) -> Iterator[pa.RecordBatch]:
         for batch in stream.read(stream.columns):
             columns = change({name: batch[name] for name in stream.columns})
             yield pa.RecordBatch.from_arrays([columns[name] for name in wanted], names=list(wanted))
 
-    return Stream(path=stream.path, columns=tuple(names), read=read, untyped=stream.untyped)
+    return Stream(path=stream.path, columns=tuple(names), read=read)
 
 
 def _movie(columns: Columns) -> Columns:
