@@ -74,7 +74,7 @@ class SidTable:
             missing = set(item_ids) - set(self.item_ids)
             raise ArtifactError(
                 "the SID table belongs to another catalog",
-                seen=f"{len(self.item_ids)} items in the table, {len(item_ids)} in the catalog, {len(missing)} without SID",
+                seen=f"{len(self.item_ids)} items in the table, {len(item_ids)} asked for, {len(missing)} without SID",
                 allowed="the same items in the same order",
                 fix="run `genrecall sid build` (or `sid append` for new items) on this catalog",
             )

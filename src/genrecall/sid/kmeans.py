@@ -1,0 +1,93 @@
+"""k-means in torch: greedy k-means++ seeds, Lloyd steps in chunks, and no empty cluster while points differ.
+
+    minimise  Σ_i |x_i − c_{a(i)}|²     by   a(i) = argmin_k |x_i − c_k|²,   c_k = mean of its points
+
+Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++, with the greedy trials of its section 4). We deviate: the
+seeds are drawn from a sample, and a cluster that runs empty moves to the point that is quantised worst.
+"""
+
+from __future__ import annotations
+
+import torch
+
+CHUNK = 16_384
+_SEED_POINTS_PER_CLUSTER = 64
+
+
+def nearest(
+    points: torch.Tensor, centres: torch.Tensor, lengths: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearest centre of each point: int64 (n,) and squared distances (n,); ``lengths``: |x|² (n,) where it is known."""
+    lengths = points.square().sum(1) if lengths is None else lengths
+    codes, distances = [], []
+    for chunk, length in zip(points.split(CHUNK), lengths.split(CHUNK), strict=True):
+        distance, code = squared_distances(chunk, centres, length).min(1)
+        codes.append(code)
+        distances.append(distance)
+    return torch.cat(codes), torch.cat(distances)
+
+
+def squared_distances(points: torch.Tensor, centres: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """(n, K) squared distances, never negative."""
+    lengths = points.square().sum(1) if lengths is None else lengths
+    cross = torch.addmm(centres.square().sum(1), points, centres.T, alpha=-2)
+    return cross.add_(lengths[:, None]).clamp_(min=0)
+
+
+def kmeans(points: torch.Tensor, clusters: int, *, steps: int, generator: torch.Generator) -> torch.Tensor:
+    """Centres (clusters, D) of (n, D) points."""
+    return lloyd(points, seeds(points, clusters, generator=generator), steps=steps)
+
+
+def seeds(points: torch.Tensor, clusters: int, *, generator: torch.Generator) -> torch.Tensor:
+    """Greedy k-means++: each next centre is the best of a few points drawn by squared distance."""
+    limit = _SEED_POINTS_PER_CLUSTER * clusters
+    if len(points) > limit:
+        sample = torch.randperm(len(points), generator=generator)[:limit].sort().values
+        points = points[sample.to(points.device)]
+    trials = 4 if clusters <= 1024 else 1
+    first = int(torch.randint(len(points), (1,), generator=generator))
+    chosen = [first]
+    lengths = points.square().sum(1)
+    gap = squared_distances(points, points[first : first + 1], lengths)[:, 0]
+    # Below this a "distance" is the rounding of squares: the points coincide.
+    noise = 1e-6 * float(lengths.mean())
+    while len(chosen) < clusters:
+        weights = torch.where(gap > noise, gap, 0.0).cpu()
+        if float(weights.sum()) <= 0:  # fewer distinct points than clusters: the rest stay unused copies
+            chosen += torch.randint(len(points), (clusters - len(chosen),), generator=generator).tolist()
+            break
+        draws = torch.multinomial(weights, trials, replacement=True, generator=generator).to(points.device)
+        gaps = torch.minimum(gap[:, None], squared_distances(points, points[draws], lengths))
+        best = int(gaps.sum(0).argmin())
+        gap = gaps[:, best]
+        chosen.append(int(draws[best]))
+    return points[torch.tensor(chosen, device=points.device)].clone()
+
+
+def lloyd(points: torch.Tensor, centres: torch.Tensor, *, steps: int) -> torch.Tensor:
+    """At most ``steps`` Lloyd steps; ends early when no point changes its centre."""
+    before: torch.Tensor | None = None
+    lengths = points.square().sum(1)
+    for _ in range(steps):
+        codes, distances = nearest(points, centres, lengths)
+        if before is not None and torch.equal(codes, before):
+            break
+        before = codes
+        counts = torch.bincount(codes, minlength=len(centres))
+        sums = torch.zeros_like(centres).index_add_(0, codes, points)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+        centres = revive(centres, counts == 0, points, distances)
+    return centres
+
+
+def revive(centres: torch.Tensor, dead: torch.Tensor, points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Move the dead centres onto the points that are farthest from their own centre, as far as there are such."""
+    empty = dead.nonzero()[:, 0]
+    if not len(empty):
+        return centres
+    worst, index = distances.topk(min(len(empty), len(points)))
+    index = index[worst > 1e-6 * (points * points).sum(1).mean()]
+    centres = centres.clone()
+    centres[empty[: len(index)]] = points[index]
+    return centres

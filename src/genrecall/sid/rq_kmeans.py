@@ -1,0 +1,100 @@
+"""Residual k-means: one k-means a level over what the levels before left.
+
+    a_l = argmin_k |r_l − c_{l,k}|²,   r_{l+1} = r_l − c_{l,a_l},   r_0 = normalised vector
+
+Source: GRID (arXiv:2507.22224) and OpenOneRec use it in place of RQ-VAE. We deviate: inputs are standardised, seeds are
+greedy k-means++, and clusters that run empty are revived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from genrecall.hardware import pick_device
+from genrecall.sid.codebooks import Codebooks
+from genrecall.sid.normaliser import CHUNK, Normaliser, Rule
+from genrecall.telemetry import Bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class RqKMeansConfig:
+    """Settings of residual k-means.
+
+    Attributes:
+        steps: most Lloyd steps a level.
+        max_fit_items: at most so many items are held in memory for fitting (a seeded sample); all are encoded.
+        normalise: "dimension" (standardise), "scalar" (centre, one scale) or "none".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    steps: int = 30
+    max_fit_items: int = 262_144
+    normalise: Rule = "dimension"
+    device: str = "auto"
+
+
+class RqKMeans:
+    """Residual k-means; see the protocol ``Quantizer``."""
+
+    name: ClassVar[str] = "rq_kmeans"
+
+    def __init__(self, *, levels: int, codes: int, config: RqKMeansConfig | None = None) -> None:
+        self.levels, self.codes, self.config = levels, codes, config or RqKMeansConfig()
+        self.normaliser: Normaliser
+        self.codebooks: Codebooks
+
+    def fit(self, vectors: np.ndarray, *, seed: int, bar: Bar | None = None) -> RqKMeans:
+        """Learn the codebooks from (I, D) vectors."""
+        generator = torch.Generator().manual_seed(seed)
+        self.normaliser = Normaliser.fit(vectors, self.config.normalise, pick_device(self.config.device))
+        if len(vectors) > self.config.max_fit_items:
+            sample = torch.randperm(len(vectors), generator=generator)[: self.config.max_fit_items]
+            vectors = vectors[sample.sort().values.numpy()]
+        points = self.normaliser.rows(vectors)
+        self.codebooks = Codebooks.fit(
+            points, levels=self.levels, codes=self.codes, steps=self.config.steps, generator=generator, bar=bar
+        )
+        return self
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Codes int32 (n, L)."""
+        codes = [self.codebooks.encode(rows).cpu().numpy() for rows in self.normaliser.chunks(vectors)]
+        return np.concatenate(codes or [np.empty((0, self.levels))]).astype(np.int32)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Vectors float32 (n, D) of codes (n, ≤ L)."""
+        device = self.normaliser.mean.device
+        parts = [
+            self.normaliser.undo(self.codebooks.decode(torch.as_tensor(codes[low : low + CHUNK], device=device).long()))
+            for low in range(0, len(codes), CHUNK)
+        ]
+        return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.normaliser.mean)), np.float32)
+
+    def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """Squared distances float32 (n, C) to the codes of ``level`` after ``codes[:, :level]``."""
+        rows = self.normaliser.rows(vectors)
+        return self.codebooks.distances(rows, torch.as_tensor(codes, device=rows.device).long(), level).cpu().numpy()
+
+    def settings(self) -> dict[str, Any]:
+        """Sizes and configuration."""
+        return {"levels": self.levels, "codes": self.codes, "config": asdict(self.config)}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Normalisation and codebooks."""
+        state = {"mean": self.normaliser.mean, "scale": self.normaliser.scale, "codebooks": self.codebooks.tables}
+        return {name: tensor.cpu() for name, tensor in state.items()}
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> RqKMeans:
+        """The fitted quantiser again; on the CPU when its device is missing here."""
+        config = RqKMeansConfig(**settings["config"])
+        device = pick_device(config.device if torch.cuda.is_available() else "cpu")
+        fitted = cls(levels=settings["levels"], codes=settings["codes"], config=config)
+        fitted.normaliser = Normaliser(mean=state["mean"].to(device), scale=state["scale"].to(device))
+        fitted.codebooks = Codebooks(state["codebooks"].to(device))
+        return fitted

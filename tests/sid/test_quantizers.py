@@ -1,0 +1,135 @@
+"""The contract of every quantiser, on vectors with clusters and on vectors that are trouble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrecall.errors import ConfigError
+from genrecall.sid.quality import reconstruction_error
+from genrecall.sid.quantizer import Quantizer
+from genrecall.sid.registry import load_quantizer, quantizer_class, save_quantizer
+from genrecall.sid.rq_kmeans import RqKMeans, RqKMeansConfig
+from genrecall.sid.rq_vae import RqVae, RqVaeConfig
+from tests.sid.clouds import cloud
+
+LEVELS, CODES = 3, 8
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return cloud()
+
+
+@pytest.fixture(scope="class")
+def fitted(request: pytest.FixtureRequest, vectors: np.ndarray) -> Quantizer:
+    return request.cls.make().fit(vectors, seed=3)
+
+
+class QuantizerContract:
+    """What may be relied on; a subclass makes the quantiser."""
+
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        raise NotImplementedError
+
+    def test_codes_are_in_range(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        codes = fitted.encode(vectors)
+        assert codes.dtype == np.int32
+        assert codes.shape == (len(vectors), LEVELS)
+        assert codes.min() >= 0
+        assert codes.max() < CODES
+
+    def test_equal_seeds_give_equal_quantisers(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        torch.manual_seed(99)  # the global state must not matter
+        again = self.make().fit(vectors, seed=3)
+        assert np.array_equal(again.encode(vectors), fitted.encode(vectors))
+        assert all(torch.equal(tensor, again.state()[name]) for name, tensor in fitted.state().items())
+
+    def test_rows_are_encoded_independently(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        assert np.array_equal(fitted.encode(vectors[17:40]), fitted.encode(vectors)[17:40])
+        assert fitted.encode(vectors[:0]).shape == (0, LEVELS)
+
+    def test_error_falls_with_levels_and_beats_random_codes(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        codes = fitted.encode(vectors)
+        errors = [reconstruction_error(fitted, vectors, codes[:, :level]) for level in range(1, LEVELS + 1)]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 0.3
+        shuffled = np.random.default_rng(0).permutation(codes)
+        assert reconstruction_error(fitted, vectors, shuffled) > 2 * errors[-1]
+
+    def test_what_codes_stand_for_has_mostly_those_codes(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        codes = fitted.encode(vectors)
+        assert (fitted.encode(fitted.decode(codes))[:, 0] == codes[:, 0]).mean() > 0.8
+
+    def test_nearest_code_costs_least(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        codes = fitted.encode(vectors)
+        for level in range(LEVELS):
+            cost = fitted.distances(vectors, codes, level)
+            assert cost.shape == (len(vectors), CODES)
+            assert (cost.argmin(1) == codes[:, level]).mean() > 0.99
+
+    def test_stored_and_read_it_is_the_same(self, fitted: Quantizer, vectors: np.ndarray, tmp_path: Path) -> None:
+        save_quantizer(tmp_path / "q.safetensors", fitted)
+        save_quantizer(tmp_path / "again.safetensors", fitted)
+        assert (tmp_path / "q.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+        loaded, fusion = load_quantizer(tmp_path / "q.safetensors")
+        assert fusion is None
+        codes = fitted.encode(vectors)
+        assert np.array_equal(loaded.encode(vectors), codes)
+        assert np.array_equal(loaded.decode(codes), fitted.decode(codes))
+
+    def test_first_level_is_not_starved(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        assert len(np.unique(fitted.encode(vectors)[:, 0])) == CODES
+
+    @pytest.mark.parametrize("trouble", ["identical", "fewer_items_than_codes", "half_precision", "one_item"])
+    def test_degenerate_vectors(self, trouble: str) -> None:
+        vectors = {
+            "identical": np.ones((20, 4), np.float32),
+            "fewer_items_than_codes": cloud(items=5, dim=4),
+            "half_precision": cloud(items=50, dim=4).astype(np.float16),
+            "one_item": cloud(items=1, dim=4),
+        }[trouble]
+        fitted = self.make(levels=2).fit(vectors, seed=0)
+        codes = fitted.encode(vectors)
+        assert np.isfinite(fitted.decode(codes)).all()
+        if trouble == "identical":
+            assert len(np.unique(codes, axis=0)) == 1
+        if trouble == "fewer_items_than_codes":
+            assert len(np.unique(codes, axis=0)) == 5
+
+
+class TestRqKMeans(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        return RqKMeans(levels=levels, codes=codes, config=RqKMeansConfig(device="cpu"))
+
+    def test_a_sample_is_enough_to_fit(self) -> None:
+        vectors = cloud()
+        config = RqKMeansConfig(device="cpu", max_fit_items=100)
+        fitted = RqKMeans(levels=LEVELS, codes=CODES, config=config).fit(vectors, seed=0)
+        assert reconstruction_error(fitted, vectors, fitted.encode(vectors)) < 0.3
+
+
+class TestRqVae(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        config = RqVaeConfig(device="cpu", hidden=(16,), latent=8, batch=64, epochs=1, min_steps=30)
+        return RqVae(levels=levels, codes=codes, config=config)
+
+    def test_training_improves_on_its_start(self) -> None:
+        vectors = cloud()
+        errors = []
+        for steps in (0, 120):
+            config = RqVaeConfig(device="cpu", hidden=(16,), latent=8, batch=64, epochs=0, min_steps=steps)
+            fitted = RqVae(levels=2, codes=CODES, config=config).fit(vectors, seed=0)
+            errors.append(reconstruction_error(fitted, vectors, fitted.encode(vectors)))
+        assert errors[1] < errors[0]
+
+
+def test_unknown_quantiser_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rq_kmeans"):
+        quantizer_class("pq")
