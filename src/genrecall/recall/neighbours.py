@@ -1,0 +1,128 @@
+"""Item-to-item scoring, shared by co-occurrence and transition counts.
+
+    score(j | h) = Σ_{a < last} decay^a · M[h_a, j]        a = 0 is the newest item of the history
+
+Item-based top-N after Deshpande & Karypis (TOIS 2004); the decay by position is that of Ludewig & Jannach,
+"Evaluation of session-based recommendation algorithms" (2018). Deviation: only the matrix differs between channels,
+so training and serving share one sparse product; float sums run in a fixed order, so a batch answers as its rows alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from genrecall.catalog.histories import offsets_of
+from genrecall.errors import ConfigError
+from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.selection import Popularity, best, scipy_sparse
+
+# Products are cut into row blocks of about this many scored pairs (12 bytes each, a few copies).
+_PAIRS_A_BLOCK = 4_000_000
+
+
+class Neighbours:
+    """A sparse item-to-item matrix and how a history is read against it.
+
+    Args:
+        matrix: SciPy CSR (I, I): row = item of the history, column = item to recommend; values > 0.
+        counts: (I,) training events by item, for ties and for queries without history.
+        last: how many of the newest history items are read; None reads all.
+        decay: weight of a history item one step older.
+    """
+
+    def __init__(self, matrix: Any, counts: np.ndarray, *, last: int | None, decay: float) -> None:
+        sparse = scipy_sparse()
+        self.popularity = Popularity(counts)
+        matrix = sparse.csr_matrix(matrix, dtype=np.float32)
+        matrix.sort_indices()
+        self.matrix = matrix
+        self.last, self.decay = last, decay
+        # Columns by popularity, so that "equal score: the more popular" is "equal score: the earlier column".
+        # The values are copied: sorting works in place.
+        self._by_place = sparse.csr_matrix(
+            (matrix.data.copy(), self.popularity.place[matrix.indices], matrix.indptr), shape=matrix.shape
+        )
+        self._by_place.sort_indices()
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        """The best ``k`` items of each query; history items that the matrix does not know are skipped."""
+        sparse = scipy_sparse()
+        num_items = len(self.popularity)
+        histories = [self._read(query.history, num_items) for query in queries]
+        indptr = offsets_of(np.array([len(history) for history in histories], dtype=np.int64))
+        items = np.concatenate(histories) if histories else np.empty(0, np.int64)
+        ages = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(items))
+        weights = np.power(self.decay, ages, dtype=np.float64)
+        left = sparse.csr_matrix((weights, items, indptr), shape=(len(queries), num_items))
+        work = offsets_of(np.diff(self.matrix.indptr)[items])[indptr]
+        answers = []
+        for begin, end in _blocks(work):
+            product = left[begin:end] @ self._by_place
+            answers.append(best(product, queries[begin:end], self.popularity, k))
+        if not answers:
+            return Candidates(items=np.empty((0, k), np.int32), scores=np.empty((0, k), np.float32))
+        return Candidates(
+            items=np.concatenate([answer.items for answer in answers]),
+            scores=np.concatenate([answer.scores for answer in answers]),
+        )
+
+    def _read(self, history: np.ndarray, num_items: int) -> np.ndarray:
+        history = history[(history >= 0) & (history < num_items)]
+        return history if self.last is None else history[max(len(history) - self.last, 0) :]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """``indptr`` int64 (I+1,), ``indices`` int32, ``values`` float32, ``counts`` float64 (I,)."""
+        return {
+            "indptr": self.matrix.indptr.astype(np.int64),
+            "indices": self.matrix.indices.astype(np.int32),
+            "values": self.matrix.data,
+            "counts": self.popularity.counts.astype(np.float64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], *, last: int | None, decay: float) -> Neighbours:
+        """The neighbours whose ``state()`` this was."""
+        num_items = len(state["counts"])
+        matrix = scipy_sparse().csr_matrix(
+            (state["values"], state["indices"], state["indptr"]), shape=(num_items, num_items)
+        )
+        return cls(matrix, np.asarray(state["counts"], dtype=np.float64), last=last, decay=decay)
+
+
+def _blocks(work: np.ndarray) -> list[tuple[int, int]]:
+    """Row ranges of at most ``_PAIRS_A_BLOCK`` pairs; ``work[r]`` pairs stand before row r."""
+    cuts = [0]
+    rows = len(work) - 1
+    while cuts[-1] < rows:
+        end = int(np.searchsorted(work, work[cuts[-1]] + _PAIRS_A_BLOCK, side="right")) - 1
+        cuts.append(min(max(end, cuts[-1] + 1), rows))
+    return list(itertools.pairwise(cuts))
+
+
+def keep_strongest(matrix: Any, neighbours: int | None) -> Any:
+    """Keep the ``neighbours`` largest values of each CSR row (ties by lower column)."""
+    if neighbours is None or matrix.nnz == 0:
+        return matrix
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    rank = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
+    kept = np.sort(order[rank < neighbours])
+    lengths = np.minimum(np.diff(matrix.indptr), neighbours)
+    indptr = offsets_of(lengths)
+    return scipy_sparse().csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+def check_history(last: int | None, decay: float, neighbours: int | None) -> None:
+    """Refuse settings of a history's reading that mean nothing."""
+    if (last is not None and last < 1) or not 0 < decay <= 1 or (neighbours is not None and neighbours < 1):
+        raise ConfigError(
+            "the history cannot be read like this",
+            seen=f"last={last}, decay={decay}, neighbours={neighbours}",
+            allowed="last >= 1 or None, 0 < decay <= 1, neighbours >= 1 or None",
+            fix="correct the channel's configuration",
+        )

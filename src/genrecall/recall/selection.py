@@ -1,0 +1,134 @@
+"""The best k of sparse scores, with one rule for ties.
+
+    list(q) = first k of I \\ exclude(q), ordered by (−score, −training count, index)
+
+The rule is that of Ferrari Dacrema et al., "Are we really making much progress?" (RecSys 2019): ties must not depend on
+storage order. Deviation: items without any score count as score 0, so a short list is completed by popularity
+instead of being padded, and a query without history receives the popular items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from genrecall.errors import DependencyError
+from genrecall.recall.channel import Candidates, Query
+
+
+def scipy_sparse() -> Any:
+    """The module ``scipy.sparse``; a missing SciPy is the user's to mend."""
+    try:
+        import scipy.sparse
+    except ModuleNotFoundError as error:
+        raise DependencyError("scipy", extra="eval", purpose="a channel that counts co-occurrence") from error
+    return scipy.sparse
+
+
+class Popularity:
+    """Items by training count: the order that breaks ties and fills short lists.
+
+    Attributes:
+        counts: (I,) training events (or decayed weights) by item.
+        order: int32 (I,) items, most popular first, ties by index.
+        place: int32 (I,) inverse of ``order``.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self.counts = counts
+        self.order = np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32)
+        self.place = np.empty(len(counts), dtype=np.int32)
+        self.place[self.order] = np.arange(len(counts), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @cached_property
+    def sorted_counts(self) -> np.ndarray:
+        """float32 (I,) counts in ``order``."""
+        return self.counts[self.order].astype(np.float32)
+
+    def first(self, k: int, taken: np.ndarray) -> np.ndarray:
+        """The ``k`` (or fewer) most popular items that are not in ``taken`` (items, any order, repeats allowed)."""
+        prefix = self.order[: k + len(taken)]
+        if len(taken) == 0:
+            return prefix
+        free = np.ones(len(prefix), dtype=bool)
+        places = self.place[taken]
+        free[places[places < len(prefix)]] = False
+        return prefix[free][:k]
+
+
+def exclusions(queries: Sequence[Query], num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and items (two int64 arrays) of everything the queries exclude; items outside the catalog are left out."""
+    lengths = [len(query.exclude) for query in queries]
+    rows = np.repeat(np.arange(len(queries)), lengths)
+    items = np.concatenate([query.exclude for query in queries]).astype(np.int64) if queries else np.empty(0, np.int64)
+    known = (items >= 0) & (items < num_items)
+    return rows[known], items[known]
+
+
+def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) -> Candidates:
+    """The best ``k`` items of each query.
+
+    Args:
+        scores: SciPy CSR (R, I) whose columns are *places* (``popularity.place``), values > 0.
+        queries: R queries; only ``exclude`` is read.
+        popularity: breaks ties and fills rows that have fewer than ``k`` scored items (with score 0).
+        k: length of the lists; may exceed I, the rest is padding.
+    """
+    rows_R, items_I = scores.shape
+    scores.sum_duplicates()  # also sorts the columns, so that earlier means more popular
+    row_of = np.repeat(np.arange(rows_R), np.diff(scores.indptr))
+    excluded_rows, excluded_items = exclusions(queries, items_I)
+    banned = np.isin(
+        row_of * items_I + scores.indices, excluded_rows * items_I + popularity.place[excluded_items].astype(np.int64)
+    )
+    keep = ~banned & (scores.data > 0)
+    row_of, places, values = row_of[keep], scores.indices[keep], scores.data[keep].astype(np.float32)
+
+    lengths = np.bincount(row_of, minlength=rows_R)
+    width = max(int(lengths.max(initial=0)), 1)
+    column = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    dense = np.full((rows_R, width), -np.inf, dtype=np.float32)
+    dense[row_of, column] = values
+    place_of = np.zeros((rows_R, width), dtype=np.int64)
+    place_of[row_of, column] = places
+
+    chosen, top = top_columns(dense, min(k, width))
+    items = np.full((rows_R, k), -1, dtype=np.int32)
+    ranked = np.full((rows_R, k), -np.inf, dtype=np.float32)
+    real = np.isfinite(top)
+    items[:, : top.shape[1]] = np.where(real, popularity.order[np.take_along_axis(place_of, chosen, 1)], -1)
+    ranked[:, : top.shape[1]] = top
+
+    for row in np.flatnonzero(real.sum(1) < min(k, items_I)).tolist():
+        found = int(real[row].sum())
+        exclude = queries[row].exclude
+        exclude = exclude[(exclude >= 0) & (exclude < items_I)]
+        extra = popularity.first(k - found, np.concatenate((exclude, items[row, :found])))
+        items[row, found : found + len(extra)] = extra
+        ranked[row, found : found + len(extra)] = 0.0
+    return Candidates(items=items, scores=ranked)
+
+
+def top_columns(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns (R, k) of the ``k`` largest values of each row and the values; equal values by lower column."""
+    rows, width = values.shape
+    assert 0 < k <= width
+    if k < width:
+        threshold = np.partition(values, width - k, axis=1)[:, width - k, None]
+        take = values >= threshold
+        # Of the values that equal the k-th largest, the first columns fill what the larger ones leave.
+        for row in np.flatnonzero(take.sum(1) > k):
+            level = np.flatnonzero(values[row] == threshold[row])
+            take[row, level[k - int(take[row].sum()) :]] = False
+        columns = np.nonzero(take)[1].reshape(rows, k)
+    else:
+        columns = np.broadcast_to(np.arange(width), (rows, width))
+    kept = np.take_along_axis(values, columns, 1)
+    order = np.argsort(-kept, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1), np.take_along_axis(kept, order, 1)

@@ -1,0 +1,123 @@
+"""Transition counts: what came shortly after this item in other people's histories.
+
+    T[i, j] = Σ_{users} Σ_{1 ≤ d ≤ window} f(d) · [h_t = i, h_{t+d} = j]
+    M[i, j] = T[i, j] / (Σ_j' T[i, j'])^source_damping / (1 + n_j)^target_damping
+
+First-order Markov chains with skips, after Shani, Heckerman & Brafman, "An MDP-based recommender system" (JMLR 2005).
+Deviation: undirected counting (T + Tᵀ) on request, and partial instead of full row normalisation (``source_damping``
+0.5 divides by the square root of the row's sum): it trusts frequent items more than a probability would.
+Ties in time must have been shuffled in the histories, or the source's line order leaks into directed counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
+from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.neighbours import Neighbours, check_history, keep_strongest
+from genrecall.recall.selection import scipy_sparse
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionConfig:
+    """Settings of :class:`TransitionChannel`.
+
+    Attributes:
+        window: largest distance of a counted pair, in events.
+        directed: count i→j only (j later); otherwise both ways.
+        distance: weight of a pair at distance d: ``inverse`` 1/d, ``halving`` 0.5^(d−1), ``flat`` 1.
+        source_damping: power of the row's sum that divides a row (1: probabilities, 0: counts).
+        target_damping: power of 1 + training count that divides a column (0: none).
+        last: newest history items that are read; None reads all.
+        decay: weight of a history item one step older.
+        neighbours: strongest targets kept an item; None keeps all.
+    """
+
+    window: int = 3
+    directed: bool = True
+    distance: Literal["inverse", "halving", "flat"] = "inverse"
+    source_damping: float = 0.5
+    target_damping: float = 0.0
+    last: int | None = 20
+    decay: float = 0.5
+    neighbours: int | None = None
+
+    def __post_init__(self) -> None:
+        check_history(self.last, self.decay, self.neighbours)
+        if self.window < 1 or self.distance not in ("inverse", "halving", "flat"):
+            raise ConfigError(
+                "transitions cannot be counted like this",
+                seen=f"window={self.window}, distance={self.distance!r}",
+                allowed="window >= 1 and distance 'inverse', 'halving' or 'flat'",
+                fix="correct TransitionConfig",
+            )
+
+
+class TransitionChannel:
+    """Items that follow the newest history items elsewhere. No history: popular items (score 0)."""
+
+    name = "transition"
+
+    def __init__(self, neighbours: Neighbours, config: TransitionConfig) -> None:
+        self.config = config
+        self.neighbours = neighbours
+
+    @classmethod
+    def fit(cls, histories: Histories, num_items: int, config: TransitionConfig | None = None) -> TransitionChannel:
+        """Count transitions in the training histories."""
+        config = config or TransitionConfig()
+        counts = histories.item_counts(num_items).astype(np.float64)
+        matrix = _damped(count_transitions(histories, num_items, config), counts, config)
+        matrix = keep_strongest(matrix, config.neighbours)
+        return cls(Neighbours(matrix, counts, last=config.last, decay=config.decay), config)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item."""
+        return self.neighbours.popularity.counts
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        """The best ``k`` items of each query."""
+        return self.neighbours.recall(queries, k)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that, with the configuration, make the channel again."""
+        return self.neighbours.state()
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], config: TransitionConfig) -> TransitionChannel:
+        """The channel whose ``state()`` this was."""
+        return cls(Neighbours.from_state(state, last=config.last, decay=config.decay), config)
+
+
+def count_transitions(histories: Histories, num_items: int, config: TransitionConfig) -> Any:
+    """T as SciPy CSR float64 (I, I). One distance at a time: memory is O(events + distinct pairs)."""
+    sparse = scipy_sparse()
+    users = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
+    items = histories.items
+    total = sparse.csr_matrix((num_items, num_items), dtype=np.float64)
+    for distance in range(1, config.window + 1):
+        same_user = users[distance:] == users[:-distance]
+        pairs = items[:-distance][same_user], items[distance:][same_user]
+        weights = np.full(len(pairs[0]), _distance_weight(distance, config.distance))
+        total = total + sparse.coo_matrix((weights, pairs), shape=(num_items, num_items)).tocsr()
+    return total if config.directed else total + total.T.tocsr()
+
+
+def _distance_weight(distance: int, rule: str) -> float:
+    return {"inverse": 1.0 / distance, "halving": 0.5 ** (distance - 1), "flat": 1.0}[rule]
+
+
+def _damped(matrix: Any, counts: np.ndarray, config: TransitionConfig) -> Any:
+    """Divide rows and columns as configured."""
+    sparse = scipy_sparse()
+    sums = np.asarray(matrix.sum(1)).ravel()
+    rows = np.divide(1.0, sums**config.source_damping, out=np.zeros_like(sums), where=sums > 0)
+    columns = (1.0 + counts) ** -config.target_damping
+    return (sparse.diags(rows) @ matrix @ sparse.diags(columns)).tocsr()
