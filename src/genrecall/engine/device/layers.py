@@ -28,7 +28,11 @@ def rotate(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
     """Rotate (..., heads, D) by (2, ..., D/2), broadcast over heads."""
     cos, sin = cos_sin.to(x.dtype).unsqueeze(-2)
     left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out_left, out_right = out.chunk(2, dim=-1)
+    torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-1)
+    torch.mul(right, cos, out=out_right).addcmul_(left, sin)
+    return out
 
 
 def query_key_value(
@@ -48,4 +52,4 @@ def finish_layer(x: torch.Tensor, attended: torch.Tensor, layer: LayerWeights, e
     """Output projection, residuals and MLP. ``x`` (..., E), ``attended`` (..., H*D)."""
     x = x + F.linear(attended, layer.out, layer.out_bias)
     gate, up = F.linear(rms_norm(x, layer.mlp_norm, epsilon), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-    return x + F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+    return x + F.linear(F.silu(gate, inplace=True).mul_(up), layer.down, layer.down_bias)
