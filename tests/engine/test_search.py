@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -252,6 +254,23 @@ def test_a_trace_tells_what_each_level_kept(catalog):
             assert (beam.children, beam.pruned) == (len(codes), len(codes) - kept)
     assert [beam.prefix for beam in traced.levels[-1].beams] == traced.sids
     assert all(beam.pruned == 0 for beam in traced.levels[-1].beams)
+
+
+def test_an_empty_catalog_has_no_answer():
+    engine = make_engine(SidSpace((3, 3)), np.empty((0, 2), dtype=np.int32))
+    answer = engine.generate([Request(tokens=(1,), beam=4)])[0]
+    assert (answer.sids, answer.short) == ([], True)
+
+
+def test_the_engine_keeps_weights_of_its_own(catalog):
+    model = copy.deepcopy(make_model())
+    space, sids = catalog
+    engine = Engine(model, Trie.build(space, sids), sid_tokens(space.codes), EngineConfig(device="cpu"))
+    before = engine.generate([Request(tokens=(1, 2))])[0]
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.zero_()
+    assert engine.generate([Request(tokens=(1, 2))])[0].scores == before.scores
 
 
 def test_no_requests_no_answers(catalog):

@@ -81,8 +81,9 @@ def read_weights(
         if missing:
             raise _mismatch("lacks weights", missing)
         unused.difference_update(names)
-        parts = [state[name].detach().to(device=device, dtype=dtype) for name in names]
-        return torch.cat(parts) if len(parts) > 1 else parts[0].clone()
+        if len(names) == 1:
+            return state[names[0]].detach().to(device=device, dtype=dtype, copy=True)
+        return torch.cat([state[name].detach().to(device=device, dtype=dtype) for name in names])
 
     def optional(*names: str) -> torch.Tensor | None:
         return take(*names) if names[0] in state else None
