@@ -1,1 +1,1 @@
-"""Profiles and histories as token sequences."""
+"""Users' histories and profiles as the token sequences after which the model writes a SID."""
