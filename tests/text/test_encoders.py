@@ -62,8 +62,9 @@ def test_plain_directory_means_mean_pooling_and_unit_length(bert_directory: Path
     assert encoder.encode([]).shape == (0, 32)
 
 
-def test_sentence_transformers_directory_is_followed(copy: Path) -> None:
-    add_modules(copy, normalise=False, pooling=MEAN, prompts={})
+@pytest.mark.parametrize("pooling", [MEAN, {"pooling_mode": "mean", "include_prompt": True}], ids=["old", "new"])
+def test_sentence_transformers_directory_is_followed(copy: Path, pooling: dict[str, Any]) -> None:
+    add_modules(copy, normalise=False, pooling=pooling, prompts={})
     encoder = load_encoder(copy, device="cpu")
     assert isinstance(encoder, HfEncoder)
     for text, vector in zip(TEXTS, encoder.encode(TEXTS), strict=True):

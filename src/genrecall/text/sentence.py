@@ -27,10 +27,10 @@ class SentenceEncoder:
     device: str = "auto"
     batch_size: int | None = None
 
-    @property
+    @cached_property
     def dim(self) -> int:
-        """D, after the last module."""
-        return int(self._model.get_embedding_dimension())
+        """D, after the last module; asked by a text, as the method's name differs between versions."""
+        return int(self._model.encode_document(["a"], show_progress_bar=False).shape[1])
 
     @cached_property
     def identity(self) -> dict[str, Any]:
