@@ -9,8 +9,10 @@ independent of the order of rows in the file and of all other users.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -59,6 +61,14 @@ class Histories:
     def rows(self) -> np.ndarray:
         """int32 (E,) the row of each event."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    @cached_property
+    def digest(self) -> str:
+        """``sha256:…`` of rows, items and times: what was learnt from, in a manifest."""
+        total = hashlib.sha256()
+        for array in (self.offsets, self.items, self.times):
+            total.update(np.ascontiguousarray(array).tobytes())
+        return f"sha256:{total.hexdigest()}"
 
     def of(self, user: int) -> np.ndarray:
         """int32 items of one row, oldest first (a view)."""

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from genrecall.cli import bundle, data, doctor, embed, evaluate, quickstart, recommend, sid, train
 from genrecall.errors import GenrecallError
 
 app = typer.Typer(
@@ -15,6 +16,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("quickstart")(quickstart.command)
+app.add_typer(data.app, name="data")
+app.command("embed")(embed.command)
+app.add_typer(sid.app, name="sid")
+app.command("train")(train.command)
+app.command("export")(bundle.export)
+app.command("load")(bundle.load)
+app.command("eval")(evaluate.command)
+app.command("recommend")(recommend.command)
+app.command("doctor")(doctor.command)
 
 
 def main() -> None:

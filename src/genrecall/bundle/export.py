@@ -1,0 +1,95 @@
+"""Gather what answering needs into one directory under one digest; no user's history goes along."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
+from genrecall.bundle import channels as classic
+from genrecall.bundle.channels import ClassicConfig
+from genrecall.catalog.histories import Histories
+from genrecall.catalog.store import Catalog
+from genrecall.errors import ArtifactError
+from genrecall.recall.generative import GenerativeConfig
+from genrecall.sid.table import SidTable
+
+KIND = "bundle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """What a bundle adds to its parts.
+
+    Attributes:
+        generative: settings of the search.
+        channels: settings of the classic channels.
+        split: the rule under which the model and the channels were fitted; evaluation repeats it.
+    """
+
+    generative: GenerativeConfig = field(default_factory=GenerativeConfig)
+    channels: ClassicConfig = field(default_factory=ClassicConfig)
+    split: dict[str, Any] = field(default_factory=dict)
+
+
+def export_bundle(
+    catalog: Catalog,
+    train: Histories,
+    *,
+    sid: Path | str,
+    model: Path | str,
+    out: Path | str,
+    config: BundleConfig | None = None,
+    force: bool = False,
+) -> Artifact:
+    """Write a bundle from a catalog, its SIDs and a model; one that is current is kept.
+
+    Args:
+        catalog: its items are shipped, its events are not.
+        train: the histories that the classic channels are fitted on.
+        sid: ``sid`` artifact.
+        model: ``model`` artifact, trained on exactly these SIDs.
+        out: directory of the bundle.
+        config: settings.
+        force: write even if ``out`` is current.
+    """
+    config = config or BundleConfig()
+    sids, weights = open_artifact(sid, kind="sid"), open_artifact(model, kind="model")
+    table = SidTable.load(sid)
+    table.require_items(catalog.items.ids)
+    _require_same_sids(sids, weights)
+    settings = {
+        "space": list(table.space.codes),
+        "normalise": weights.manifest.config["normalise"],
+        "generative": asdict(config.generative),
+        "channels": asdict(config.channels),
+        "split": config.split,
+    }
+    parents = {"catalog": catalog.digest, "sid": sids.digest, "model": weights.digest}
+    if not force and is_current(out, kind=KIND, config=settings, parents=parents):
+        return open_artifact(out, kind=KIND)
+    with write_artifact(out, kind=KIND, config=settings, parents=parents) as writer:
+        pq.write_table(catalog.items.table, writer.path / "items.parquet", compression="zstd")
+        for name, artifact in (("sid", sids), ("model", weights)):
+            for file in artifact.manifest.files:
+                target = writer.path / name / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(artifact.path / file, target)
+        classic.save(classic.fit(train, len(catalog.items), config.channels), writer.path / "channels")
+        writer.facts |= {"items": len(catalog.items), "training": weights.manifest.facts}
+    return open_artifact(out, kind=KIND)
+
+
+def _require_same_sids(sids: Artifact, model: Artifact) -> None:
+    trained_on = model.manifest.parents.get("sid")
+    if trained_on != sids.digest:
+        raise ArtifactError(
+            "the model was trained on another SID table",
+            seen=f"model of {trained_on}, table {sids.digest}",
+            allowed="the SID table that the model was trained on",
+            fix="run `genrecall train` again, or give the --sid that it was trained with",
+        )

@@ -1,0 +1,177 @@
+"""A bundle in memory: everything that answers "which items next?"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from genrecall.artifacts import open_artifact
+from genrecall.bundle import channels as classic
+from genrecall.bundle.channels import ClassicChannel
+from genrecall.bundle.export import KIND
+from genrecall.catalog.items import Items
+from genrecall.engine.config import EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Answer
+from genrecall.errors import CapacityError
+from genrecall.index.trie import Trie
+from genrecall.model.weights import load_model
+from genrecall.prompt.prompt import PromptBuilder
+from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.sid.space import SidSpace
+from genrecall.sid.table import FILE, SidTable
+
+_NOTHING = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """One recommended item; ``score`` is the sum of log-probabilities, comparable within one answer only."""
+
+    item_id: str
+    title: str
+    sid: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendations:
+    """An answer.
+
+    Attributes:
+        items: best first.
+        channel: who answered: ``generative``, or ``popularity`` where nothing is known of the user.
+        notes: what the reader should know: cold start, unknown items, a shorter list than asked for.
+        answer: the engine's own answer, with its beams where an explanation was asked for.
+    """
+
+    items: tuple[Recommendation, ...]
+    channel: str
+    notes: tuple[str, ...] = ()
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recommender:
+    """What a bundle holds, ready to answer."""
+
+    items: Items
+    table: SidTable
+    generative: GenerativeChannel
+    channels: Mapping[str, ClassicChannel]
+    split: Mapping[str, Any]
+    digest: str
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto", dtype: str = "auto") -> Recommender:
+        """Open a bundle, verify every checksum, and build trie, engine and channels."""
+        bundle = open_artifact(path, kind=KIND)
+        config = bundle.manifest.config
+        items = Items(table=pq.read_table(bundle.file("items.parquet")))
+        table = SidTable.read(
+            bundle.file(f"sid/{FILE}"), SidSpace(tuple(config["space"])), bundle.manifest.parents["sid"]
+        )
+        prompts = PromptBuilder.load(bundle.path / "model", table.sids, items.titles)
+        engine = Engine(
+            load_model(bundle.path / "model"),
+            Trie.build(table.space, table.sids),
+            prompts.vocabulary.sid_tokens,
+            EngineConfig(normalise=config["normalise"], device=device, dtype=dtype),
+        )
+        channels = classic.load(bundle.path / "channels", config["channels"])
+        return cls(
+            items=items,
+            table=table,
+            generative=GenerativeChannel(
+                engine, prompts, table, channels["popularity"].counts, GenerativeConfig(**config["generative"])
+            ),
+            channels=channels,
+            split=config["split"],
+            digest=bundle.digest,
+        )
+
+    def recommend(
+        self,
+        history: Sequence[str] = (),
+        *,
+        times: np.ndarray | None = None,
+        profile: Mapping[str, str] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        explain: bool = False,
+    ) -> Recommendations:
+        """Recommend the next items.
+
+        Args:
+            history: item ids, oldest first; ids that the bundle does not know are left out and noted.
+            times: int64 (n,) seconds of the history's events, where known.
+            profile: profile columns by name.
+            k: how many items.
+            exclude_seen: leave out the items of the history.
+            explain: keep the beams of every level in ``answer``.
+
+        Raises:
+            CapacityError: ``k`` is below 1 or larger than the catalog.
+        """
+        self._require_k(k)
+        known = np.array([i for i, item in enumerate(history) if item in self.items.index], dtype=np.int64)
+        indices = np.array([self.items.index[history[i]] for i in known], dtype=np.int32)
+        query = Query(
+            history=indices,
+            times=None if times is None else times[known],
+            exclude=np.unique(indices) if exclude_seen else _NOTHING,
+            profile=profile or {},
+        )
+        notes = []
+        if len(known) < len(history):
+            notes.append(f"{len(history) - len(known)} items of the history are not in this bundle and were left out")
+        if len(indices) == 0 and not self._reads(query.profile):
+            notes.append("cold start: nothing is known of this user, so the popular items answer")
+            found = self.channels["popularity"].recall([query], k)
+            return self._pack(found, "popularity", k, notes, None)
+        if len(indices) == 0:
+            notes.append("cold start: no history, so the answer rests on the profile alone")
+        dropped = self.generative.prompts.dropped
+        answer = self.generative.answer([query], k, trace=explain)[0]
+        if self.generative.prompts.dropped > dropped:
+            lost = self.generative.prompts.dropped - dropped
+            notes.append(
+                f"the prompt was longer than the model's window: the oldest {lost} history items were left out"
+            )
+        chosen, scores = self.generative.expand(answer, query, k)
+        found = Candidates(items=np.array([chosen], np.int32), scores=np.array([scores], np.float32))
+        return self._pack(found, "generative", k, notes, answer)
+
+    def _reads(self, profile: Mapping[str, str]) -> bool:
+        """Whether the prompt shows anything of this profile."""
+        prompts = self.generative.prompts
+        return bool(profile) and prompts.head(profile) != prompts.head()
+
+    def _require_k(self, k: int) -> None:
+        if not 1 <= k <= len(self.items):
+            raise CapacityError(
+                "more items are asked for than there are" if k > 0 else "no items are asked for",
+                seen=f"k = {k}",
+                allowed=f"1 to {len(self.items)}, the size of the catalog",
+                fix="choose another -k",
+            )
+
+    def _pack(
+        self, found: Candidates, channel: str, k: int, notes: list[str], answer: Answer | None
+    ) -> Recommendations:
+        listed = [(int(i), float(s)) for i, s in zip(found.items[0], found.scores[0], strict=True) if i >= 0]
+        if len(listed) < k:
+            notes.append(f"only {len(listed)} eligible items were found, {k} were asked for")
+        items = tuple(
+            Recommendation(
+                item_id=self.items.ids[i], title=self.items.titles[i], sid=self.table.written(i), score=round(s, 4)
+            )
+            for i, s in listed
+        )
+        return Recommendations(items=items, channel=channel, notes=tuple(notes), answer=answer)

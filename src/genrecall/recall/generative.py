@@ -1,0 +1,106 @@
+"""The generative channel: the language model writes SIDs, the table turns them into items.
+
+``score(item) = Σ_l log p(s_l | prompt, s_<l)`` over the item's SID ``s`` (after TIGER, Rajput et al. 2023). Deviation from
+its papers: p is normalised over the codes that are valid at that place, exclusions act inside the search, and a SID that
+several items own expands by a stated rule (training count, then item index) with a cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Answer, Request
+from genrecall.index.availability import allowed_items
+from genrecall.prompt.prompt import PromptBuilder
+from genrecall.recall.channel import Candidates, Query
+from genrecall.sid.table import SidTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeConfig:
+    """Settings of the search.
+
+    Attributes:
+        beam: W; widened to k where more items are asked for.
+        items_per_sid: at most so many items of one SID in a list; None lifts the cap.
+    """
+
+    beam: int = 50
+    items_per_sid: int | None = None
+
+
+class GenerativeChannel:
+    """Answers by constrained beam search.
+
+    Args:
+        engine: over the trie of ``table``.
+        prompts: writes a query as tokens.
+        table: SIDs of the I items.
+        counts: int (I,) training events by item: orders the items of one SID.
+        config: settings.
+    """
+
+    name = "generative"
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: PromptBuilder,
+        table: SidTable,
+        counts: np.ndarray,
+        config: GenerativeConfig | None = None,
+    ) -> None:
+        self.engine, self.prompts, self.table = engine, prompts, table
+        self.config = config or GenerativeConfig()
+        self.written_sids = self.invalid_sids = 0
+        self._owners = {
+            sid: sorted(items, key=lambda item: (-int(counts[item]), item)) for sid, items in table.items_of.items()
+        }
+
+    @property
+    def invalid_sid_rate(self) -> float:
+        """Share of all SIDs written so far that no item owns: 0, or the constraint is broken."""
+        return self.invalid_sids / max(self.written_sids, 1)
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        """The best ``k`` items of each query; ties by SID, then by the rule above."""
+        items = np.full((len(queries), k), -1, dtype=np.int32)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        for row, (query, answer) in enumerate(zip(queries, self.answer(queries, k), strict=True)):
+            found, values = self.expand(answer, query, k)
+            items[row, : len(found)] = found
+            scores[row, : len(found)] = values
+        return Candidates(items=items, scores=scores)
+
+    def answer(self, queries: Sequence[Query], k: int, *, trace: bool = False) -> list[Answer]:
+        """The SIDs written for each query, before they become items."""
+        requests = [
+            Request(
+                tokens=tuple(self.prompts.encode(query.history, query.profile, query.times)),
+                beam=max(self.config.beam, k),
+                allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
+                trace=trace,
+            )
+            for query in queries
+        ]
+        answers = self.engine.generate(requests)
+        self.written_sids += sum(len(answer.sids) for answer in answers)
+        self.invalid_sids += sum(sid not in self._owners for answer in answers for sid in answer.sids)
+        return answers
+
+    def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
+        """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""
+        excluded = set(query.exclude.tolist())
+        items: list[int] = []
+        scores: list[float] = []
+        for sid, score in zip(answer.sids, answer.scores, strict=True):
+            owners = [item for item in self._owners.get(sid, []) if item not in excluded][: self.config.items_per_sid]
+            items += owners
+            scores += [score] * len(owners)
+            if len(items) >= k:
+                break
+        return items[:k], scores[:k]

@@ -1,0 +1,188 @@
+"""The stages that join several packages: training with its validation, export, evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from genrecall.artifacts import Artifact, is_current, open_artifact
+from genrecall.bundle.export import BundleConfig, export_bundle
+from genrecall.bundle.load import Recommender
+from genrecall.catalog.split import Split
+from genrecall.catalog.store import Catalog
+from genrecall.engine.config import EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.errors import ConfigError
+from genrecall.eval.harness import Evaluation, evaluate, queries_of
+from genrecall.index.trie import Trie
+from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
+from genrecall.prompt.prompt import PromptBuilder
+from genrecall.prompt.template import Template, load_template
+from genrecall.prompt.vocabulary import Vocabulary
+from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.recipes.recipe import Recipe, SplitConfig
+from genrecall.sid.table import SidTable
+from genrecall.telemetry import log
+from genrecall.train.loop import artifact_config, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def train_model(
+    catalog: Catalog, split: Split, *, sid: Path, out: Path, recipe: Recipe, force: bool = False
+) -> Artifact:
+    """Train on the split's training events, choose by Recall@10 on its validation cases; a current model is kept."""
+    table = SidTable.load(sid)
+    table.require_items(catalog.items.ids)
+    _require_same_events(sid, split)
+    template = load_template(recipe.template)
+    vocabulary = _vocabulary(catalog, table, template, recipe)
+    window = None if recipe.backbone else recipe.model.window
+    model: PreTrainedModel | None = None
+    if recipe.backbone:
+        model = _pretrained(catalog, table, vocabulary, recipe)
+        window = int(model.config.max_position_embeddings)
+    prompts = PromptBuilder(
+        vocabulary, template, recipe.history, table.sids, titles=catalog.items.titles, max_tokens=window
+    )
+    parents = {"catalog": catalog.digest, "sid": table.digest}
+    config = artifact_config(recipe.train, prompts, recipe.facts())
+    if not force and is_current(out, kind="model", config=config, parents=parents):
+        log(f"model in {out} is current: nothing to do")
+        return open_artifact(out, kind="model")
+    trie = Trie.build(table.space, table.sids)
+    if model is None:
+        model = build_scratch(recipe.model, vocabulary.size)
+    log(
+        f"training {model.num_parameters():,} parameters on {len(split.train.items):,} events of {len(split.train):,} users"
+    )
+    result = train(
+        model,
+        prompts,
+        split.train,
+        out=out,
+        config=recipe.train,
+        trie=trie,
+        profile_of=catalog.profile_of,
+        validate=recall_at_10(catalog, split, table, trie, prompts, recipe) if len(split.valid) else None,
+        parents=parents,
+        recipe=recipe.facts(),
+    )
+    log(
+        f"{result.steps} steps, {result.epochs:.1f} epochs, stopped by {result.stopped}; {result.tokens_per_s:,.0f} tokens/s"
+    )
+    return open_artifact(out, kind="model")
+
+
+def recall_at_10(
+    catalog: Catalog, split: Split, table: SidTable, trie: Trie, prompts: PromptBuilder, recipe: Recipe
+) -> Callable[[PreTrainedModel], float]:
+    """Validation for the training loop: Recall@10 of the generative channel on a fixed sample of validation cases."""
+    count = min(recipe.validation_cases, len(split.valid))
+    cases = split.valid.subset(np.sort(np.random.default_rng(0).permutation(len(split.valid))[:count]))
+    counts = split.train.item_counts(len(catalog.items))
+    queries = queries_of(cases, recipe.split.protocol(split, part="validation"), catalog.profile_of)
+    settings = EngineConfig(normalise=recipe.train.normalise, device=recipe.train.device)
+    search = GenerativeConfig(beam=recipe.validation_beam)
+
+    def measure(model: PreTrainedModel) -> float:
+        engine = Engine(model, trie, prompts.vocabulary.sid_tokens, settings)
+        found = GenerativeChannel(engine, prompts, table, counts, search).recall(queries, 10)
+        return float((found.items == cases.targets[:, None]).any(axis=1).mean())
+
+    return measure
+
+
+def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recipe, force: bool = False) -> Artifact:
+    """Gather the bundle; its split is the one that the model was trained under."""
+    split = SplitConfig(**open_artifact(model, kind="model").manifest.config["recipe"]["split"])
+    config = BundleConfig(generative=recipe.generative, channels=recipe.channels, split=asdict(split))
+    return export_bundle(
+        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, force=force
+    )
+
+
+def evaluate_bundle(
+    recommender: Recommender,
+    catalog: Catalog,
+    *,
+    part: str = "test",
+    cases: int | None = None,
+    remarks: tuple[str, ...] = (),
+    history: str | None = None,
+) -> Evaluation:
+    """Every channel of a bundle under the protocol that it was fitted for.
+
+    Args:
+        recommender: the bundle.
+        catalog: with the events; its items are the bundle's.
+        part: ``test`` or ``validation``.
+        cases: ask only so many, chosen by a fixed seed; stated in the protocol.
+        remarks: whatever else a reader of the table must know.
+        history: ``removed`` or ``kept``; None as the bundle says.
+    """
+    recommender.table.require_items(catalog.items.ids)
+    config = SplitConfig(**{**recommender.split, **({"history": history} if history else {})})
+    split = config.divide(catalog)
+    asked = split.test if part == "test" else split.valid
+    if cases is not None and cases < len(asked):
+        remarks = (*remarks, f"{cases:,} of {len(asked):,} cases, drawn at random (seed 0)")
+        asked = asked.subset(np.sort(np.random.default_rng(0).permutation(len(asked))[:cases]))
+    generative = recommender.generative
+    evaluation = evaluate(
+        [generative, *recommender.channels.values()],
+        asked,
+        num_items=len(catalog.items),
+        protocol=config.protocol(split, part=part, remarks=remarks),
+        train_counts=split.train.item_counts(len(catalog.items)),
+        profile=catalog.profile_of,
+    )
+    return evaluation.with_invalid_sid_rate(generative.name, generative.invalid_sid_rate)
+
+
+def _vocabulary(catalog: Catalog, table: SidTable, template: Template, recipe: Recipe) -> Vocabulary:
+    if recipe.backbone:
+        return Vocabulary.extend(load_tokenizer(recipe.backbone), table.space)
+    texts = template.texts()
+    if catalog.users is not None:
+        texts += [name for name in catalog.users.column_names if name != "user_id"]
+        users = range(len(catalog.events.user_ids))
+        texts += sorted({value for user in users for value in catalog.profile_of(user).values()})
+    return Vocabulary.scratch(table.space, [*texts, *(catalog.items.titles if template.uses_titles else [])])
+
+
+def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe) -> PreTrainedModel:
+    """The backbone with grounded rows: a code starts from the title tokens of the items that carry it."""
+    titles = [np.asarray(vocabulary.encode(title), dtype=np.int64) for title in catalog.items.titles]
+    grounding = []
+    for level, size in enumerate(table.space.codes):
+        owners = np.argsort(table.sids[:, level], kind="stable")
+        begins = np.searchsorted(table.sids[owners, level], np.arange(size + 1))
+        for code in range(size):
+            carriers = [titles[item] for item in owners[begins[code] : begins[code + 1]]]
+            grounding.append(np.concatenate(carriers) if carriers else np.empty(0, np.int64))
+    assert recipe.backbone is not None
+    return load_backbone(
+        recipe.backbone,
+        vocab_size=vocabulary.size,
+        new_tokens=np.concatenate(vocabulary.sid_tokens),
+        grounding=grounding,
+        seed=recipe.train.seed,
+    )
+
+
+def _require_same_events(sid: Path, split: Split) -> None:
+    """SIDs that were fitted on behaviour must have seen the same training events, or they have seen the answers."""
+    fitted_on = open_artifact(sid, kind="sid", verify=False).manifest.parents.get("histories")
+    if fitted_on not in (None, split.train.digest):
+        raise ConfigError(
+            "the SIDs were fitted on other events than these training events",
+            seen=f"SIDs: {fitted_on}; training: {split.train.digest} ({split.rule})",
+            allowed="one split for both",
+            fix="run `genrecall sid build` with the same --split and --repeats, or train with the SIDs' own",
+        )
