@@ -12,7 +12,7 @@ from genrecall.eval.metrics import coverage, exposures, gain_table, gains, gini,
 KS = (1, 3, 5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_metrics_equal_plain_loops(cases: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ def test_padding_is_never_a_hit() -> None:
     assert ranks_of(np.array([[-1, -1]]), np.array([3])).tolist() == [0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_gini_equals_the_mean_difference(shown: list[int]) -> None:
     expected = sum(abs(a - b) for a in shown for b in shown) / (2 * len(shown) * max(sum(shown), 1))

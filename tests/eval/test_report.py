@@ -76,7 +76,7 @@ def test_a_table_needs_a_cell_for_each_column() -> None:
 FINITE = st.floats(-1e4, 1e4, allow_nan=False)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.dictionaries(st.sampled_from("abcd&<"), st.lists(st.tuples(FINITE, FINITE), max_size=5).map(sorted), min_size=1)
 )

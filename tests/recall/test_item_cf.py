@@ -46,20 +46,22 @@ def similarities(histories: list[list[int]], config: ItemCfConfig) -> np.ndarray
     return channel.neighbours.matrix.toarray()
 
 
-@settings(deadline=None, max_examples=30)
-@given(BASKETS, st.sampled_from([0.0, 2.5]))
-def test_cosine_equals_its_formula(histories: list[list[int]], shrinkage: float) -> None:
+@settings(deadline=None, max_examples=15)
+@given(BASKETS, st.sampled_from([0.0, 2.5]), st.sampled_from([0.5, 0.8]))
+def test_cosine_equals_its_formula(histories: list[list[int]], shrinkage: float, power: float) -> None:
     users = [{user for user, row in enumerate(histories) if item in row} for item in range(7)]
     expected = np.zeros((7, 7))
     for i in range(7):
         for j in range(7):
             if i != j and users[i] & users[j]:
-                expected[i, j] = len(users[i] & users[j]) / ((len(users[i]) * len(users[j])) ** 0.5 + shrinkage)
-    found = similarities(histories, ItemCfConfig(neighbours=None, shrinkage=shrinkage))
+                divisor = len(users[i]) ** (1 - power) * len(users[j]) ** power + shrinkage
+                expected[i, j] = len(users[i] & users[j]) / divisor
+    config = ItemCfConfig(neighbours=None, shrinkage=shrinkage, popularity_power=power)
+    found = similarities(histories, config)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(BASKETS, st.sampled_from([0.0, 1.0]))
 def test_swing_equals_its_formula(histories: list[list[int]], alpha: float) -> None:
     baskets = [set(row) for row in histories]
@@ -106,7 +108,9 @@ def test_swing_caps_the_users_of_an_item() -> None:
     np.testing.assert_allclose(matrix.toarray()[0, 1], 6 * 0.5 / 3, rtol=1e-6)  # 4 users make 6 pairs
 
 
-@pytest.mark.parametrize("wrong", [{"similarity": "odd"}, {"user_items": 1}, {"item_users": 1}, {"alpha": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"similarity": "odd"}, {"user_items": 1}, {"item_users": 1}, {"alpha": -1.0}, {"popularity_power": 2.0}]
+)
 def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         ItemCfConfig(**wrong)

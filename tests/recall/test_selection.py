@@ -13,7 +13,7 @@ from genrecall.recall.selection import Popularity, best, scipy_sparse, top_colum
 from .contract import ask, rows
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 6))
 def test_top_columns_is_a_stable_sort(values: list[list[int]], k: int) -> None:
     columns, kept = top_columns(np.array(values, np.float32), k)
@@ -23,7 +23,7 @@ def test_top_columns_is_a_stable_sort(values: list[list[int]], k: int) -> None:
         assert scores == [row[column] for column in expected]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.integers(0, 3), min_size=7, max_size=7),
     st.lists(st.integers(0, 2), min_size=7, max_size=7),

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Channel
-from genrecall.recall.transition import TransitionChannel, TransitionConfig, count_transitions
+from genrecall.recall.transition import TransitionChannel, TransitionConfig, count_transitions, suited_to
 
 from .contract import NUM_ITEMS, ChannelContract, ask, checkerboard, rows
 
@@ -37,7 +37,7 @@ class TestBothWays(TestForward):
     config = TransitionConfig(window=6, directed=False, distance="flat", target_damping=0.5, neighbours=12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.lists(st.integers(0, 5), max_size=7), min_size=1, max_size=5),
     st.integers(1, 4),
@@ -73,6 +73,15 @@ def test_equal_scores_go_to_the_more_popular_then_to_the_lower_index() -> None:
     channel = TransitionChannel.fit(histories, 7, TransitionConfig(window=1, source_damping=0))
     assert rows(channel.recall([ask(0)], 7)) == [[3, 4, 5, 0, 1, 2, 6]]
     assert rows(channel.recall([ask(0)], 1)) == [[3]]
+
+
+def test_baskets_are_told_from_sequences() -> None:
+    rows_, times = [[1, 2, 3, 4]] * 3, [[0, 0, 0, 5]] * 3
+    assert not suited_to(Histories.from_lists(rows_, times)).directed
+    assert suited_to(Histories.from_lists(rows_, [[0, 1, 2, 3]] * 3)).directed
+    assert suited_to(Histories.from_lists(rows_, times, timed=False)).directed
+    assert suited_to(Histories.from_lists([[], [1]])) == TransitionConfig()
+    assert TransitionChannel.fit(Histories.from_lists(rows_, times), 5).config.distance == "flat"
 
 
 def test_only_the_newest_items_are_read() -> None:

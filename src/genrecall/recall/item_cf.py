@@ -1,6 +1,6 @@
 """Item-based collaborative filtering: items that the same people had.
 
-    cosine(i, j) = |U_i ∩ U_j| / (√(|U_i| |U_j|) + shrinkage)
+    cosine(i, j) = |U_i ∩ U_j| / (|U_i|^(1−β) |U_j|^β + λ),                   β = ½, λ = 0: the plain cosine
     swing(i, j)  = Σ_{u < v ∈ U_i ∩ U_j}  w_u w_v / (α + |I_u ∩ I_v|),    w_u = 1 / √|I_u|
 
 Sarwar et al., "Item-based collaborative filtering" (WWW 2001); Yang et al., "Large scale product graph construction"
@@ -34,33 +34,39 @@ class ItemCfConfig:
 
     Attributes:
         similarity: ``cosine`` or ``swing``.
-        neighbours: most similar items kept an item; None keeps all.
+        neighbours: most similar items kept an item; None keeps all. Cutting to 200 cost a tenth of Recall@10 on baskets
+            of thousands of items (Online Retail) and nothing on short sequences (Amazon Beauty); eight bytes a pair.
         last: newest history items that are read; None reads all.
         decay: weight of a history item one step older.
-        shrinkage: added to the cosine's divisor; larger values trust small counts less.
+        popularity_power: β; more than ½ holds popular items to recommend (j) back further than the plain cosine.
+        shrinkage: λ; larger values trust small counts less.
         user_items: newest distinct items of a user that are counted (bounds the work on very long histories).
         alpha: Swing's smoothing; larger values trust small user pairs less.
         item_users: Swing's cap on the users of an item.
     """
 
     similarity: Literal["cosine", "swing"] = "cosine"
-    neighbours: int | None = 500
+    neighbours: int | None = 1000
     last: int | None = 50
     decay: float = 0.7
-    shrinkage: float = 0.0
+    popularity_power: float = 0.6
+    shrinkage: float = 10.0
     user_items: int = 1000
     alpha: float = 1.0
     item_users: int = 200
 
     def __post_init__(self) -> None:
         check_history(self.last, self.decay, self.neighbours)
+        powers_ok = 0 <= self.popularity_power <= 1
         sizes_ok = self.user_items >= 2 and self.item_users >= 2 and self.alpha >= 0 and self.shrinkage >= 0
-        if self.similarity not in ("cosine", "swing") or not sizes_ok:
+        if self.similarity not in ("cosine", "swing") or not sizes_ok or not powers_ok:
             raise ConfigError(
                 "item similarities cannot be computed like this",
                 seen=f"similarity={self.similarity!r}, user_items={self.user_items}, "
-                f"item_users={self.item_users}, alpha={self.alpha}, shrinkage={self.shrinkage}",
-                allowed="similarity 'cosine' or 'swing', user_items >= 2, item_users >= 2, alpha >= 0, shrinkage >= 0",
+                f"item_users={self.item_users}, alpha={self.alpha}, shrinkage={self.shrinkage}, "
+                f"popularity_power={self.popularity_power}",
+                allowed="similarity 'cosine' or 'swing', user_items >= 2, item_users >= 2, alpha >= 0, shrinkage >= 0, "
+                "0 <= popularity_power <= 1",
                 fix="correct ItemCfConfig",
             )
 
@@ -122,7 +128,7 @@ def _cosine(owned: Any, config: ItemCfConfig) -> Any:
     """Cosine similarities, CSR (I, I) without diagonal."""
     sparse = scipy_sparse()
     sizes = np.asarray(owned.sum(0)).ravel()
-    roots = np.sqrt(sizes)
+    sources, targets = sizes ** (1 - config.popularity_power), sizes**config.popularity_power
     by_item = owned.T.tocsr()
     work = np.cumsum(by_item @ np.diff(owned.indptr))
     cuts = np.searchsorted(work, np.arange(_PAIRS_A_BLOCK, work[-1] if len(work) else 0, _PAIRS_A_BLOCK))
@@ -132,7 +138,7 @@ def _cosine(owned: Any, config: ItemCfConfig) -> Any:
         for begin, end in itertools.pairwise(edges.tolist()):
             together = (by_item[begin:end] @ owned).tocoo()
             rows, columns = together.row + begin, together.col
-            values = together.data / (roots[rows] * roots[columns] + config.shrinkage)
+            values = together.data / (sources[rows] * targets[columns] + config.shrinkage)
             other = rows != columns
             block = sparse.csr_matrix(
                 (values[other], (together.row[other], columns[other])), shape=(end - begin, len(sizes))

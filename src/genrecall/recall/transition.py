@@ -23,10 +23,13 @@ from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.neighbours import Neighbours, check_history, keep_strongest
 from genrecall.recall.selection import scipy_sparse
 
+BASKET_SHARE = 0.3
+"""From this share of tied neighbouring events on, histories are baskets rather than sequences."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransitionConfig:
-    """Settings of :class:`TransitionChannel`.
+    """Settings of :class:`TransitionChannel`; the defaults suit sequences (see :func:`suited_to`).
 
     Attributes:
         window: largest distance of a counted pair, in events.
@@ -39,10 +42,10 @@ class TransitionConfig:
         neighbours: strongest targets kept an item; None keeps all.
     """
 
-    window: int = 3
+    window: int = 5
     directed: bool = True
     distance: Literal["inverse", "halving", "flat"] = "inverse"
-    source_damping: float = 0.5
+    source_damping: float = 0.3
     target_damping: float = 0.0
     last: int | None = 20
     decay: float = 0.5
@@ -59,6 +62,22 @@ class TransitionConfig:
             )
 
 
+def suited_to(histories: Histories) -> TransitionConfig:
+    """The configuration for this kind of data, chosen by how many neighbouring events share their time.
+
+    Sequences (each event has a time of its own): forward counts, fast decay; validated on Amazon Beauty, leave-one-out.
+    Baskets (many events at one time, shuffled, so that order inside them says nothing): counts both ways without
+    distance, popular targets damped, slow decay; validated on Online Retail and MovieLens 100K.
+    """
+    neighbouring = histories.rows[1:] == histories.rows[:-1]
+    tied = neighbouring & (histories.times[1:] == histories.times[:-1])
+    if histories.timed and tied.sum() > BASKET_SHARE * neighbouring.sum():
+        return TransitionConfig(
+            window=6, directed=False, distance="flat", source_damping=0.5, target_damping=0.5, last=20, decay=0.9
+        )
+    return TransitionConfig()
+
+
 class TransitionChannel:
     """Items that follow the newest history items elsewhere. No history: popular items (score 0)."""
 
@@ -70,8 +89,8 @@ class TransitionChannel:
 
     @classmethod
     def fit(cls, histories: Histories, num_items: int, config: TransitionConfig | None = None) -> TransitionChannel:
-        """Count transitions in the training histories."""
-        config = config or TransitionConfig()
+        """Count transitions in the training histories; without a configuration, by the one that suits them."""
+        config = config or suited_to(histories)
         counts = histories.item_counts(num_items).astype(np.float64)
         matrix = _damped(count_transitions(histories, num_items, config), counts, config)
         matrix = keep_strongest(matrix, config.neighbours)
