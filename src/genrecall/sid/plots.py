@@ -70,7 +70,7 @@ def _prefixes(axes: Axes, found: dict[str, Any]) -> None:
     right = axes.twinx()
     right.plot(levels, [use["prefix_entropy_bits"] for use in found["levels"]], color="tab:red", marker="o")
     right.set_ylabel("prefix entropy, bits", color="tab:red")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
 
 
 _PLOTS = {"code_use": _code_use, "reconstruction": _errors, "items_per_sid": _sharing, "prefixes": _prefixes}
