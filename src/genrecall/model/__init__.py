@@ -1,1 +1,1 @@
-"""Backbones: from scratch or from Hugging Face."""
+"""HF causal language models: small ones from scratch, pretrained ones with SID tokens added."""

@@ -1,0 +1,121 @@
+"""Everything a run needs to go on as if it had never stopped, in safetensors and JSON, swapped in as one artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from genrecall import artifacts
+from genrecall.errors import ArtifactError
+
+KIND = "checkpoint"
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    Attributes:
+        epoch, batch: the next step starts at this batch of this epoch.
+        step: optimiser steps done.
+        seconds: wall time used.
+        share: progress in [0, 1] at the last step.
+        targets: target items learnt from.
+        loss_sum, loss_targets: since the last line of the log.
+        best: best validation so far, ``best_epoch`` when it was; None before the first.
+        worse: validations since then.
+        validations: done so far.
+        validation_s: longest validation, seconds.
+        lines: of metrics.jsonl.
+        stopped: why the run has ended; None while it goes on.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    share: float = 0.0
+    targets: int = 0
+    loss_sum: float = 0.0
+    loss_targets: int = 0
+    best: float | None = None
+    best_epoch: float = 0.0
+    worse: int = 0
+    validations: int = 0
+    validation_s: float = 0.0
+    lines: int = 0
+    stopped: str | None = None
+
+
+def save(
+    path: Path,
+    *,
+    identity: Mapping[str, Any],
+    progress: Progress,
+    weights: Mapping[str, torch.Tensor],
+    average: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write a checkpoint; kill it anywhere and the one before remains."""
+    from safetensors.torch import save_file
+
+    tensors = {f"weight/{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    with artifacts.write_artifact(path, kind=KIND, config=dict(identity)) as writer:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            writer.path / "state.safetensors",
+        )
+        (writer.path / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+
+
+def load(path: Path, *, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+    """Progress and tensors of a checkpoint of the same run; None where there is none."""
+    from safetensors.torch import load_file
+
+    if not artifacts.is_current(path, kind=KIND, config=dict(identity)):
+        return None
+    raw = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    return Progress(**raw), load_file(path / "state.safetensors")
+
+
+def restore(
+    tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Put weights, optimiser state and random state back; returns the moving average."""
+    weights = part(tensors, "weight")
+    if weights.keys() != parameters.keys():
+        raise ArtifactError(
+            "the checkpoint belongs to another model",
+            seen=f"{len(weights)} trained tensors",
+            allowed=f"the {len(parameters)} of this model",
+            fix="remove the checkpoint and train from the start",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in part(tensors, "optimizer").items():
+        number, key = name.split("/")
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    return part(tensors, "average")
+
+
+def part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The tensors below ``name/``."""
+    return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(name + "/")}

@@ -1,0 +1,368 @@
+"""The training loop: validation, early stop, checkpoints, and the finished model as an artifact.
+
+    histories ──▶ Examples.plan(epoch) ──▶ Run.step … ──▶ validate(model) ──▶ best weights ──▶ artifact "model"
+                                             └─▶ checkpoint, from which a killed run goes on bit by bit (on CPUs)
+
+A run works in ``<out>.work/``: checkpoint/, best/ (both removed at the end), metrics.jsonl, tensorboard/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from genrecall import artifacts, hardware, telemetry
+from genrecall.catalog.histories import Histories
+from genrecall.errors import DataError
+from genrecall.index.trie import Trie
+from genrecall.model.lora import is_lora, merge_lora
+from genrecall.model.weights import save_model
+from genrecall.prompt.prompt import PromptBuilder
+from genrecall.train import checkpoint
+from genrecall.train.attention import float32_attention
+from genrecall.train.checkpoint import Progress
+from genrecall.train.config import TrainConfig
+from genrecall.train.data import Examples, Profiles
+from genrecall.train.dropout import residual_dropout
+from genrecall.train.journal import Journal
+from genrecall.train.run import Run
+from genrecall.train.schedule import rate
+from genrecall.train.supervised import Targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KIND = "model"
+METRICS = "metrics.jsonl"
+_TIMES = ("seconds", "items_per_s")
+Validate = Callable[["PreTrainedModel"], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        path, digest: of the ``model`` artifact.
+        steps, epochs: done.
+        loss: of the last logged steps, nats an item.
+        best: best validation; None without a validation.
+        best_epoch: when it was.
+        stopped: "epochs", "time" or "patience".
+        seconds: wall time, over all parts of a resumed run.
+        tokens_per_s: through the model, padding included, of the last part, validation left out.
+    """
+
+    path: Path
+    digest: str
+    steps: int
+    epochs: float
+    loss: float
+    best: float | None
+    best_epoch: float
+    stopped: str
+    seconds: float
+    tokens_per_s: float
+
+
+def train(
+    model: PreTrainedModel,
+    prompts: PromptBuilder,
+    histories: Histories,
+    *,
+    out: Path | str,
+    config: TrainConfig,
+    trie: Trie | None = None,
+    profile_of: Profiles | None = None,
+    validate: Validate | None = None,
+    parents: Mapping[str, str] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Train and write the artifact; a run that was killed goes on from its last checkpoint.
+
+    Args:
+        model: a HF causal language model whose vocabulary holds the SID tokens; trained in place.
+        prompts: the builder that will serve.
+        histories: U users' training events.
+        out: directory of the artifact.
+        config: settings.
+        trie: of all valid SIDs; built from the prompts' SIDs where absent.
+        profile_of: a user's profile columns by row of ``histories``.
+        validate: a figure to maximise (Recall@10, say), of the plain model in evaluation mode.
+        parents: digests of catalog and SIDs.
+        recipe: whatever else made the model (sizes, backbone); goes into the manifest.
+
+    Raises:
+        DataError: there is not a single event.
+        ConfigError: the loss left the numbers.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+    """
+    if len(histories.items) == 0:
+        raise DataError(
+            "there is nothing to train on", seen=f"{len(histories)} users, 0 events", allowed="at least one event",
+            fix="check the split, or import more events",
+        )  # fmt: skip
+    out = Path(out)
+    work = out.with_name(out.name + ".work")
+    manifest = artifact_config(config, prompts, recipe)
+    identity = {"run": manifest, "parents": dict(parents or {}), "data": _fingerprint(histories)}
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)
+        examples = Examples(prompts, histories, profile_of, config)
+        targets = Targets(trie or Trie.build(prompts.vocabulary.space, prompts.sids), prompts.sids, config.normalise)
+        run = Run(model, examples, targets, config)
+        with (
+            residual_dropout(run.model, config.dropout),
+            float32_attention(run.model, active=run.bfloat16 and run.device.type == "cpu"),
+        ):
+            loop = _Loop(run, config, work, identity, validate)
+            stopped = loop.train()
+    if not run.main:
+        return loop.result(out, "", stopped)
+    artifact = loop.finish(out, manifest, dict(parents or {}))
+    return loop.result(out, artifact, stopped)
+
+
+def artifact_config(
+    config: TrainConfig, prompts: PromptBuilder, recipe: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded."""
+    return {
+        "train": asdict(config),
+        "prompt": prompts.settings(),
+        "normalise": config.normalise,
+        "recipe": dict(recipe or {}),
+    }
+
+
+class _Loop:
+    """Drives one run from its checkpoint to its end."""
+
+    def __init__(
+        self, run: Run, config: TrainConfig, work: Path, identity: Mapping[str, Any], validate: Validate | None
+    ) -> None:
+        self.run, self.config, self.work, self.identity, self.validate = run, config, work, identity, validate
+        self.progress, self.last_loss, self._tokens_s = Progress(), float("nan"), 0.0
+        found = checkpoint.load(work / "checkpoint", identity=identity)
+        if found is not None:
+            self.progress, tensors = found
+            run.average.load(checkpoint.restore(tensors, run.parameters, run.optimizer))
+            if run.main:
+                run.loss.fill_(self.progress.loss_sum)
+            telemetry.log(f"going on from the checkpoint at step {self.progress.step}")
+        elif run.main and work.exists():
+            shutil.rmtree(work)
+        self.journal = Journal(work, keep=self.progress.lines) if run.main else None
+        self._begun = self._saved = time.monotonic()
+        self._before = self.progress.seconds
+
+    def train(self) -> str:
+        """Steps until the end; says why it ended."""
+        run, progress = self.run, self.progress
+        run.plan(progress.epoch)
+        total = round(run.steps_per_epoch * self.config.epochs)
+        with telemetry.progress("training", total) as bar, _interrupts() as interrupted:
+            bar.advance(progress.step)
+            while progress.stopped is None:
+                if progress.batch >= len(run.groups):
+                    progress.epoch, progress.batch = progress.epoch + 1, 0
+                    run.plan(progress.epoch)
+                began = time.monotonic()
+                items = run.step(progress)
+                self._after_step()
+                took = time.monotonic() - began
+                self._tokens_s += took
+                shown = {} if progress.best is None else {"best": progress.best}
+                lr = rate(progress.share, self.config)
+                bar.advance(1, loss=self.last_loss, **{"items/s": round(items / took)}, lr=lr, **shown)
+                self._validate_if_due()
+                if run.agree(bool(interrupted)):
+                    self._save()
+                    telemetry.log("interrupted; the same command goes on from the checkpoint just written")
+                    raise KeyboardInterrupt
+                self._save_if_due()
+        if self.journal is not None:
+            self.journal.close()
+        return progress.stopped
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data so far."""
+        return self.progress.epoch + self.progress.batch / max(len(self.run.groups), 1)
+
+    def _after_step(self) -> None:
+        progress, config = self.progress, self.config
+        progress.seconds = self._before + time.monotonic() - self._begun
+        share = self.epochs / config.epochs
+        if config.max_seconds is not None:
+            usable = max(config.max_seconds - 1.2 * progress.validation_s, 1e-3)
+            share = max(share, progress.share, self.run.agree(progress.seconds) / usable)
+        progress.share = min(share, 1.0)
+        if progress.share >= 1.0:
+            progress.stopped = "epochs" if self.epochs >= config.epochs else "time"
+        if progress.step % config.log_every == 0 or progress.stopped:
+            steps = progress.loss_targets
+            self.last_loss = self.run.mean_loss(progress)
+            self._write(epoch=round(self.epochs, 4), loss=self.last_loss, lr=rate(progress.share, config), items=steps)
+
+    def _validate_if_due(self) -> None:
+        progress = self.progress
+        due = int(self.epochs / self.config.eval_every + 1e-9)
+        if self.validate is None or (due <= progress.validations and not progress.stopped):
+            return
+        progress.validations = due
+        began = time.monotonic()
+        value = self.run.agree(self._measure() if self.run.main else None)
+        progress.validation_s = max(progress.validation_s, time.monotonic() - began)
+        progress.seconds = self._before + time.monotonic() - self._begun
+        self._write(epoch=round(self.epochs, 4), validation=value)
+        if progress.best is None or value > progress.best:
+            progress.best, progress.best_epoch, progress.worse = value, round(self.epochs, 4), 0
+            if self.run.main:
+                self._save_best()
+        else:
+            progress.worse += 1
+            if self.config.patience and progress.worse >= self.config.patience and not progress.stopped:
+                progress.stopped = "patience"
+        telemetry.log(f"epoch {self.epochs:.1f}: validation {value:.4f} (best {progress.best:.4f})")
+
+    def _measure(self) -> float:
+        """Validation of the weights that would be kept, without a trace in the random state."""
+        assert self.validate is not None
+        with (
+            torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+            self.run.average.applied(),
+            torch.no_grad(),
+        ):
+            model = self.run.model.eval()
+            # An engine reads plain weights; unmerging in place would not give back the very same frozen weights.
+            return float(self.validate(merge_lora(copy.deepcopy(model)) if is_lora(model) else model))
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        weights = self.run.average.tensors or self.run.parameters
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+    def _save_best(self) -> None:
+        from safetensors.torch import save_file
+
+        with artifacts.write_artifact(self.work / "best", kind="best", config=dict(self.identity)) as writer:
+            save_file(self._kept(), writer.path / "weights.safetensors")
+
+    def _save_if_due(self) -> None:
+        config = self.config
+        by_time = config.checkpoint_every_s and time.monotonic() - self._saved >= config.checkpoint_every_s
+        by_step = config.checkpoint_every_steps and self.progress.step % config.checkpoint_every_steps == 0
+        if by_time or by_step:
+            self._save()
+
+    def _save(self) -> None:
+        if not self.run.main:
+            return
+        self.progress.loss_sum = float(self.run.loss)
+        self.progress.seconds = self._before + time.monotonic() - self._begun
+        checkpoint.save(
+            self.work / "checkpoint",
+            identity=self.identity,
+            progress=self.progress,
+            weights=self.run.parameters,
+            average=self.run.average.tensors,
+            optimizer=self.run.optimizer,
+        )
+        self._saved = time.monotonic()
+
+    def _write(self, **figures: Any) -> None:
+        if self.journal is not None:
+            self.journal.write(self.progress.step, **figures, seconds=round(self.progress.seconds, 2))
+            self.progress.lines += 1
+
+    def finish(self, out: Path, config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+        """Write the artifact from the best weights; returns its digest."""
+        from safetensors.torch import load_file
+
+        run, progress = self.run, self.progress
+        best = self.work / "best"
+        run.load(load_file(best / "weights.safetensors") if progress.best is not None else self._kept())
+        prompts = run.examples.prompts
+        model = merge_lora(run.model).eval()
+        with artifacts.write_artifact(out, kind=KIND, config=config, parents=parents) as writer:
+            save_model(model, writer.path)
+            prompts.vocabulary.save(writer.path)
+            prompts.save(writer.path, normalise=self.config.normalise)
+            lines = (self.work / METRICS).read_text(encoding="utf-8").splitlines()
+            kept = [{k: v for k, v in json.loads(line).items() if k not in _TIMES} for line in lines]
+            (writer.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            writer.facts |= {
+                "best": progress.best,
+                "best_epoch": progress.best_epoch,
+                "epochs": round(self.epochs, 4),
+                "steps": progress.step,
+                "stopped": progress.stopped,
+                "seconds": round(progress.seconds, 1),
+                "tokens_per_s": round(self.tokens_per_s),
+                "bfloat16": run.bfloat16,
+                "machine": hardware.describe(),
+            }
+        for name in ("checkpoint", "best"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        return artifacts.open_artifact(out, kind=KIND, verify=False).digest
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Speed of the steps, validation and checkpoints left out."""
+        return self.run.tokens / self._tokens_s if self._tokens_s else 0.0
+
+    def result(self, out: Path, digest: str, stopped: str) -> TrainResult:
+        """What the caller gets."""
+        progress = self.progress
+        return TrainResult(
+            path=out,
+            digest=digest,
+            steps=progress.step,
+            epochs=round(self.epochs, 4),
+            loss=self.last_loss,
+            best=progress.best,
+            best_epoch=progress.best_epoch,
+            stopped=stopped,
+            seconds=round(progress.seconds, 1),
+            tokens_per_s=round(self.tokens_per_s, 1),
+        )
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C, so that a step ends and a checkpoint is written before it takes effect; twice ends at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fingerprint(histories: Histories) -> str:
+    digest = hashlib.sha256()
+    for array in (histories.offsets, histories.items, histories.times):
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""One training run: model, optimiser and data on their device, and one optimiser step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from genrecall import hardware
+from genrecall.errors import ConfigError, DependencyError
+from genrecall.model.lora import add_lora
+from genrecall.train.average import Average
+from genrecall.train.checkpoint import Progress
+from genrecall.train.config import TrainConfig
+from genrecall.train.data import Examples
+from genrecall.train.schedule import optimizer, rate
+from genrecall.train.supervised import SidLearner, Targets
+from genrecall.train.windows import Windows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+
+class Run:
+    """State of a run that is not in ``Progress``.
+
+    Args:
+        model: a HF causal language model; it is moved to the device and trained in place.
+        examples: what it learns from.
+        targets: codes and validity of target items.
+        config: settings.
+    """
+
+    def __init__(self, model: PreTrainedModel, examples: Examples, targets: Targets, config: TrainConfig) -> None:
+        self.config, self.examples, self.targets = config, examples, targets
+        self.device = hardware.pick_device(config.device)
+        self.accelerator = accelerator(self.device)
+        self.device = self.accelerator.device
+        self.bfloat16 = config.precision == "bfloat16" or (
+            config.precision == "auto" and hardware.has_bf16(self.device)
+        )
+        vocabulary = examples.prompts.vocabulary
+        if config.lora is not None:
+            model = add_lora(model, config.lora, np.concatenate(vocabulary.sid_tokens).tolist())
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        self.model = model.to(self.device)  # type: ignore[arg-type]
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = optimizer(self.parameters.values(), config)
+        self.average = Average(self.parameters, config.ema_decay)
+        learner = SidLearner(
+            model,
+            vocabulary.level_starts,
+            vocabulary.space.codes,
+            label_smoothing=config.label_smoothing,
+            autocast=self.bfloat16,
+        )
+        self.learner = self.accelerator.prepare(learner) if self.world > 1 else learner
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.tokens = 0
+        self.windows: Windows
+        self.groups: list[np.ndarray] = []
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process validates and writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of the epoch planned last."""
+        return -(-len(self.groups) // self._stride)
+
+    def plan(self, epoch: int) -> None:
+        """Lay out an epoch."""
+        self.windows, self.groups = self.examples.plan(epoch)
+
+    def step(self, progress: Progress) -> int:
+        """One optimiser step on the next batches; returns its number of target items. Moves ``progress``."""
+        share = self.groups[progress.batch : progress.batch + self._stride]
+        total = int(sum(self.windows.targets[group].sum() for group in share))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(progress.share, self.config)
+        self.model.train()
+        rank, world = int(self.accelerator.process_index), self.world
+        rounds = -(-len(share) // world)
+        for number in range(rounds):
+            place = number * world + rank
+            # Every process does as many passes as the others; one without a batch repeats the first with weight 0.
+            weight = 1.0 if place < len(share) else 0.0
+            batch = self.examples.collate(self.windows, share[place if weight else 0])
+            last = number == rounds - 1
+            with nullcontext() if last or world == 1 else self.accelerator.no_sync(self.learner):
+                loss = self.learner(self.targets.inputs(batch, self.device)) * weight
+                # Data parallelism averages gradients over processes; we want their sum over all targets.
+                (loss * (world / total)).backward()
+            self.loss += loss.detach().double()
+            self.tokens += batch.tokens.size
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.batch += len(share)
+        progress.targets += total
+        progress.loss_targets += total
+        self.average.update(progress.step)
+        return total
+
+    def mean_loss(self, progress: Progress) -> float:
+        """Nats an item since the last call, over all processes; starts a new count."""
+        total = self.loss.clone()
+        if self.world > 1:
+            total = self.accelerator.reduce(total, reduction="sum")
+        loss = float(total) / max(progress.loss_targets, 1)
+        self.loss.zero_()
+        progress.loss_targets = 0
+        if not np.isfinite(loss):
+            raise ConfigError(
+                "the loss is not a number any more",
+                seen=f"{loss} at step {progress.step}",
+                allowed="a finite loss",
+                fix="lower the learning rate, or train in float32",
+            )
+        return loss
+
+    def agree(self, value: Any) -> Any:
+        """The main process's value, in all processes."""
+        if self.world == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put trained weights into the model."""
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                self.parameters[name].copy_(tensor)
+
+    @property
+    def _stride(self) -> int:
+        return self.config.accumulate * self.world
+
+
+def accelerator(device: torch.device) -> Accelerator:
+    """An Accelerator for this device; accelerate keeps the first one's settings for the process, so they are reset."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+    except ImportError:
+        raise DependencyError("accelerate", extra="train", purpose="training") from None
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")

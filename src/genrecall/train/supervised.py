@@ -1,0 +1,163 @@
+"""Cross-entropy over SID tokens, normalised as the search will normalise.
+
+``loss = - (1 / M) Σ_m Σ_l log softmax_{c ∈ valid(s_<l)} (h_{m,l} · e_c) [s_l]`` over M target items with SIDs ``s``,
+so it is in nats an item. After the next-token loss of TIGER (Rajput et al. 2023, arXiv 2305.05065). We deviate: the
+softmax runs over the codes that are valid after the prefix ("trie"; levels with one valid code cost nothing and are
+skipped) or over the C codes of the level ("level"), never over the whole vocabulary, and only targets meet its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from genrecall.index.trie import Trie
+from genrecall.model.lora import plain
+from genrecall.train.data import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelTargets:
+    """What one level of a batch is asked: M' of the M targets, those whose code is not forced.
+
+    Attributes:
+        source: int64 (M',) index of the hidden state.
+        code: int64 (M',) the right code.
+        valid: bool (P, C) codes valid after each of P distinct prefixes; None: all are.
+        prefix: int64 (M',) which of them a target has.
+    """
+
+    source: torch.Tensor
+    code: torch.Tensor
+    valid: torch.Tensor | None
+    prefix: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """A batch on the device."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor | None
+    visible: torch.Tensor | None
+    levels: list[LevelTargets]
+
+
+class Targets:
+    """Looks up, for target items, codes and what is valid beside them.
+
+    Args:
+        trie: of all valid SIDs.
+        sids: int (I, L).
+        normalise: "trie" or "level".
+    """
+
+    def __init__(self, trie: Trie, sids: np.ndarray, normalise: str) -> None:
+        self.trie, self.sids, self.normalise = trie, sids.astype(np.int64), normalise
+        self.nodes = trie.paths(sids)  # (I, L+1)
+        assert (self.nodes >= 0).all(), "every item's SID is in the trie"
+
+    def inputs(self, batch: Batch, device: torch.device) -> Inputs:
+        """Move a batch to the device."""
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+        levels = []
+        for level in range(self.sids.shape[1]):
+            nodes = self.nodes[batch.items, level]
+            code, source = self.sids[batch.items, level], batch.source[:, level]
+            valid = prefix = None
+            if self.normalise == "trie":
+                open_ = self.trie.num_children[nodes] > 1
+                code, source = code[open_], source[open_]
+                distinct, which = np.unique(nodes[open_], return_inverse=True)
+                valid, prefix = tensor(self.trie.children_mask(distinct, level)), tensor(which)
+            levels.append(LevelTargets(source=tensor(source), code=tensor(code), valid=valid, prefix=prefix))
+        if batch.positions is None:
+            return Inputs(tokens=tensor(batch.tokens), positions=None, visible=None, levels=levels)
+        assert batch.segment is not None
+        assert batch.branch is not None
+        assert batch.limit is not None
+        return Inputs(
+            tokens=tensor(batch.tokens),
+            positions=tensor(batch.positions),
+            visible=visibility(tensor(batch.segment), tensor(batch.branch), tensor(batch.limit)),
+            levels=levels,
+        )
+
+
+class SidLearner(nn.Module):
+    """Model and loss as one module, so that data parallelism wraps both.
+
+    Args:
+        model: a HF causal language model, plain or with LoRA.
+        level_starts: token id of the first code of each level.
+        codes: C of each level.
+        label_smoothing: see TrainConfig.
+        autocast: run matrix products in bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        level_starts: np.ndarray,
+        codes: Sequence[int],
+        *,
+        label_smoothing: float = 0.0,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._slices = [slice(int(first), int(first) + size) for first, size in zip(level_starts, codes, strict=True)]
+        self._smoothing, self._autocast = label_smoothing, autocast
+
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        """Sum over all targets and levels of the negative log-likelihood, float32 ()."""
+        inner = plain(self.model)
+        with torch.autocast(inputs.tokens.device.type, torch.bfloat16, enabled=self._autocast):
+            hidden = inner.get_decoder()(
+                input_ids=inputs.tokens,
+                attention_mask=inputs.visible,
+                position_ids=inputs.positions,
+                use_cache=False,
+            ).last_hidden_state.flatten(0, 1)
+            table = inner.get_output_embeddings().weight
+            losses = [
+                self._level(nn.functional.linear(hidden[level.source], table[rows]).float(), level)
+                for rows, level in zip(self._slices, inputs.levels, strict=True)
+            ]
+        return torch.stack(losses).sum()
+
+    def _level(self, logits: torch.Tensor, level: LevelTargets) -> torch.Tensor:
+        """Summed loss of one level; ``logits`` float32 (M', C)."""
+        count = logits.shape[1]
+        if level.valid is not None and level.prefix is not None:
+            logits = logits.masked_fill(~level.valid[level.prefix], float("-inf"))
+        loss = nn.functional.cross_entropy(logits, level.code, reduction="sum")
+        if self._smoothing == 0:
+            return loss
+        log_p = torch.log_softmax(logits, -1)
+        if level.valid is not None and level.prefix is not None:
+            choices = level.valid.sum(1)[level.prefix]
+            spread = -(log_p.masked_fill(log_p.isinf(), 0).sum(1) / choices).sum()
+        else:
+            spread = -(log_p.sum(1) / count).sum()
+        return (1 - self._smoothing) * loss + self._smoothing * spread
+
+
+def visibility(segment: torch.Tensor, branch: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """Who sees whom in packed rows, bool (B, 1, T, T); int64 (B, T) each, see Batch."""
+    place = torch.arange(segment.shape[1], device=segment.device)
+    same = segment[:, :, None] == segment[:, None, :]
+    trunk = (branch == 0)[:, None, :] & (place <= limit[:, :, None])
+    own = (branch[:, :, None] == branch[:, None, :]) & (place <= place[:, None])
+    return (same & (trunk | own))[:, None]
