@@ -100,7 +100,8 @@ def test_appended_items_leave_old_rows_alone(catalog: Catalog, vectors: Given, t
     assert len(grown.items_of) == ITEMS + 5
     stored = StoredSids.load(tmp_path / "grown")
     assert stored.quality["appended"][0]["items"] == 5
-    assert artifacts.open_artifact(tmp_path / "grown").manifest.parents["sid"] == old.digest
+    parents = artifacts.open_artifact(tmp_path / "grown").manifest.parents
+    assert parents == {"sid": old.digest, "histories": histories.digest}
 
     whole = ["n9", *old.item_ids]  # a whole new catalog, in its own order
     matrix = np.concatenate([new[:1], vectors.matrix])

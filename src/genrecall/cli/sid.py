@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genrecall.cli.options import (
+    RUN,
+    AsJson,
+    CatalogPath,
+    Device,
+    Force,
+    Repeats,
+    Run,
+    SidPath,
+    SplitRule,
+    TieSeed,
+    split_config,
+)  # fmt: skip
+
 if TYPE_CHECKING:
-    from genrecall.catalog.histories import Histories
-    from genrecall.catalog.store import Catalog
     from genrecall.sid.store import StoredSids
 
 app = typer.Typer(help="Build and inspect semantic IDs, and append items.", no_args_is_help=True)
 
-Run = Annotated[Path, typer.Option("--run", "-r", help="Run directory that holds catalog/, vectors/ and sid/.")]
-CatalogPath = Annotated[Path | None, typer.Option("--catalog", help="Catalog artifact. Default: RUN/catalog.")]
 VectorsPath = Annotated[Path | None, typer.Option("--vectors", help="Vectors artifact. Default: RUN/vectors.")]
-SidPath = Annotated[Path | None, typer.Option("--sid", help="SID artifact. Default: RUN/sid.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def build(
-    run: Run = Path("runs/default"),
+    run: Run = RUN,
     levels: Annotated[int, typer.Option(help="L: codes in a SID.")] = 4,
     codes: Annotated[int, typer.Option(help="C: codes to choose from at each level.")] = 256,
     quantizer: Annotated[str, typer.Option(help="rq_vae or rq_kmeans.")] = "rq_vae",
@@ -32,21 +40,24 @@ def build(
     collaborative_weight: Annotated[
         float, typer.Option(help="Share of training behaviour in the vectors: 0 (text alone) to 1.")
     ] = 0.0,
-    split: Annotated[
-        str, typer.Option(help="Whose training part that behaviour is: leave_one_out, temporal, source or all.")
-    ] = "leave_one_out",
+    split: SplitRule = "leave_one_out",
+    repeats: Repeats = "first",
+    tie_seed: TieSeed = 0,
     latent: Annotated[int | None, typer.Option(help="rq_vae: width that is quantised.")] = None,
     epochs: Annotated[int | None, typer.Option(help="rq_vae: passes over the items.")] = None,
     steps: Annotated[int | None, typer.Option(help="rq_kmeans: most Lloyd steps a level.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    device: Device = "auto",
     catalog: CatalogPath = None,
     vectors: VectorsPath = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/sid.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if the SIDs are current.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Give every item of the catalog its semantic ID.
+
+    With --collaborative-weight, --split, --repeats and --tie-seed say which events may be learnt from: those that the
+    model will train on.
 
     Example: genrecall sid build --run runs/shop --levels 4 --codes 256 --collaborative-weight 0.5
     """
@@ -66,7 +77,7 @@ def build(
     )  # fmt: skip
     target = out or run / "sid"
     loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(vectors or run / "vectors")
-    histories = _training_part(loaded, split) if collaborative_weight else None
+    histories = split_config(split, repeats, tie_seed).divide(loaded).train if collaborative_weight else None
     if not force and is_built(target, config, loaded, item_vectors, histories):
         log(f"{target} is current; --force builds it again")
     else:
@@ -80,7 +91,7 @@ def build(
 
 @app.command()
 def inspect(
-    run: Run = Path("runs/default"),
+    run: Run = RUN,
     item: Annotated[str | None, typer.Option(help="Show one item: its SID and its neighbours.")] = None,
     neighbours: Annotated[int, typer.Option(help="How many neighbours of the item.")] = 8,
     plots: Annotated[Path | None, typer.Option(help="Directory to draw PNG plots into.")] = None,
@@ -114,7 +125,7 @@ def inspect(
 
 @app.command()
 def append(
-    run: Run = Path("runs/default"),
+    run: Run = RUN,
     sid: SidPath = None,
     vectors: VectorsPath = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/sid, replaced in one step.")] = None,
@@ -144,23 +155,6 @@ def append(
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _training_part(catalog: Catalog, split: str) -> Histories:
-    from genrecall.catalog import split as splits
-    from genrecall.errors import ConfigError
-
-    if split == "source":
-        return splits.source(catalog.events).train
-    histories = catalog.events.histories()
-    rules = {
-        "leave_one_out": lambda: splits.leave_one_out(histories).train,
-        "temporal": lambda: splits.temporal(histories).train,
-        "all": lambda: histories,  # for production: nothing is held out
-    }
-    if split not in rules:
-        raise ConfigError("this split is unknown", seen=split, allowed=", ".join([*rules, "source"]), fix="choose one")
-    return rules[split]()
 
 
 def _print_json(value: Any) -> None:

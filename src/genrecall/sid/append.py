@@ -75,6 +75,8 @@ def append_sids(
     error = quality.reconstruction_error(stored.quantizer, inputs, codes) if fresh else 0.0
     note = {"items": len(fresh), "moved": moved, "reconstruction_error": error}
     parents = {"sid": old.digest} | ({"vectors": vectors_digest} if vectors_digest else {})
+    if "histories" in stored.parents:  # the SIDs still know these events, and training must ask which
+        parents["histories"] = stored.parents["histories"]
     return write_sids(
         out, table, codes=np.concatenate([stored.codes, codes])[order], quantizer=stored.quantizer,
         fusion=stored.fusion, found={**stored.quality, "appended": [*stored.quality.get("appended", []), note]},

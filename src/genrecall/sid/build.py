@@ -6,7 +6,6 @@ collisions were resolved, and the quality report. ``append`` adds items to it la
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -186,10 +185,7 @@ def _fit(inputs: np.ndarray, config: SidConfig, *, fused: bool) -> Quantizer:
 def _parents(config: SidConfig, catalog: Catalog, vectors: ItemVectors, histories: Histories | None) -> dict[str, str]:
     parents = {"catalog": catalog.digest, "vectors": vectors.digest}
     if config.collaborative_weight and histories is not None:
-        digest = hashlib.sha256()
-        for array in (histories.offsets, histories.items, histories.times):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        parents["histories"] = f"sha256:{digest.hexdigest()}"
+        parents["histories"] = histories.digest
     return parents
 
 

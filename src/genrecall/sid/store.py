@@ -35,6 +35,7 @@ class StoredSids:
         fusion: what joins text and behaviour before it; None for text alone.
         quality: the report made when it was built.
         config: as recorded in the manifest.
+        parents: digests of what it was made from.
     """
 
     table: SidTable
@@ -43,6 +44,7 @@ class StoredSids:
     fusion: Fusion | None
     quality: dict[str, Any]
     config: dict[str, Any]
+    parents: dict[str, str]
 
     @classmethod
     def load(cls, path: Path | str) -> StoredSids:
@@ -57,6 +59,7 @@ class StoredSids:
             fusion=fusion,
             quality=json.loads(artifact.file(QUALITY).read_text(encoding="utf-8")),
             config=artifact.manifest.config,
+            parents=artifact.manifest.parents,
         )
 
     def inputs(self, vectors: np.ndarray) -> np.ndarray:
