@@ -42,9 +42,14 @@ def test_replacing_leaves_only_the_new(tmp_path: Path) -> None:
 
 def test_failure_in_the_block_leaves_the_old(tmp_path: Path) -> None:
     _write(tmp_path / "a", "old")
-    with pytest.raises(ZeroDivisionError), write_artifact(tmp_path / "a", kind="note", config={}) as writer:
-        (writer.path / "half").write_text("half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with write_artifact(tmp_path / "a", kind="note", config={}) as writer:
+            (writer.path / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert open_artifact(tmp_path / "a").file("sub/text").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
@@ -90,12 +95,14 @@ def test_a_file_outside_the_artifact_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_disk_full_while_filling(tmp_path: Path) -> None:
     _write(tmp_path / "a", "old")
-    with (
-        pytest.raises(ArtifactError, match="disk is full"),
-        write_artifact(tmp_path / "a", kind="note", config={}) as writer,
-    ):
-        (writer.path / "file").symlink_to("/dev/full")
-        (writer.path / "file").write_bytes(b"x" * 100_000)
+
+    def fill() -> None:
+        with write_artifact(tmp_path / "a", kind="note", config={}) as writer:
+            (writer.path / "file").symlink_to("/dev/full")
+            (writer.path / "file").write_bytes(b"x" * 100_000)
+
+    with pytest.raises(ArtifactError, match="disk is full"):
+        fill()
     assert open_artifact(tmp_path / "a").file("sub/text").read_text() == "old"
 
 

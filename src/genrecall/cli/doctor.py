@@ -104,7 +104,8 @@ def _devices() -> list[Finding]:
         ]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        seen = f"{device.name}, {device.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}, sm_{device.major}{device.minor}"
+        memory, capability = f"{device.total_memory / 2**30:.0f} GiB", f"sm_{device.major}{device.minor}"
+        seen = f"{device.name}, {memory}, CUDA {torch.version.cuda}, {capability}"
         found.append(Finding(what=f"gpu {index}", state="ok", seen=seen))
     return found
 

@@ -95,7 +95,7 @@ def command(
             patience=patience,
             eval_every=eval_every,
             precision=precision,
-            lora=LoraSettings(rank=lora, alpha=2.0 * lora) if lora else None,
+            lora=LoraSettings(rank=lora, alpha=2 * lora) if lora else None,
             device=device,
             seed=seed,
         ),

@@ -1,8 +1,8 @@
 """The generative channel: the language model writes SIDs, the table turns them into items.
 
-``score(item) = Σ_l log p(s_l | prompt, s_<l)`` over the item's SID ``s`` (after TIGER, Rajput et al. 2023). Deviation from
-its papers: p is normalised over the codes that are valid at that place, exclusions act inside the search, and a SID that
-several items own expands by a stated rule (training count, then item index) with a cap.
+``score(item) = Σ_l log p(s_l | prompt, s_<l)`` over the item's SID ``s`` (after TIGER, Rajput et al. 2023). Deviations:
+p is normalised over the codes that are valid at that place, exclusions act inside the search, and a SID that several
+items own expands by a stated rule (training count, then item index) with a cap.
 """
 
 from __future__ import annotations

@@ -58,9 +58,8 @@ def train_model(
     trie = Trie.build(table.space, table.sids)
     if model is None:
         model = build_scratch(recipe.model, vocabulary.size)
-    log(
-        f"training {model.num_parameters():,} parameters on {len(split.train.items):,} events of {len(split.train):,} users"
-    )
+    data = f"{len(split.train.items):,} events of {len(split.train):,} users"
+    log(f"training {model.num_parameters():,} parameters on {data}")
     result = train(
         model,
         prompts,
@@ -73,9 +72,7 @@ def train_model(
         parents=parents,
         recipe=recipe.facts(),
     )
-    log(
-        f"{result.steps} steps, {result.epochs:.1f} epochs, stopped by {result.stopped}; {result.tokens_per_s:,.0f} tokens/s"
-    )
+    log(f"{result.epochs:.1f} epochs, stopped by {result.stopped}; {result.tokens_per_s:,.0f} tokens/s")
     return open_artifact(out, kind="model")
 
 
