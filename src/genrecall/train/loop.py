@@ -37,6 +37,7 @@ from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples, Profiles
 from genrecall.train.dropout import residual_dropout
 from genrecall.train.journal import Journal
+from genrecall.train.norm import cheap_norms
 from genrecall.train.run import Run
 from genrecall.train.schedule import rate
 from genrecall.train.supervised import Targets
@@ -127,6 +128,7 @@ def train(
         with (
             residual_dropout(run.model, config.dropout),
             float32_attention(run.model, active=run.bfloat16 and run.device.type == "cpu"),
+            cheap_norms(run.model, active=run.device.type == "cpu"),
         ):
             loop = _Loop(run, config, work, identity, validate)
             stopped = loop.train()
@@ -237,7 +239,8 @@ class _Loop:
             progress.worse += 1
             if self.config.patience and progress.worse >= self.config.patience and not progress.stopped:
                 progress.stopped = "patience"
-        telemetry.log(f"epoch {self.epochs:.1f}: validation {value:.4f} (best {progress.best:.4f})")
+        if self.run.main:
+            telemetry.log(f"epoch {self.epochs:.1f}: validation {value:.4f} (best {progress.best:.4f})")
 
     def _measure(self) -> float:
         """Validation of the weights that would be kept, without a trace in the random state."""
