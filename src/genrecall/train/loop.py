@@ -8,27 +8,21 @@ A run works in ``<out>.work/``: checkpoint/, best/ (both removed at the end), me
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import json
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from genrecall import artifacts, hardware, telemetry
+from genrecall import artifacts, telemetry
 from genrecall.catalog.histories import Histories
 from genrecall.errors import DataError
 from genrecall.index.trie import Trie
 from genrecall.model.lora import is_lora, merge_lora
-from genrecall.model.weights import save_model
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.train import checkpoint
 from genrecall.train.attention import float32_attention
@@ -36,8 +30,10 @@ from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples, Profiles
 from genrecall.train.dropout import residual_dropout
+from genrecall.train.interrupt import interrupts
 from genrecall.train.journal import Journal
 from genrecall.train.norm import cheap_norms
+from genrecall.train.result import KIND, METRICS, TrainResult, artifact_config, write_model
 from genrecall.train.run import Run
 from genrecall.train.schedule import rate
 from genrecall.train.supervised import Targets
@@ -45,37 +41,7 @@ from genrecall.train.supervised import Targets
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KIND = "model"
-METRICS = "metrics.jsonl"
-_TIMES = ("seconds", "items_per_s")
 Validate = Callable[["PreTrainedModel"], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """A finished run.
-
-    Attributes:
-        path, digest: of the ``model`` artifact.
-        steps, epochs: done.
-        loss: of the last logged steps, nats an item.
-        best: best validation; None without a validation.
-        best_epoch: when it was.
-        stopped: "epochs", "time" or "patience".
-        seconds: wall time, over all parts of a resumed run.
-        tokens_per_s: through the model, padding included, of the last part, validation left out.
-    """
-
-    path: Path
-    digest: str
-    steps: int
-    epochs: float
-    loss: float
-    best: float | None
-    best_epoch: float
-    stopped: str
-    seconds: float
-    tokens_per_s: float
 
 
 def train(
@@ -138,18 +104,6 @@ def train(
     return loop.result(out, artifact, stopped)
 
 
-def artifact_config(
-    config: TrainConfig, prompts: PromptBuilder, recipe: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded."""
-    return {
-        "train": asdict(config),
-        "prompt": prompts.settings(),
-        "normalise": config.normalise,
-        "recipe": dict(recipe or {}),
-    }
-
-
 class _Loop:
     """Drives one run from its checkpoint to its end."""
 
@@ -176,7 +130,7 @@ class _Loop:
         run, progress = self.run, self.progress
         run.plan(progress.epoch)
         total = round(run.steps_per_epoch * self.config.epochs)
-        with telemetry.progress("training", total) as bar, _interrupts() as interrupted:
+        with telemetry.progress("training", total) as bar, interrupts() as interrupted:
             bar.advance(progress.step)
             while progress.stopped is None:
                 if progress.batch >= len(run.groups):
@@ -296,28 +250,27 @@ class _Loop:
         from safetensors.torch import load_file
 
         run, progress = self.run, self.progress
-        best = self.work / "best"
-        run.load(load_file(best / "weights.safetensors") if progress.best is not None else self._kept())
-        prompts = run.examples.prompts
-        model = merge_lora(run.model).eval()
-        with artifacts.write_artifact(out, kind=KIND, config=config, parents=parents) as writer:
-            save_model(model, writer.path)
-            prompts.vocabulary.save(writer.path)
-            prompts.save(writer.path, normalise=self.config.normalise)
-            lines = (self.work / METRICS).read_text(encoding="utf-8").splitlines()
-            kept = [{k: v for k, v in json.loads(line).items() if k not in _TIMES} for line in lines]
-            (writer.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            writer.facts |= {
-                "best": progress.best,
-                "best_epoch": progress.best_epoch,
-                "epochs": round(self.epochs, 4),
-                "steps": progress.step,
-                "stopped": progress.stopped,
-                "seconds": round(progress.seconds, 1),
-                "tokens_per_s": round(self.tokens_per_s),
-                "bfloat16": run.bfloat16,
-                "machine": hardware.describe(),
-            }
+        best = self.work / "best" / "weights.safetensors"
+        run.load(load_file(best) if progress.best is not None else self._kept())
+        facts = {
+            "best": progress.best,
+            "best_epoch": progress.best_epoch,
+            "epochs": round(self.epochs, 4),
+            "steps": progress.step,
+            "stopped": progress.stopped,
+            "seconds": round(progress.seconds, 1),
+            "tokens_per_s": round(self.tokens_per_s),
+            "bfloat16": run.bfloat16,
+        }
+        write_model(
+            out,
+            merge_lora(run.model).eval(),
+            run.examples.prompts,
+            metrics=self.work / METRICS,
+            config=config,
+            parents=parents,
+            facts=facts,
+        )
         for name in ("checkpoint", "best"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         return artifacts.open_artifact(out, kind=KIND, verify=False).digest
@@ -331,37 +284,10 @@ class _Loop:
         """What the caller gets."""
         progress = self.progress
         return TrainResult(
-            path=out,
-            digest=digest,
-            steps=progress.step,
-            epochs=round(self.epochs, 4),
-            loss=self.last_loss,
-            best=progress.best,
-            best_epoch=progress.best_epoch,
-            stopped=stopped,
-            seconds=round(progress.seconds, 1),
-            tokens_per_s=round(self.tokens_per_s, 1),
-        )
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Collects Ctrl-C, so that a step ends and a checkpoint is written before it takes effect; twice ends at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
+            path=out, digest=digest, steps=progress.step, epochs=round(self.epochs, 4), loss=self.last_loss,
+            best=progress.best, best_epoch=progress.best_epoch, stopped=stopped,
+            seconds=round(progress.seconds, 1), tokens_per_s=round(self.tokens_per_s, 1),
+        )  # fmt: skip
 
 
 def _fingerprint(histories: Histories) -> str:
