@@ -1,5 +1,7 @@
 """GPU tests are skipped, with a reason that is counted, where there is no CUDA device."""
 
+from pathlib import Path
+
 import pytest
 
 
@@ -12,3 +14,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # the unit tier runs first
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run directory; tests read it and must not change it."""
+    from tests import pipeline
+
+    return pipeline.build(tmp_path_factory.mktemp("run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.transition import TransitionChannel, TransitionConfig
 
+_SETTINGS = "settings.json"
 ClassicChannel = PopularityChannel | ItemCfChannel | TransitionChannel
 _KINDS: dict[str, tuple[Any, Any]] = {
     "popularity": (PopularityChannel, PopularityConfig),
@@ -25,11 +27,11 @@ _KINDS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicConfig:
-    """Settings of every classic channel."""
+    """Settings of every classic channel; None lets a channel choose by its training events."""
 
     popularity: PopularityConfig = field(default_factory=PopularityConfig)
     item_cf: ItemCfConfig = field(default_factory=ItemCfConfig)
-    transition: TransitionConfig = field(default_factory=TransitionConfig)
+    transition: TransitionConfig | None = None
 
 
 def fit(histories: Histories, num_items: int, config: ClassicConfig | None = None) -> dict[str, ClassicChannel]:
@@ -38,21 +40,20 @@ def fit(histories: Histories, num_items: int, config: ClassicConfig | None = Non
     return {name: kind.fit(histories, num_items, getattr(config, name)) for name, (kind, _) in _KINDS.items()}
 
 
-def save(channels: Mapping[str, ClassicChannel], directory: Path) -> dict[str, dict[str, Any]]:
-    """Write one file a channel; returns their configurations for the bundle's manifest."""
+def save(channels: Mapping[str, ClassicChannel], directory: Path) -> None:
+    """Write one file a channel, and the settings that they were fitted with."""
     directory.mkdir()
     for name, channel in channels.items():
-        save_file(
-            {key: np.ascontiguousarray(value) for key, value in channel.state().items()},
-            directory / f"{name}.safetensors",
-        )
-    return {name: asdict(channel.config) for name, channel in channels.items()}
+        state = {key: np.ascontiguousarray(value) for key, value in channel.state().items()}
+        save_file(state, directory / f"{name}.safetensors")
+    settings = {name: asdict(channel.config) for name, channel in channels.items()}
+    (directory / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def load(directory: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, ClassicChannel]:
+def load(directory: Path) -> dict[str, ClassicChannel]:
     """Read what ``save`` wrote."""
     channels = {}
-    for name, config in configs.items():
-        kind, settings = _KINDS[name]
-        channels[name] = kind.from_state(load_file(directory / f"{name}.safetensors"), settings(**config))
+    for name, settings in json.loads((directory / _SETTINGS).read_text(encoding="utf-8")).items():
+        kind, config = _KINDS[name]
+        channels[name] = kind.from_state(load_file(directory / f"{name}.safetensors"), config(**settings))
     return channels

@@ -84,7 +84,7 @@ class Recommender:
             prompts.vocabulary.sid_tokens,
             EngineConfig(normalise=config["normalise"], device=device, dtype=dtype),
         )
-        channels = classic.load(bundle.path / "channels", config["channels"])
+        channels = classic.load(bundle.path / "channels")
         return cls(
             items=items,
             table=table,

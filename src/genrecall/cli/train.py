@@ -89,6 +89,7 @@ def command(
             max_seconds=max_seconds,
             batch_tokens=batch_tokens,
             accumulate=accumulate,
+            optimizer="adamw" if backbone else "muon",
             learning_rate=learning_rate or ((3e-4 if lora else 1e-4) if backbone else 2e-3),
             dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
             normalise=chosen,

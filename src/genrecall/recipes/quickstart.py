@@ -17,7 +17,7 @@ from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.eval.document import Section
 from genrecall.eval.harness import Evaluation
 from genrecall.eval.report import evaluation_report
-from genrecall.model.config import ModelConfig
+from genrecall.model.config import ModelConfig, ModelSize
 from genrecall.prompt.history import HistoryConfig
 from genrecall.recipes import pages, stages
 from genrecall.recipes.recipe import Recipe
@@ -35,10 +35,21 @@ def short() -> Recipe:
     """Five minutes on two cores; trains on each user's last events only."""
     return Recipe(
         name="quickstart",
-        sid=SidConfig(levels=3, codes=64, quantizer="rq_vae", collaborative_weight=0.5),
-        model=ModelConfig(size="tiny", window=256),
-        history=HistoryConfig(max_items=50),
-        train=TrainConfig(epochs=8, max_seconds=130, max_events_per_user=40, reshuffle_ties=True, eval_every=1),
+        sid=SidConfig(levels=4, codes=64, quantizer="rq_vae", collaborative_weight=0.5),
+        model=ModelConfig(
+            explicit=ModelSize(hidden=128, layers=2, heads=2, kv_heads=2, head_dim=64, ffn=384), window=256
+        ),
+        history=HistoryConfig(max_items=50, session_gap=True),
+        train=TrainConfig(
+            epochs=8,
+            max_seconds=130,
+            max_events_per_user=40,
+            reshuffle_ties=True,
+            eval_every=2,
+            dropout=0.05,
+            batch_tokens=4096,
+            learning_rate=3e-3,
+        ),
         validation_cases=400,
     )
 

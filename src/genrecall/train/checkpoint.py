@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,16 @@ def save(
     progress: Progress,
     weights: Mapping[str, torch.Tensor],
     average: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Write a checkpoint; kill it anywhere and the one before remains."""
     from safetensors.torch import save_file
 
     tensors = {f"weight/{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
+    for which, optimizer in enumerate(optimizers):
+        for number, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{which}/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -91,7 +92,9 @@ def load(path: Path, *, identity: Mapping[str, Any]) -> tuple[Progress, dict[str
 
 
 def restore(
-    tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    tensors: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> dict[str, torch.Tensor]:
     """Put weights, optimiser state and random state back; returns the moving average."""
     weights = part(tensors, "weight")
@@ -105,11 +108,12 @@ def restore(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in part(tensors, "optimizer").items():
-        number, key = name.split("/")
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for which, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in part(tensors, f"optimizer{which}").items():
+            number, key = name.split("/")
+            state.setdefault(int(number), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -22,6 +22,7 @@ class TrainConfig:
             of epochs done and time used, so the cosine still reaches its end; such a run cannot be repeated exactly.
         batch_tokens: the most tokens of a forward pass, padding included.
         accumulate: forward passes an optimiser step; gradients are those of one large batch, exactly.
+        optimizer: "adamw", or "muon" for the matrices of the blocks (for models from scratch).
         learning_rate: at the top of the cosine.
         final_rate: at its end, as a share of ``learning_rate``.
         warmup: share of the whole progress in which the rate rises.
@@ -51,6 +52,7 @@ class TrainConfig:
     max_seconds: float | None = None
     batch_tokens: int = 8192
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = 2e-3
     final_rate: float = 0.02
     warmup: float = 0.05
@@ -80,6 +82,7 @@ class TrainConfig:
             ("max_seconds", self.max_seconds is None or self.max_seconds > 0, "more than 0, or none"),
             ("batch_tokens", self.batch_tokens >= 1, "1 or more"),
             ("accumulate", self.accumulate >= 1, "1 or more"),
+            ("optimizer", self.optimizer in ("adamw", "muon"), "adamw, muon"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
             ("warmup", 0 <= self.warmup < 1, "0 to below 1"),
             ("dropout", 0 <= self.dropout < 1, "0 to below 1"),

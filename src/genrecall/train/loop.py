@@ -115,7 +115,7 @@ class _Loop:
         found = checkpoint.load(work / "checkpoint", identity=identity)
         if found is not None:
             self.progress, tensors = found
-            run.average.load(checkpoint.restore(tensors, run.parameters, run.optimizer))
+            run.average.load(checkpoint.restore(tensors, run.parameters, run.optimizers))
             if run.main:
                 run.loss.fill_(self.progress.loss_sum)
             telemetry.log(f"going on from the checkpoint at step {self.progress.step}")
@@ -236,7 +236,7 @@ class _Loop:
             progress=self.progress,
             weights=self.run.parameters,
             average=self.run.average.tensors,
-            optimizer=self.run.optimizer,
+            optimizers=self.run.optimizers,
         )
         self._saved = time.monotonic()
 

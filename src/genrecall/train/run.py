@@ -16,7 +16,8 @@ from genrecall.train.average import Average
 from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples
-from genrecall.train.schedule import optimizer, rate
+from genrecall.train.optimizers import optimizers
+from genrecall.train.schedule import rate
 from genrecall.train.supervised import SidLearner, Targets
 from genrecall.train.windows import Windows
 
@@ -51,7 +52,7 @@ class Run:
             model.enable_input_require_grads()
         self.model = model.to(self.device)  # type: ignore[arg-type]
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = optimizer(self.parameters.values(), config)
+        self.optimizers = optimizers(self.parameters, config)
         self.average = Average(self.parameters, config.ema_decay)
         learner = SidLearner(
             model,
@@ -89,8 +90,9 @@ class Run:
         """One optimiser step on the next batches; returns its number of target items. Moves ``progress``."""
         share = self.groups[progress.batch : progress.batch + self._stride]
         total = int(sum(self.windows.targets[group].sum() for group in share))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(progress.share, self.config)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(progress.share, self.config)
         self.model.train()
         rank, world = int(self.accelerator.process_index), self.world
         rounds = -(-len(share) // world)
@@ -108,8 +110,9 @@ class Run:
             self.tokens += batch.tokens.size
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.batch += len(share)
         progress.targets += total

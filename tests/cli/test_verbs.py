@@ -1,0 +1,110 @@
+"""The verbs as a user types them: exit codes, four-part errors, JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genrecall.cli.main import app
+from genrecall.errors import GenrecallError
+
+runner = CliRunner()
+VERBS = (
+    ["quickstart"], ["data", "import"], ["data", "validate"], ["embed"], ["sid", "build"], ["sid", "inspect"],
+    ["sid", "append"], ["train"], ["export"], ["load"], ["eval"], ["recommend"], ["doctor"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
+    result = runner.invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "Example: genrecall" in result.output
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = "import sys, genrecall.cli.main; print('torch' in sys.modules, 'pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_errors_are_four_lines_and_exit_with_2() -> None:
+    done = subprocess.run([sys.executable, "-m", "genrecall", "load", "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: there is no artifact at nowhere")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["seen", "allowed", "do"]
+
+
+def test_recommend_for_a_user(run: Path) -> None:
+    result = runner.invoke(app, ["recommend", "--run", str(run), "--user", "u3", "-k", "4", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert len(found["items"]) == 4
+    assert found["channel"] == "generative"
+    assert found["profile"] == {"country": "France"}
+    assert len(found["history"]) == 8
+    assert not {item["item_id"] for item in found["items"]} & {item["item_id"] for item in found["history"]}
+
+
+def test_recommend_explains(run: Path) -> None:
+    result = runner.invoke(app, ["recommend", "--run", str(run), "--history", "i3", "-k", "4", "--explain"])
+    assert result.exit_code == 0, result.output
+    for words in ("history: 1 items", "level 0:", "level 1:", "valid codes follow", "complete"):
+        assert words in result.output
+    as_json = runner.invoke(app, ["recommend", "--run", str(run), "--history", "i3", "--explain", "--json"])
+    assert len(json.loads(as_json.stdout)["levels"]) == 2
+
+
+def test_an_unknown_user_is_a_cold_start(run: Path) -> None:
+    result = runner.invoke(app, ["recommend", "--run", str(run), "--user", "nobody", "-k", "4", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["channel"] == "popularity"
+    assert found["notes"][0] == "unknown user nobody"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--history", "i3", "-k", "41"], "more items are asked for"),
+        (["--history", "i333"], "not in this bundle"),
+        (["--user", "u1", "--history", "i3"], "not clear for whom"),
+        ([], "not clear for whom"),
+        (["--user", "u1", "--profile", "country"], "--profile cannot be read"),
+    ],
+)
+def test_recommend_refuses(run: Path, arguments: list[str], words: str) -> None:
+    result = runner.invoke(app, ["recommend", "--run", str(run), *arguments])
+    assert isinstance(result.exception, GenrecallError)
+    assert words in str(result.exception)
+
+
+def test_load_prints_the_digest(run: Path) -> None:
+    result = runner.invoke(app, ["load", str(run / "bundle"), "--json"])
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((run / "bundle" / "manifest.json").read_text())
+    assert json.loads(result.stdout)["digest"] == manifest["digest"]
+
+
+def test_eval_writes_its_reports(run: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, ["eval", "--run", str(run), "--cases", "20", "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert set(found["metrics"]["generative"]["recall@10"]) == {"mean", "low", "high"}
+    assert "<html" in (tmp_path / "eval.html").read_text()
+    assert "generative" in (tmp_path / "eval.md").read_text()
+
+
+def test_doctor_names_what_there_is() -> None:
+    result = runner.invoke(app, ["doctor", "--json"])
+    found = {line["what"]: line for line in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert found["core: torch"]["state"] == "ok"
+    assert "kernel beam_attention" in found
+    assert "kernel trie_topk" in found
+    assert all(line["fix"] for line in found.values() if line["state"] == "missing")
