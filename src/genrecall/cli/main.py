@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from genrecall.cli import bundle, data, doctor, embed, evaluate, quickstart, recommend, sid, train
+from genrecall.cli import bench, bundle, data, doctor, embed, evaluate, quickstart, recommend, sid, train
 from genrecall.errors import GenrecallError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("export")(bundle.export)
 app.command("load")(bundle.load)
 app.command("eval")(evaluate.command)
 app.command("recommend")(recommend.command)
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 
 

@@ -20,6 +20,7 @@ from genrecall.errors import ConfigError
 from genrecall.eval.harness import Evaluation, evaluate, queries_of
 from genrecall.index.trie import Trie
 from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
+from genrecall.prompt.grounding import title_tokens
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.prompt.template import Template, load_template
 from genrecall.prompt.vocabulary import Vocabulary
@@ -155,20 +156,12 @@ def _vocabulary(catalog: Catalog, table: SidTable, template: Template, recipe: R
 
 def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe) -> PreTrainedModel:
     """The backbone with grounded rows: a code starts from the title tokens of the items that carry it."""
-    titles = [np.asarray(vocabulary.encode(title), dtype=np.int64) for title in catalog.items.titles]
-    grounding = []
-    for level, size in enumerate(table.space.codes):
-        owners = np.argsort(table.sids[:, level], kind="stable")
-        begins = np.searchsorted(table.sids[owners, level], np.arange(size + 1))
-        for code in range(size):
-            carriers = [titles[item] for item in owners[begins[code] : begins[code + 1]]]
-            grounding.append(np.concatenate(carriers) if carriers else np.empty(0, np.int64))
     assert recipe.backbone is not None
     return load_backbone(
         recipe.backbone,
         vocab_size=vocabulary.size,
         new_tokens=np.concatenate(vocabulary.sid_tokens),
-        grounding=grounding,
+        grounding=title_tokens(vocabulary, table.sids, catalog.items.titles),
         seed=recipe.train.seed,
     )
 
