@@ -47,6 +47,9 @@ def command(
         float | None, typer.Option(help="Default: 2e-3 from scratch, 1e-4 for a backbone, 3e-4 with LoRA.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Default: 0.2 from scratch, 0 for a backbone.")] = None,
+    distil: Annotated[
+        bool, typer.Option("--distil", help="Learn from counts of the training events, too (baskets or transitions).")
+    ] = False,
     normalise: Annotated[
         str, typer.Option(help="Softmax over valid codes (trie) or all codes of the level (level).")
     ] = "trie",
@@ -75,6 +78,7 @@ def command(
     from genrecall.recipes.recipe import Recipe
     from genrecall.recipes.stages import train_model
     from genrecall.train.config import TrainConfig
+    from genrecall.train.distil import DistilConfig
 
     chosen: Any = normalise  # checked by TrainConfig
     recipe = Recipe(
@@ -92,6 +96,7 @@ def command(
             optimizer="adamw" if backbone else "muon",
             learning_rate=learning_rate or ((3e-4 if lora else 1e-4) if backbone else 2e-3),
             dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
+            distil=DistilConfig() if distil else None,
             normalise=chosen,
             patience=patience,
             eval_every=eval_every,

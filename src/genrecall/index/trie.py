@@ -146,13 +146,17 @@ class Trie:
 
     def children_mask(self, nodes: np.ndarray, level: int) -> np.ndarray:
         """Valid codes after each of M nodes of depth ``level``, bool (M, C): what the training loss normalises over."""
-        nodes = np.asarray(nodes, dtype=np.int64)
+        row, edge = self.edges(nodes)
         mask = np.zeros((len(nodes), self.space.codes[level]), dtype=bool)
-        begin, count = self.child_begin[nodes], self.num_children[nodes]
-        row = np.repeat(np.arange(len(nodes)), count)
-        edge = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begin, count)
         mask[row, self.child_code[edge]] = True
         return mask
+
+    def edges(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All edges of M nodes: int64 place in ``nodes`` of each edge's node, and int64 edges, by ascending code."""
+        nodes = np.asarray(nodes, dtype=np.int64)
+        begin, count = self.child_begin[nodes], self.num_children[nodes]
+        row = np.repeat(np.arange(len(nodes)), count)
+        return row, np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begin, count)
 
     def is_valid(self, sid: Sequence[int]) -> bool:
         """Whether some item owns this SID."""

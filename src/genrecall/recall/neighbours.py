@@ -1,7 +1,8 @@
 """Item-to-item scoring, shared by co-occurrence and transition counts.
 
-    score(j | h) = Σ_{a < last} decay^a · M[h_a, j]        a = 0 is the newest item of the history
+    score(j | h) = Σ_{a < last} decay^a · s(h_a) · M[h_a, j]        a = 0 is the newest item of the history
 
+s is 1 for items that share the newest item's time, ``session_weight`` (1 unless set) for older ones.
 Item-based top-N after Deshpande & Karypis (TOIS 2004); the decay by position is that of Ludewig & Jannach,
 "Evaluation of session-based recommendation algorithms" (2018). Deviation: only the matrix differs between channels,
 so training and serving share one sparse product; float sums run in a fixed order, so a batch answers as its rows alone.
@@ -32,15 +33,18 @@ class Neighbours:
         counts: (I,) training events by item, for ties and for queries without history.
         last: how many of the newest history items are read; None reads all.
         decay: weight of a history item one step older.
+        session_weight: weight of history items of an earlier time than the newest; needs the query's times.
     """
 
-    def __init__(self, matrix: Any, counts: np.ndarray, *, last: int | None, decay: float) -> None:
+    def __init__(
+        self, matrix: Any, counts: np.ndarray, *, last: int | None, decay: float, session_weight: float = 1.0
+    ) -> None:
         sparse = scipy_sparse()
         self.popularity = Popularity(counts)
         matrix = sparse.csr_matrix(matrix, dtype=np.float32)
         matrix.sort_indices()
         self.matrix = matrix
-        self.last, self.decay = last, decay
+        self.last, self.decay, self.session_weight = last, decay, session_weight
         # Columns by popularity, so that "equal score: the more popular" is "equal score: the earlier column".
         # The values are copied: sorting works in place.
         self._by_place = sparse.csr_matrix(
@@ -52,11 +56,14 @@ class Neighbours:
         """The best ``k`` items of each query; history items that the matrix does not know are skipped."""
         sparse = scipy_sparse()
         num_items = len(self.popularity)
-        histories = [self._read(query.history, num_items) for query in queries]
+        read = [self._read(query, num_items) for query in queries]
+        histories = [items for items, _ in read]
         indptr = offsets_of(np.array([len(history) for history in histories], dtype=np.int64))
         items = np.concatenate(histories) if histories else np.empty(0, np.int64)
         ages = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(items))
         weights = np.power(self.decay, ages, dtype=np.float64)
+        if read:
+            weights *= np.concatenate([session for _, session in read])
         left = sparse.csr_matrix((weights, items, indptr), shape=(len(queries), num_items))
         work = offsets_of(np.diff(self.matrix.indptr)[items])[indptr]
         answers = []
@@ -70,9 +77,16 @@ class Neighbours:
             scores=np.concatenate([answer.scores for answer in answers]),
         )
 
-    def _read(self, history: np.ndarray, num_items: int) -> np.ndarray:
-        history = history[(history >= 0) & (history < num_items)]
-        return history if self.last is None else history[max(len(history) - self.last, 0) :]
+    def _read(self, query: Query, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items that are read, oldest first, and the session's part of their weights."""
+        known = (query.history >= 0) & (query.history < num_items)
+        items = query.history[known]
+        first = 0 if self.last is None else max(len(items) - self.last, 0)
+        session = np.ones(len(items) - first)
+        if self.session_weight != 1 and query.times is not None and len(session):
+            times = query.times[known][first:]
+            session[times != times[-1]] = self.session_weight
+        return items[first:], session
 
     def state(self) -> dict[str, np.ndarray]:
         """``indptr`` int64 (I+1,), ``indices`` int32, ``values`` float32, ``counts`` float64 (I,)."""
@@ -86,11 +100,15 @@ class Neighbours:
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], *, last: int | None, decay: float) -> Neighbours:
         """The neighbours whose ``state()`` this was."""
-        num_items = len(state["counts"])
-        matrix = scipy_sparse().csr_matrix(
-            (state["values"], state["indices"], state["indptr"]), shape=(num_items, num_items)
-        )
-        return cls(matrix, np.asarray(state["counts"], dtype=np.float64), last=last, decay=decay)
+        matrix, counts = cls.read(state)
+        return cls(matrix, counts, last=last, decay=decay)
+
+    @staticmethod
+    def read(state: Mapping[str, np.ndarray]) -> tuple[Any, np.ndarray]:
+        """Matrix and counts of a ``state()``."""
+        items = len(state["counts"])
+        matrix = scipy_sparse().csr_matrix((state["values"], state["indices"], state["indptr"]), shape=(items, items))
+        return matrix, np.asarray(state["counts"], dtype=np.float64)
 
 
 def _blocks(work: np.ndarray) -> list[tuple[int, int]]:

@@ -69,13 +69,18 @@ def suited_to(histories: Histories) -> TransitionConfig:
     Baskets (many events at one time, shuffled, so that order inside them says nothing): counts both ways without
     distance, popular targets damped, slow decay; validated on Online Retail and MovieLens 100K.
     """
-    neighbouring = histories.rows[1:] == histories.rows[:-1]
-    tied = neighbouring & (histories.times[1:] == histories.times[:-1])
-    if histories.timed and tied.sum() > BASKET_SHARE * neighbouring.sum():
+    if in_baskets(histories):
         return TransitionConfig(
             window=6, directed=False, distance="flat", source_damping=0.5, target_damping=0.5, last=20, decay=0.9
         )
     return TransitionConfig()
+
+
+def in_baskets(histories: Histories) -> bool:
+    """Whether histories are baskets (many events at one time) rather than sequences."""
+    neighbouring = histories.rows[1:] == histories.rows[:-1]
+    tied = neighbouring & (histories.times[1:] == histories.times[:-1])
+    return bool(histories.timed and tied.sum() > BASKET_SHARE * neighbouring.sum())
 
 
 class TransitionChannel:

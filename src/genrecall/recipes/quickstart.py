@@ -26,6 +26,7 @@ from genrecall.sid.store import StoredSids
 from genrecall.telemetry import Stages, log
 from genrecall.text.embed import embed_catalog
 from genrecall.train.config import TrainConfig
+from genrecall.train.distil import DistilConfig
 
 USERS = 3
 """So many users' recommendations are shown."""
@@ -35,20 +36,20 @@ def short() -> Recipe:
     """Five minutes on two cores; trains on each user's last events only."""
     return Recipe(
         name="quickstart",
-        sid=SidConfig(levels=4, codes=64, quantizer="rq_vae", collaborative_weight=0.5),
-        model=ModelConfig(
-            explicit=ModelSize(hidden=128, layers=2, heads=2, kv_heads=2, head_dim=64, ffn=384), window=256
-        ),
+        sid=SidConfig(levels=3, codes=128, quantizer="rq_vae", collaborative_weight=0.5),
+        model=ModelConfig(explicit=_sizes(layers=2), window=256),
         history=HistoryConfig(max_items=50, session_gap=True),
         train=TrainConfig(
             epochs=8,
             max_seconds=130,
             max_events_per_user=40,
             reshuffle_ties=True,
-            eval_every=2,
-            dropout=0.05,
-            batch_tokens=4096,
+            distil=DistilConfig(),
+            batch_tokens=2048,
             learning_rate=3e-3,
+            weight_decay=0.1,
+            dropout=0.0,
+            eval_every=4,
         ),
         validation_cases=400,
     )
@@ -58,11 +59,25 @@ def full() -> Recipe:
     """Three quarters of an hour on two cores, on all events."""
     return Recipe(
         name="quickstart-full",
-        sid=SidConfig(levels=3, codes=64, quantizer="rq_vae", collaborative_weight=0.5),
-        model=ModelConfig(size="small", window=256),
-        history=HistoryConfig(max_items=50),
-        train=TrainConfig(epochs=40, max_seconds=2100, reshuffle_ties=True, eval_every=2),
+        sid=SidConfig(levels=4, codes=64, quantizer="rq_vae", collaborative_weight=0.5),
+        model=ModelConfig(explicit=_sizes(layers=4), window=256),
+        history=HistoryConfig(max_items=50, session_gap=True),
+        train=TrainConfig(
+            epochs=30,
+            max_seconds=2100,
+            reshuffle_ties=True,
+            distil=DistilConfig(),
+            optimizer="adamw",
+            batch_tokens=5460,
+            weight_decay=0.1,
+            dropout=0.0,
+            eval_every=5,
+        ),
     )
+
+
+def _sizes(layers: int) -> ModelSize:
+    return ModelSize(hidden=128, layers=layers, heads=2, kv_heads=2, head_dim=64, ffn=384)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,13 @@ from genrecall.prompt.grounding import title_tokens
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.prompt.template import Template, load_template
 from genrecall.prompt.vocabulary import Vocabulary
+from genrecall.recall.basket import BasketChannel
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.recall.transition import TransitionChannel, in_baskets
 from genrecall.recipes.recipe import Recipe, SplitConfig
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
+from genrecall.train.distil import Counts
 from genrecall.train.loop import artifact_config, train
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ def train_model(
         out=out,
         config=recipe.train,
         trie=trie,
+        teacher=counts_teacher(split, len(catalog.items)) if recipe.train.distil else None,
         profile_of=catalog.profile_of,
         validate=recall_at_10(catalog, split, table, trie, prompts, recipe) if len(split.valid) else None,
         parents=parents,
@@ -75,6 +79,20 @@ def train_model(
     )
     log(f"{result.epochs:.1f} epochs, stopped by {result.stopped}; {result.tokens_per_s:,.0f} tokens/s")
     return open_artifact(out, kind="model")
+
+
+def counts_teacher(split: Split, num_items: int) -> Counts:
+    """The counts that suit the training events, as a teacher: of baskets where there are any, else of transitions."""
+    Counts.require_room(num_items)
+    channel = (BasketChannel if in_baskets(split.train) else TransitionChannel).fit(split.train, num_items)
+    log(f"teacher: the counts of the channel {channel.name}, fitted on the training events")
+    counted = channel.neighbours
+    return Counts(
+        matrix=counted.matrix.toarray(),
+        decay=counted.decay,
+        last=counted.last,
+        session_weight=counted.session_weight,
+    )
 
 
 def recall_at_10(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from genrecall.errors import ConfigError
 from genrecall.model.lora import LoraSettings
+from genrecall.train.distil import DistilConfig
 
 Normalise = Literal["trie", "level"]
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -30,6 +31,7 @@ class TrainConfig:
         clip: largest norm of the gradient; 0 lifts the limit.
         dropout: on embeddings and on what every attention and MLP block adds; not part of the saved model.
         label_smoothing: probability spread evenly over the codes that the softmax runs over.
+        distil: learn from a teacher of counts, too; needs ``train(teacher=...)``.
         normalise: softmax over the valid codes of each prefix ("trie") or over all codes of the level ("level").
         ema_decay: validate and save the moving average of the weights with this decay a step; 0: the weights.
         overlap: in histories longer than the prompt, the share of a window that is context only, so that no target is
@@ -60,6 +62,7 @@ class TrainConfig:
     clip: float = 1.0
     dropout: float = 0.2
     label_smoothing: float = 0.0
+    distil: DistilConfig | None = None
     normalise: Normalise = "trie"
     ema_decay: float = 0.0
     overlap: float = 0.2

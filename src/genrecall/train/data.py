@@ -12,6 +12,7 @@ from genrecall.prompt.history import HistoryConfig, shown
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.telemetry import log
 from genrecall.train.config import TrainConfig
+from genrecall.train.distil import Contexts
 from genrecall.train.rows import Row, branched_row, causal_row, single_row
 from genrecall.train.windows import Windows, batches, cut, singles
 
@@ -27,6 +28,7 @@ class Batch:
         tokens: int64 (B, T).
         source: int64 (M, L) index into the B*T tokens of what predicts each code of each target.
         items: int64 (M,) item indices of the targets.
+        contexts: what the targets follow, row by row in the order of ``items``.
         positions: int64 (B, T); None where rows are plain prompts, and the attention plainly causal.
         segment: int64 (B, T): which history a token belongs to, -1 for filling; with ``branch`` and ``limit`` (see Row)
             it says who sees whom; None as above.
@@ -35,6 +37,7 @@ class Batch:
     tokens: np.ndarray
     source: np.ndarray
     items: np.ndarray
+    contexts: Contexts
     positions: np.ndarray | None = None
     segment: np.ndarray | None = None
     branch: np.ndarray | None = None
@@ -136,6 +139,7 @@ def pad(rows: Sequence[Row], filling: int) -> Batch:
         tokens=tokens,
         source=np.concatenate([row.source + number * width for number, row in enumerate(rows)]),
         items=np.concatenate([row.items for row in rows]),
+        contexts=_contexts(rows),
     )
 
 
@@ -168,10 +172,19 @@ def pack(rows: Sequence[Row], filling: int) -> Batch:
         tokens=tokens,
         source=np.concatenate([row.source + start for row, start in zip(rows, starts.tolist(), strict=True)]),
         items=np.concatenate([row.items for row in rows]),
+        contexts=_contexts(rows),
         positions=positions,
         segment=segment,
         branch=branch,
         limit=limit,
+    )
+
+
+def _contexts(rows: Sequence[Row]) -> Contexts:
+    return Contexts(
+        items=[row.events for row in rows],
+        times=[row.times for row in rows],
+        targets=[len(row.items) for row in rows],
     )
 
 

@@ -9,7 +9,6 @@ A run works in ``<out>.work/``: checkpoint/, best/ (both removed at the end), me
 from __future__ import annotations
 
 import copy
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from genrecall.train.attention import float32_attention
 from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples, Profiles
+from genrecall.train.distil import Counts, Teacher
 from genrecall.train.dropout import residual_dropout
 from genrecall.train.interrupt import interrupts
 from genrecall.train.journal import Journal
@@ -52,6 +52,7 @@ def train(
     out: Path | str,
     config: TrainConfig,
     trie: Trie | None = None,
+    teacher: Counts | None = None,
     profile_of: Profiles | None = None,
     validate: Validate | None = None,
     parents: Mapping[str, str] | None = None,
@@ -66,6 +67,7 @@ def train(
         out: directory of the artifact.
         config: settings.
         trie: of all valid SIDs; built from the prompts' SIDs where absent.
+        teacher: counts of the training events, where ``config.distil`` is set.
         profile_of: a user's profile columns by row of ``histories``.
         validate: a figure to maximise (Recall@10, say), of the plain model in evaluation mode.
         parents: digests of catalog and SIDs.
@@ -84,12 +86,15 @@ def train(
     out = Path(out)
     work = out.with_name(out.name + ".work")
     manifest = artifact_config(config, prompts, recipe)
-    identity = {"run": manifest, "parents": dict(parents or {}), "data": _fingerprint(histories)}
+    identity = {"run": manifest, "parents": dict(parents or {}), "data": histories.digest}
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
         examples = Examples(prompts, histories, profile_of, config)
-        targets = Targets(trie or Trie.build(prompts.vocabulary.space, prompts.sids), prompts.sids, config.normalise)
+        trie = trie or Trie.build(prompts.vocabulary.space, prompts.sids)
+        assert (teacher is None) == (config.distil is None), "a teacher and its settings come together"
+        told = Teacher(teacher, trie, config.distil) if teacher is not None and config.distil else None
+        targets = Targets(trie, prompts.sids, config.normalise, told)
         run = Run(model, examples, targets, config)
         with (
             residual_dropout(run.model, config.dropout),
@@ -288,10 +293,3 @@ class _Loop:
             best=progress.best, best_epoch=progress.best_epoch, stopped=stopped,
             seconds=round(progress.seconds, 1), tokens_per_s=round(self.tokens_per_s, 1),
         )  # fmt: skip
-
-
-def _fingerprint(histories: Histories) -> str:
-    digest = hashlib.sha256()
-    for array in (histories.offsets, histories.items, histories.times):
-        digest.update(array.tobytes())
-    return digest.hexdigest()

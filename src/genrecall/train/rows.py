@@ -25,6 +25,7 @@ class Row:
         tokens: int64 (T,).
         source: int64 (M, L): index of the token whose hidden state predicts the target's code of each level.
         items: int64 (M,) item indices of the targets.
+        events, times: int64 (n,) items and times of the window, of which the last M are the targets.
         positions: int64 (T,) place of each token in its own prompt; None for a causal row.
         branch: int64 (T,): 0 in the trunk, 1, 2, … in branches; None for a causal row.
         limit: int64 (T,): a token sees the trunk's tokens up to this index; None for a causal row.
@@ -33,6 +34,8 @@ class Row:
     tokens: np.ndarray
     source: np.ndarray
     items: np.ndarray
+    events: np.ndarray
+    times: np.ndarray
     positions: np.ndarray | None = None
     branch: np.ndarray | None = None
     limit: np.ndarray | None = None
@@ -50,6 +53,8 @@ def causal_row(
         tokens=np.concatenate([head, body.tokens])[:last],
         source=begin[:, None] + np.arange(prompts.levels) - 1,
         items=np.asarray(items[first_target:], dtype=np.int64),
+        events=items,
+        times=times,
     )
 
 
@@ -81,6 +86,8 @@ def branched_row(
         tokens=np.concatenate(tokens),
         source=np.stack(source).astype(np.int64),
         items=np.asarray(items[first_target:], dtype=np.int64),
+        events=items,
+        times=times,
         positions=np.concatenate(positions),
         branch=np.concatenate(branch),
         limit=np.concatenate(limit),
@@ -96,4 +103,6 @@ def single_row(prompts: PromptBuilder, profile: Mapping[str, str], items: np.nda
         tokens=np.concatenate([np.asarray(prompt, dtype=np.int64), answer[:-1]]),
         source=(len(prompt) - 1 + np.arange(prompts.levels))[None],
         items=np.asarray(items[-1:], dtype=np.int64),
+        events=items,
+        times=times,
     )

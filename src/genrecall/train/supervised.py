@@ -19,6 +19,7 @@ from torch import nn
 from genrecall.index.trie import Trie
 from genrecall.model.lora import plain
 from genrecall.train.data import Batch
+from genrecall.train.distil import Teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,12 +34,16 @@ class LevelTargets:
         code: int64 (M',) the right code.
         valid: bool (P, C) codes valid after each of P distinct prefixes; None: all are.
         prefix: int64 (M',) which of them a target has.
+        soft: float32 (M', C) a teacher's probabilities of the codes; None without a teacher.
+        trust: float32 (M',) the teacher's share of each target's loss.
     """
 
     source: torch.Tensor
     code: torch.Tensor
     valid: torch.Tensor | None
     prefix: torch.Tensor | None
+    soft: torch.Tensor | None = None
+    trust: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,10 +63,11 @@ class Targets:
         trie: of all valid SIDs.
         sids: int (I, L).
         normalise: "trie" or "level".
+        teacher: gives soft targets beside the codes.
     """
 
-    def __init__(self, trie: Trie, sids: np.ndarray, normalise: str) -> None:
-        self.trie, self.sids, self.normalise = trie, sids.astype(np.int64), normalise
+    def __init__(self, trie: Trie, sids: np.ndarray, normalise: str, teacher: Teacher | None = None) -> None:
+        self.trie, self.sids, self.normalise, self.teacher = trie, sids.astype(np.int64), normalise, teacher
         self.nodes = trie.paths(sids)  # (I, L+1)
         assert (self.nodes >= 0).all(), "every item's SID is in the trie"
 
@@ -71,17 +77,27 @@ class Targets:
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
+        mass = None if self.teacher is None else self.teacher.mass(batch.contexts, device)
         levels = []
         for level in range(self.sids.shape[1]):
             nodes = self.nodes[batch.items, level]
-            code, source = self.sids[batch.items, level], batch.source[:, level]
-            valid = prefix = None
-            if self.normalise == "trie":
-                open_ = self.trie.num_children[nodes] > 1
-                code, source = code[open_], source[open_]
-                distinct, which = np.unique(nodes[open_], return_inverse=True)
-                valid, prefix = tensor(self.trie.children_mask(distinct, level)), tensor(which)
-            levels.append(LevelTargets(source=tensor(source), code=tensor(code), valid=valid, prefix=prefix))
+            # Where one code is valid, its probability is 1 under "trie": nothing is learnt there.
+            asked = self.trie.num_children[nodes] > 1 if self.normalise == "trie" else np.ones(len(nodes), dtype=bool)
+            distinct, which = np.unique(nodes[asked], return_inverse=True)
+            prefix = tensor(which)
+            soft = trust = None
+            if self.teacher is not None and mass is not None:
+                soft, trust = self.teacher.soft(mass, tensor(np.flatnonzero(asked)), distinct, prefix, level)
+            levels.append(
+                LevelTargets(
+                    source=tensor(batch.source[asked, level]),
+                    code=tensor(self.sids[batch.items[asked], level]),
+                    valid=tensor(self.trie.children_mask(distinct, level)) if self.normalise == "trie" else None,
+                    prefix=prefix if self.normalise == "trie" else None,
+                    soft=soft,
+                    trust=trust,
+                )
+            )
         if batch.positions is None:
             return Inputs(tokens=tensor(batch.tokens), positions=None, visible=None, levels=levels)
         assert batch.segment is not None
@@ -142,16 +158,17 @@ class SidLearner(nn.Module):
         count = logits.shape[1]
         if level.valid is not None and level.prefix is not None:
             logits = logits.masked_fill(~level.valid[level.prefix], float("-inf"))
-        loss = nn.functional.cross_entropy(logits, level.code, reduction="sum")
-        if self._smoothing == 0:
-            return loss
+        if self._smoothing == 0 and level.soft is None:
+            return nn.functional.cross_entropy(logits, level.code, reduction="sum")
         log_p = torch.log_softmax(logits, -1)
-        if level.valid is not None and level.prefix is not None:
-            choices = level.valid.sum(1)[level.prefix]
-            spread = -(log_p.masked_fill(log_p.isinf(), 0).sum(1) / choices).sum()
-        else:
-            spread = -(log_p.sum(1) / count).sum()
-        return (1 - self._smoothing) * loss + self._smoothing * spread
+        hard = -log_p.gather(1, level.code[:, None])[:, 0]
+        log_p = log_p.masked_fill(log_p.isinf(), 0)
+        if self._smoothing:
+            choices = level.valid.sum(1)[level.prefix] if level.valid is not None else count
+            hard = (1 - self._smoothing) * hard - self._smoothing * log_p.sum(1) / choices
+        if level.soft is None or level.trust is None:
+            return hard.sum()
+        return ((1 - level.trust) * hard - level.trust * (level.soft * log_p).sum(1)).sum()
 
 
 def visibility(segment: torch.Tensor, branch: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
