@@ -40,6 +40,13 @@ def test_make_demo_is_the_quickstart() -> None:
     assert done.stdout.strip().endswith("genrecall quickstart")
 
 
+def test_the_reference_of_verbs_is_current(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "typer", "genrecall.cli.main", "utils", "docs", "--name", "genrecall"]
+    subprocess.run([*command, "--output", str(tmp_path / "cli.md")], cwd=ROOT, check=True, capture_output=True)
+    fresh = (tmp_path / "cli.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8") == fresh, "run `make docs`"
+
+
 @pytest.mark.slow
 def test_the_readme_runs(tmp_path: Path) -> None:
     synthetic.write(tmp_path)

@@ -39,7 +39,7 @@ def command(
     for name, value in outcome.report["stages"].items():
         print(f"{name:10} {value:7.1f} s")
     print()
-    print(outcome.tables)
+    print(outcome.report["summary"])
     for user, history, profile, answer in outcome.users:
         print(f"── user {user}")
         show(outcome.shop, history, profile, answer, answer.notes)

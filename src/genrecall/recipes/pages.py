@@ -10,9 +10,17 @@ from genrecall.artifacts import Artifact
 from genrecall.bundle.load import Recommendations
 from genrecall.catalog.items import Items
 from genrecall.eval import charts
-from genrecall.eval.document import Block, Facts, Figure, Section, Table, Text
+from genrecall.eval.document import Block, Facts, Figure, Section, Table, Text, markdown
+from genrecall.eval.harness import Evaluation
+from genrecall.eval.report import metrics_table, verdict
 from genrecall.sid.plots import draw
 from genrecall.sid.store import StoredSids
+
+
+def summary(evaluation: Evaluation) -> str:
+    """Who is ahead and the main table, as Markdown: what fits on a terminal."""
+    blocks: list[Block] = [Text(words=verdict(evaluation)), metrics_table(evaluation)]
+    return "\n\n".join(markdown(block) for block in blocks)
 
 
 def users_section(users: Sequence[tuple[str, list[str], dict[str, str], Recommendations]], items: Items) -> Section:
