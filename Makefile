@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
 
-test: $(VENV)/.ready  ## unit tier first, then the slow tier; GPU tests are skipped and counted where there is no GPU
-	$(BIN)/python -m pytest
+# One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
+	$(PYTEST)
 
 unit: $(VENV)/.ready  ## the quick tier alone
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 lint: $(VENV)/.ready  ## style, types, import contract
 	$(BIN)/ruff check src tests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,12 @@ def export(
     run: Run = RUN,
     beam: Annotated[int, typer.Option(help="Beam width of the search that is shipped.")] = 50,
     items_per_sid: Annotated[int | None, typer.Option(help="At most so many items of one SID in a list.")] = None,
+    item_cf: Annotated[str, typer.Option(help="Similarity of the item-CF channel: cosine or swing.")] = "cosine",
+    transition: Annotated[
+        str, typer.Option(help="Transition counts: directed, undirected, or auto by the training events.")
+    ] = "auto",
+    window: Annotated[int, typer.Option(help="Largest distance of a counted transition; not with auto.")] = 5,
+    decay: Annotated[float, typer.Option(help="Weight of a history item one step older; not with auto.")] = 0.5,
     catalog: CatalogPath = None,
     sid: SidPath = None,
     model: ModelPath = None,
@@ -24,14 +30,32 @@ def export(
 ) -> None:
     """Gather model, SIDs, items and classic channels into one directory under one digest.
 
-    Example: genrecall export --run runs/shop --beam 50
+    Example: genrecall export --run runs/shop --beam 50 --item-cf swing --transition undirected --window 3
     """
+    from genrecall.bundle.channels import ClassicConfig
     from genrecall.catalog.store import Catalog
+    from genrecall.errors import ConfigError
     from genrecall.recall.generative import GenerativeConfig
+    from genrecall.recall.item_cf import ItemCfConfig
+    from genrecall.recall.transition import TransitionConfig
     from genrecall.recipes import stages
     from genrecall.recipes.recipe import Recipe
 
-    recipe = Recipe(generative=GenerativeConfig(beam=beam, items_per_sid=items_per_sid))
+    if transition not in ("auto", "directed", "undirected"):
+        raise ConfigError(
+            "unknown kind of transition counts",
+            seen=transition,
+            allowed="auto, directed, undirected",
+            fix="choose another --transition",
+        )
+    counted = None
+    if transition != "auto":
+        counted = TransitionConfig(directed=transition == "directed", window=window, decay=decay)
+    similarity: Any = item_cf  # checked by ItemCfConfig
+    recipe = Recipe(
+        generative=GenerativeConfig(beam=beam, items_per_sid=items_per_sid),
+        channels=ClassicConfig(item_cf=ItemCfConfig(similarity=similarity), transition=counted),
+    )
     bundle = stages.export(
         Catalog.load(catalog or run / "catalog"),
         sid=sid or run / "sid",
