@@ -63,8 +63,9 @@ def full() -> Recipe:
         model=ModelConfig(explicit=_sizes(layers=4), window=256),
         history=HistoryConfig(max_items=50, session_gap=True),
         train=TrainConfig(
-            epochs=32,
+            epochs=28,
             max_seconds=2340,
+            overlap=0.0,
             reshuffle_ties=True,
             distil=DistilConfig(),
             optimizer="adamw",
