@@ -158,6 +158,27 @@ def test_csv_keeps_leading_zeros_and_jsonl_agrees(tmp_path):
     assert two.events.user_ids == ["1"]
 
 
+def test_jsonl_columns_may_begin_on_any_line(tmp_path):
+    late = {"item_id": "z", "title": "Pot", "brand": "Acme", "weight": 1.5}
+    rows = [{"item_id": f"{row}", "title": "Cup", "weight": None} for row in range(300)]
+    write(tmp_path / "items.jsonl", [*rows, {**late, "weight": 2}, {**late, "item_id": "y"}])
+    table = load(tmp_path, tmp_path).items.table
+    assert table.column_names == ["item_id", "title", "weight", "brand"]
+    assert table["brand"].to_pylist()[298:] == [None, None, "Acme", "Acme"]
+    assert table["weight"].to_pylist()[298:] == [None, None, 2.0, 1.5]
+
+
+def test_a_split_that_begins_late_is_not_lost(tmp_path):
+    shop(tmp_path)
+    (tmp_path / "events.parquet").unlink()
+    rows = [{"user_id": "u", "item_id": "a", "timestamp": row} for row in range(300)]
+    write(tmp_path / "events.jsonl", [*rows, {"user_id": "u", "item_id": "b", "timestamp": 900, "split": "test"}])
+    status, output, _ = run("validate", tmp_path, "--json")
+    assert status == 0
+    found = {entry["name"]: entry["count"] for entry in json.loads(output)["findings"]}
+    assert found["unknown_split"] == 300  # which part they belong to is not for us to guess
+
+
 def test_mapping_hides_what_had_the_name(tmp_path):
     shop(tmp_path, items={**ITEMS, "keywords": ["w", "x", "y", "z"]}, events={**EVENTS, "order": [1] * 6})
     source = open_source(tmp_path).renamed({"title": "keywords"})

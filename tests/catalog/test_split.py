@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -6,7 +8,9 @@ from hypothesis import strategies as st
 from genrecall.catalog import split
 from genrecall.catalog.events import Events
 from genrecall.catalog.histories import Histories
+from genrecall.catalog.store import import_catalog, read_report
 from genrecall.errors import ConfigError
+from tests.catalog.files import EVENTS, shop
 
 rows_of_items = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=8)
 timed_log = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 30)), min_size=12, max_size=60)
@@ -35,6 +39,10 @@ def test_temporal_never_leaks(log, min_history):
     except ConfigError:
         assume(False)  # too close in time: tested below
     cut = parts.train.times.max()
+    found = re.search(r"from (\S+) UTC test targets", parts.rule)
+    assert found is not None
+    test_cut = int(np.datetime64(found[1], "s").astype(np.int64))
+    assert cut < test_cut
     left_out = int(parts.rule.split("; ")[2].split()[0])
     assert len(parts.train.items) + len(parts.valid) + len(parts.test) + left_out == len(log)
     for cases in (parts.valid, parts.test):
@@ -43,7 +51,10 @@ def test_temporal_never_leaks(log, min_history):
             assert len(history) >= min_history
             np.testing.assert_array_equal(history, everything[: len(history)])
             assert everything[len(history)] == cases.targets[case]
-            assert histories.times_of(owner)[len(history)] > cut
+            when = histories.times_of(owner)[len(history)]
+            assert when > cut
+            assert (when >= test_cut) == (cases is parts.test)
+            assert (cases.histories.times_of(case) <= when).all()
 
 
 def test_temporal_says_when_it_cannot_cut():
@@ -55,6 +66,28 @@ def test_temporal_says_when_it_cannot_cut():
         split.temporal(Histories.from_lists([[1, 2]], [[7, 7]]))
     with pytest.raises(ConfigError, match="too close in time"):
         split.temporal(Histories.from_lists([[]], [[]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *((name, 0) for name in ("train", "training", "history", " Train ")),
+        *((name, 1) for name in ("valid", "Valid", "val", "validation", "dev", "DEV")),
+        *((name, 2) for name in ("test", "Test", "TEST", "test\t", "eval", "evaluate")),
+        *((name, None) for name in ("holdout", "tests", "0", " ", "", None)),
+    ],
+)
+def test_names_of_a_source_split(name, part, tmp_path):
+    shop(tmp_path, events={**EVENTS, "split": ["train", "train", name, "train", "train", "train"]})
+    files = {table: tmp_path / f"{table}.parquet" for table in ("items", "events")}
+    catalog = import_catalog(files, tmp_path / "catalog")
+    assert catalog.events.split is not None
+    if part is None:  # left out and counted: what may be held out must not train
+        assert catalog.events.split.tolist() == [0] * 5
+        assert read_report(tmp_path / "catalog").find("unknown_split") == 1
+    else:
+        assert catalog.events.split.tolist() == [0, 0, part, 0, 0, 0]
+        assert not read_report(tmp_path / "catalog").problems
 
 
 def test_source_split_takes_what_stands_before():

@@ -53,7 +53,7 @@ def test_everything_comes_back(tmp_path):
         "item_id": ["a", "b", None, "a", "c", "d"],
         "query": [None, None, "cup", None, None, None],
         "session_id": [7, 7, 7, 8, None, 8],
-        "split": ["history", "valid", "test", "train", "train", None],
+        "split": ["history", "valid", "test", "train", "train", "training"],
     }
     users = {"user_id": ["v", "quiet"], "country": ["DE", None], "age": [31.0, 20.0]}
     queries = {"query_id": [1], "query": ["cups"]}

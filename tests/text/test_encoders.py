@@ -141,6 +141,20 @@ def test_weights_that_can_run_code_are_refused(copy: Path) -> None:
     assert caught.value.seen == "pytorch_model.bin"
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "rust_model.pt"])
+def test_modules_with_weights_that_can_run_code_are_refused(copy: Path, name: str) -> None:
+    add_modules(copy, normalise=True, pooling=MEAN, prompts={"document": "clock "})
+    (copy / "pytorch_model.bin").write_bytes(b"")  # beside model.safetensors: never read
+    assert isinstance(load_encoder(copy), SentenceEncoder)
+    (copy / "3_Dense").mkdir()
+    (copy / "3_Dense" / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match="read safely") as caught:
+        load_encoder(copy)
+    assert caught.value.seen == f"3_Dense/{name}"
+    (copy / "3_Dense" / "model.safetensors").write_bytes(b"")
+    assert isinstance(load_encoder(copy), SentenceEncoder)
+
+
 @pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_damaged_directories_are_refused_in_four_parts(copy: Path, damage: str) -> None:
     (copy / damage).write_text("{")

@@ -97,6 +97,13 @@ def test_item_without_text_is_an_error_with_examples() -> None:
         TextTemplate(text="{title}").render(items)
     assert "i1, i2, i3" in caught.value.seen
     assert "--template" in caught.value.fix
+    assert "--drop-textless" not in caught.value.fix  # an import does not know that <br> is no text
+
+
+def test_error_names_the_option_that_leaves_textless_items_out() -> None:
+    with pytest.raises(DataError, match="2 of 3 items have no text") as caught:
+        TextTemplate(text="{title}").render(make_items(title=["Pen", " ", None]))
+    assert "--drop-textless" in caught.value.fix
 
 
 def test_texts_are_capped() -> None:

@@ -151,6 +151,15 @@ def test_files_that_are_not_there_or_not_vectors_are_refused(catalog: Catalog, t
     (tmp_path / "v.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="cannot be read"):
         import_vectors(catalog, tmp_path / "v.parquet", tmp_path / "vectors")
+    pq.write_table(pa.table({"item_id": GOOD * 500, "vector": [[1.0, 2.0]] * 2000}), tmp_path / "v.parquet")
+    data = bytearray((tmp_path / "v.parquet").read_bytes())
+    data[4:40] = b"\xff" * 36
+    (tmp_path / "v.parquet").write_bytes(data)
+    with pytest.raises(DataError, match="cannot be read"):
+        import_vectors(catalog, tmp_path / "v.parquet", tmp_path / "vectors")
+    (tmp_path / "v.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="does not hold item vectors"):
+        import_vectors(catalog, tmp_path / "v.npy", tmp_path / "vectors")
     (tmp_path / "v.csv").write_text("a")
     with pytest.raises(DataError, match="of this kind"):
         import_vectors(catalog, tmp_path / "v.csv", tmp_path / "vectors")

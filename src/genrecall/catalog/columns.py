@@ -16,6 +16,7 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 TICKS: dict[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Seconds above this lie after the year 5138; milliseconds below it before March 1973. So magnitude tells the unit.
 _LATEST_S = 10**11
+_FARTHEST = float(2**62)  # floats beyond have no place in int64; they count as this far in the future or past
 
 
 def require(path: Path, columns: Collection[str], name: str, *, candidates: Collection[str] = ()) -> None:
@@ -69,7 +70,7 @@ def integers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Ar
         column = _parsed(column, (pa.int64(),), path, name, "whole numbers")
     if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise wrong_type(path, name, column.type, "whole numbers")
-    return column.cast(pa.int64())
+    return _int64(column, path, name)
 
 
 def numbers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Array:
@@ -78,7 +79,7 @@ def numbers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Arr
         column = _parsed(column, (pa.float64(),), path, name, "numbers")
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)):
         raise wrong_type(path, name, column.type, "numbers")
-    return column.cast(pa.float64())
+    return column.cast(pa.float64(), safe=False)
 
 
 def seconds(column: pa.Array, path: Path, unit: TimeUnit, *, untyped: bool) -> pa.Array:
@@ -104,13 +105,16 @@ def seconds(column: pa.Array, path: Path, unit: TimeUnit, *, untyped: bool) -> p
     _check_unit(column, path, unit)
     if pa.types.is_floating(kind):
         finite = pc.if_else(pc.is_finite(column), column.cast(pa.float64()), pa.scalar(None, pa.float64()))
-        return pc.floor(pc.divide(finite, float(TICKS[unit]))).cast(pa.int64())
-    return pc.divide(column.cast(pa.int64()), TICKS[unit])
+        whole = pc.floor(pc.divide(finite, float(TICKS[unit])))
+        near = pc.min_element_wise(whole, pa.scalar(_FARTHEST), skip_nulls=False)
+        return pc.max_element_wise(near, pa.scalar(-_FARTHEST), skip_nulls=False).cast(pa.int64())
+    return pc.divide(_int64(column, path, "timestamp"), TICKS[unit])
 
 
 def _check_unit(column: pa.Array, path: Path, unit: TimeUnit) -> None:
     """Refuse times of which most are, by their size, in another unit than was said."""
     values = np.abs(column.drop_null().to_numpy(zero_copy_only=False).astype(np.float64))
+    values = values[np.isfinite(values)]
     if not len(values):
         return
     middle = float(np.median(values))
@@ -123,6 +127,14 @@ def _check_unit(column: pa.Array, path: Path, unit: TimeUnit) -> None:
             allowed=f"{names[unit]} since 1970-01-01 UTC, below {_LATEST_S * TICKS[unit]:.0e}",
             fix=f"say --time-unit {seen}, and they are converted" if seen != "s" else "leave out --time-unit",
         )
+
+
+def _int64(column: pa.Array, path: Path, name: str) -> pa.Array:
+    """int64 out of any integers that fit."""
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise wrong_type(path, name, error, "whole numbers below 2^63") from None
 
 
 def _parsed(column: pa.Array, kinds: tuple[pa.DataType, ...], path: Path, name: str, allowed: str) -> pa.Array:

@@ -22,6 +22,7 @@ class ImportConfig:
             and users without events.
         min_rating: keep only events with at least this ``rating``; None keeps all.
         first_of_duplicate_items: keep the first row of a repeated item_id; otherwise repeated ids are an error.
+        drop_textless: leave out items of which every text column is empty, and their events; otherwise they stay.
         strict: refuse input with any counted problem.
         now: UTC seconds against which the future is judged; None is the clock. Not part of the artifact's identity.
     """
@@ -32,6 +33,7 @@ class ImportConfig:
     k_core: int = 0
     min_rating: float | None = None
     first_of_duplicate_items: bool = False
+    drop_textless: bool = False
     strict: bool = False
     now: int | None = None
 
@@ -72,5 +74,6 @@ class ImportConfig:
             "k_core": self.k_core,
             "min_rating": self.min_rating,
             "first_of_duplicate_items": self.first_of_duplicate_items,
+            "drop_textless": self.drop_textless,
             "strict": self.strict,
         }

@@ -16,7 +16,7 @@ KINDS = ("click", "cart", "order", "exposure", "query")
 """Kinds of event; ``Events.kind`` holds positions in this tuple."""
 
 SPLITS = ("train", "valid", "test")
-"""Parts of a source's own split; ``history`` in a source means train."""
+"""Parts of a source's own split."""
 
 POSITIVE = ("click", "cart", "order")
 """What counts as history: an exposure is no sign of interest, a query has no item."""

@@ -37,7 +37,12 @@ def take_in(source: Source, config: ImportConfig) -> Intake:
     findings = Findings()
     findings.add("unused_file", len(source.unused_files), source.unused_files)
     findings.add("unused_column", len(source.unused_columns), source.unused_columns)
-    items = take_items(source.items, findings, first_of_duplicates=config.first_of_duplicate_items)
+    items = take_items(
+        source.items,
+        findings,
+        first_of_duplicates=config.first_of_duplicate_items,
+        drop_textless=config.drop_textless,
+    )
     users = take_users(source.users, findings) if source.users else None
     queries = take_queries(source.queries, findings) if source.queries else None
     pairs = take_pairs(source.query_items, items, queries, findings) if source.query_items else None
@@ -48,6 +53,8 @@ def take_in(source: Source, config: ImportConfig) -> Intake:
     else:
         events = _no_events()
         findings.add("no_events", 1)
+    if config.drop_textless and items.textless.any():
+        items, events, pairs = _without_textless(items, events, pairs, findings)
     if users is not None:
         events = _with_silent_users(events, users, findings)
     if config.k_core:
@@ -83,6 +90,26 @@ def _with_silent_users(events: Events, users: pa.Table, findings: Findings) -> E
     return replace(events, user_ids=[*events.user_ids, *silent])
 
 
+def _without_textless(
+    items: Items, events: Events, pairs: pa.Table | None, findings: Findings
+) -> tuple[Items, Events, pa.Table | None]:
+    """Leave out items without text, their events, and users who did nothing else."""
+    kept = ~items.textless
+    on_kept = np.append(kept, True)[events.item]  # a query without item stays
+    findings.add("textless_event", int(np.count_nonzero(~on_kept)))
+    if not kept.any() or (len(events) and not on_kept.any()):
+        raise DataError(
+            "nothing is left without the items that have no text",
+            seen=f"{np.count_nonzero(~kept):,} of {len(items):,} items are empty in {', '.join(items.text_columns)}",
+            allowed="some items with text, and events on them",
+            fix="map a column that holds text: --map title=COLUMN, or leave out --drop-textless",
+        )
+    if len(events):
+        events = restrict(events, np.bincount(events.user[on_kept], minlength=events.num_users) > 0, kept)
+    items = items.select(pa.array(np.flatnonzero(kept)))
+    return items, events, _on(items, pairs)
+
+
 def _filter(
     k: int, items: Items, events: Events, users: pa.Table | None, pairs: pa.Table | None, findings: Findings
 ) -> tuple[Items, Events, pa.Table | None, pa.Table | None]:
@@ -103,9 +130,14 @@ def _filter(
     findings.add("k_core", lost_users + lost_items, [summary])
     if users is not None:
         users = users.filter(pc.is_in(users["user_id"], value_set=pa.array(events.user_ids, pa.string())))
-    if pairs is not None:
-        pairs = pairs.filter(pc.is_in(pairs["item_id"], value_set=items.table["item_id"].combine_chunks()))
-    return items, events, users, pairs
+    return items, events, users, _on(items, pairs)
+
+
+def _on(items: Items, pairs: pa.Table | None) -> pa.Table | None:
+    """The query-item pairs on these items."""
+    if pairs is None:
+        return None
+    return pairs.filter(pc.is_in(pairs["item_id"], value_set=items.table["item_id"].combine_chunks()))
 
 
 def _report_silence(items: Items, events: Events, findings: Findings) -> None:

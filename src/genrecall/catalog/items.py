@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +52,15 @@ class Items:
             if (pa.types.is_string(field.type) or pa.types.is_large_string(field.type))
             and not field.name.endswith("_id")
         ]
+
+    def blank(self, column: str) -> np.ndarray:
+        """bool (I,): whether this string column is empty, or white space."""
+        return np.asarray(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(self.table[column], "")), "").to_numpy())
+
+    @cached_property
+    def textless(self) -> np.ndarray:
+        """bool (I,): items of which every text column is blank."""
+        return np.logical_and.reduce([np.ones(len(self), bool), *map(self.blank, self.text_columns)])
 
     def select(self, rows: pa.Array) -> Items:
         """The items of these rows (integer array), in this order."""

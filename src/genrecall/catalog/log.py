@@ -36,7 +36,11 @@ KIND_NAMES = {
     "impression": "exposure",
     "search": "query",
 }
-_SPLIT_NAMES = {"history": 0, "train": 0, "valid": 1, "validation": 1, "test": 2}
+SPLIT_NAMES = {
+    **{name: SPLITS.index("train") for name in ("train", "training", "history")},
+    **{name: SPLITS.index("valid") for name in ("valid", "val", "validation", "dev")},
+    **{name: SPLITS.index("test") for name in ("test", "eval", "evaluate")},
+}
 _USED = ("user_id", "item_id", "timestamp", "order", "event", "query", "session_id", "split", "rating")
 _DAY_S = 86_400
 
@@ -103,7 +107,7 @@ def take_events(stream: Stream, items: Items, config: ImportConfig, findings: Fi
             f"no event of {stream.path.name} can be used",
             seen=", ".join(f"{count:,} {name}" for name, count in findings.counts.items()),
             allowed="events of users on items of the items file",
-            fix="check that both files use the same item ids: `genrecall data validate` shows examples",
+            fix="mend what these counts name; most often both files do not use the same item ids",
         )
     return events, log.read
 
@@ -147,6 +151,11 @@ def _add(
     leave_out("event_without_item", no_item & (kind != query))
     leave_out("unknown_item", (item < 0) & ~no_item)
     leave_out("event_without_time", _mask(times.is_null()))
+    split = None
+    if "split" in present:
+        names = columns.text(batch["split"], path, "split")
+        split = _named(names, lambda name: SPLIT_NAMES.get(name.strip().lower(), -1), -1)
+        leave_out("unknown_split", split < 0)  # never guessed: held-out events must not train
     if clock_name == "timestamp":
         leave_out("future", time > latest)
     if config.min_rating is not None:
@@ -163,11 +172,8 @@ def _add(
         found["session"] = log.sessions.encode(columns.ids(batch["session_id"], path, "session_id").filter(keep))
     if "query" in present:
         found["query"] = log.texts.encode(columns.text(batch["query"], path, "query").filter(keep))
-    if "split" in present:
-        codes = _named(columns.text(batch["split"], path, "split"), lambda name: _SPLIT_NAMES.get(name, -1), 0)[alive]
-        rows = np.flatnonzero(alive)[np.flatnonzero(codes < 0)]
-        findings.add("unknown_split", len(rows), (_example(batch, row, log.read) for row in rows))
-        found["split"] = np.maximum(codes, 0).astype(np.uint8)
+    if split is not None:
+        found["split"] = split[alive].astype(np.uint8)
     for name, values in found.items():
         log.parts.setdefault(name, []).append(values)
     log.read += batch.num_rows
@@ -252,6 +258,3 @@ def _repeats(data: dict[str, np.ndarray]) -> np.ndarray:
         same &= key[order][1:] == key[order][:-1]
     repeats[tied[order[1:][same]]] = True
     return repeats
-
-
-assert set(_SPLIT_NAMES.values()) == set(range(len(SPLITS)))

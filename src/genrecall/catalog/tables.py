@@ -16,8 +16,10 @@ _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
 _AMOUNT = r"(?P<amount>[0-9][0-9,]*(?:\.[0-9]+)?)"
 
 
-def take_items(stream: Stream, findings: Findings, *, first_of_duplicates: bool = False) -> Items:
-    """Read and check the items."""
+def take_items(
+    stream: Stream, findings: Findings, *, first_of_duplicates: bool = False, drop_textless: bool = False
+) -> Items:
+    """Read and check the items; those without text are counted as such here, and left out later."""
     columns.require(stream.path, stream.columns, "item_id")
     if "title" not in stream.columns:
         table = stream.table()
@@ -36,7 +38,12 @@ def take_items(stream: Stream, findings: Findings, *, first_of_duplicates: bool 
         kept["price"] = _price(kept["price"], stream, findings)
     order = ["item_id", "title", *(name for name in kept if name not in ("item_id", "title"))]
     items = Items(table=pa.table({name: kept[name] for name in order}).combine_chunks())
-    _report_texts(items, findings)
+    for name, mask in (
+        ("empty_title", items.blank("title") & ~items.textless),
+        ("textless_item" if drop_textless else "item_without_text", items.textless),
+    ):
+        rows = np.flatnonzero(mask)
+        findings.add(name, len(rows), items.table["item_id"].take(pa.array(rows[:5])).to_pylist())
     return items
 
 
@@ -154,19 +161,6 @@ def _price(column: pa.ChunkedArray, stream: Stream, findings: Findings) -> pa.Ch
     lost = pc.and_(pc.is_null(prices), pc.fill_null(pc.not_equal(column, ""), False))
     findings.add("unreadable_price", pc.sum(lost).as_py() or 0, column.filter(lost).slice(0, 5).to_pylist())
     return prices
-
-
-def _report_texts(items: Items, findings: Findings) -> None:
-    blank = {name: _blank(items.table[name]) for name in items.text_columns}
-    titles = blank["title"]
-    textless = np.logical_and.reduce(list(blank.values()))
-    for name, mask in (("empty_title", titles & ~textless), ("item_without_text", textless)):
-        rows = np.flatnonzero(mask)
-        findings.add(name, len(rows), items.table["item_id"].take(pa.array(rows[:5])).to_pylist())
-
-
-def _blank(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.equal(pc.utf8_trim_whitespace(pc.fill_null(column, "")), "").to_numpy()
 
 
 def _report_unused(stream: Stream, used: tuple[str, ...], findings: Findings) -> None:

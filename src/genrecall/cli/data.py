@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genrecall.cli.options import RUN, AsJson, Force, Run
+
 if TYPE_CHECKING:
     from genrecall.catalog.config import ImportConfig
     from genrecall.catalog.sources.source import Source
@@ -33,8 +35,10 @@ EventDefault = Annotated[str, typer.Option(help="Kind of events without a column
 KCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events; 0 keeps all.")]
 MinRating = Annotated[float | None, typer.Option(help="Keep events with at least this rating.")]
 FirstItem = Annotated[bool, typer.Option("--first-item", help="Keep the first row of a repeated item_id.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse input with any problem.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DropTextless = Annotated[
+    bool, typer.Option("--drop-textless", help="Leave out items without any text, and their events.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse input with any problem; notes may stay.")]
 
 
 @app.command()
@@ -52,6 +56,7 @@ def validate(
     k_core: KCore = 0,
     min_rating: MinRating = None,
     first_item: FirstItem = False,
+    drop_textless: DropTextless = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +67,7 @@ def validate(
     from genrecall.catalog.store import validate as check
 
     files = {"items": items, "events": events, "users": users, "queries": queries, "query_items": query_items}
-    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, strict=False)
+    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict=False)
     report = check(_source(directory, files, source), config)
     print(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else report)
     if strict:
@@ -84,10 +89,11 @@ def import_(
     k_core: KCore = 0,
     min_rating: MinRating = None,
     first_item: FirstItem = False,
+    drop_textless: DropTextless = False,
     strict: Strict = False,
-    run: Annotated[Path, typer.Option(help="Run directory; the catalog goes to RUN/catalog.")] = Path("runs/default"),
-    out: Annotated[Path | None, typer.Option(help="Put the catalog here instead.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Import again even if nothing changed.")] = False,
+    run: Run = RUN,
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/catalog.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Import items, events, users and queries as a catalog.
@@ -98,7 +104,7 @@ def import_(
     from genrecall.telemetry import log
 
     files = {"items": items, "events": events, "users": users, "queries": queries, "query_items": query_items}
-    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, strict)
+    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict)
     path = out or run / "catalog"
     catalog = import_catalog(_source(directory, files, source), path, config, force=force)
     report = read_report(path)
@@ -123,6 +129,7 @@ def _config(
     k_core: int,
     min_rating: float | None,
     first_item: bool,
+    drop_textless: bool,
     strict: bool,
 ) -> ImportConfig:
     from genrecall.catalog.config import ImportConfig
@@ -147,5 +154,6 @@ def _config(
         k_core=k_core,
         min_rating=min_rating,
         first_of_duplicate_items=first_item,
+        drop_textless=drop_textless,
         strict=strict,
     )

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from genrecall.cli.options import RUN, AsJson, CatalogPath, Device, Force, Run
+
 
 def command(
-    run: Annotated[Path, typer.Option("--run", "-r", help="Run directory: reads catalog/, writes vectors/.")] = Path(
-        "runs/default"
-    ),
+    run: Run = RUN,
     encoder: Annotated[
         str | None, typer.Option(help="minilm (English), multilingual (Chinese and others), or a model directory.")
     ] = None,
@@ -24,11 +24,11 @@ def command(
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="Item ids of the rows of a .npy file, one a line.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Most texts a batch. Default: by tokens.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    catalog: Annotated[Path | None, typer.Option(help="Catalog artifact. Default: RUN/catalog.")] = None,
+    device: Device = "auto",
+    catalog: CatalogPath = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/vectors.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Embed even if the vectors are current.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn every item's text into a vector. Nothing is downloaded.
 

@@ -136,12 +136,13 @@ class TextTemplate:
 
     def _without_text(self, items: Items, empty: list[int]) -> DataError:
         names = ", ".join(items.ids[index] for index in empty[:_EXAMPLES])
+        leave = "import again with --drop-textless to leave them out, " if items.textless[empty].all() else ""
         return DataError(
             f"{len(empty)} of {len(items)} items have no text",
             seen=f"all of {', '.join(self.columns)} are empty for item_id {names}"
             + (", …" if len(empty) > _EXAMPLES else ""),
             allowed="items with at least one non-empty column of the template",
-            fix="add columns to --template, fill in the titles, leave these items out of the import, or give --vectors",
+            fix=f"add columns to --template, fill in the titles, {leave}or give --vectors",
         )
 
     def _malformed(self, part: str) -> ConfigError:

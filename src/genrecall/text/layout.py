@@ -21,6 +21,7 @@ _OLD_FLAGS = {
 }
 _PLAIN_TRANSFORMER = {"max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"}
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _IDENTIFYING = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -82,6 +83,23 @@ def require_safetensors(directory: Path) -> None:
             seen=", ".join(others) or "no weights",
             allowed="*.safetensors",
             fix="save the model again with save_pretrained(…, safe_serialization=True)",
+        )
+
+
+def refuse_pickles(directory: Path) -> None:
+    """Refuse a directory of modules where any folder has only weights whose reading can run code."""
+    unsafe = []
+    for file in sorted(directory.rglob("*")):
+        if file.suffix in _PICKLES and not file.name.startswith("openvino_"):
+            beside = (file.with_name(name) for name in ("model.safetensors", "model.safetensors.index.json"))
+            if not any(safe.is_file() for safe in beside):
+                unsafe.append(file.relative_to(directory).as_posix())
+    if unsafe:
+        raise ConfigError(
+            f"{directory} has weights that cannot be read safely",
+            seen=", ".join(unsafe[:8]),
+            allowed="model.safetensors in every folder with weights",
+            fix="save the model again with save_pretrained(…, safe_serialization=True), or remove spare files",
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrecall.artifacts import is_current, sha256
+from genrecall.catalog.sources.source import UNREADABLE, reason
 from genrecall.errors import ConfigError, DataError
 from genrecall.telemetry import log
 from genrecall.text.embed import parents_of
@@ -99,7 +100,7 @@ def _read_parquet(file: Path) -> tuple[list[str], np.ndarray]:
 def _read_npy(file: Path, ids: Path | None, catalog: Catalog) -> tuple[list[str], np.ndarray]:
     try:
         matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         seen = str(error)
     else:
         seen = f"{matrix.dtype} {matrix.shape}"
@@ -143,9 +144,9 @@ def _read_ids(file: Path) -> list[str]:
 def _table(file: Path) -> pa.Table:
     try:
         return pq.read_table(file)
-    except pa.ArrowInvalid as error:
+    except UNREADABLE as error:
         raise DataError(
-            f"{file.name} cannot be read", seen=str(error).splitlines()[0], allowed="a parquet file",
+            f"{file.name} cannot be read", seen=reason(error), allowed="a parquet file",
             fix="write the file again",
         ) from None  # fmt: skip
 
@@ -165,7 +166,7 @@ def _align(item_ids: list[str], given: list[str], matrix: np.ndarray, file: Path
             f"{len(missing)} of {len(item_ids)} items have no vector in {file.name}",
             seen=f"no vector for {_some(missing)}",
             allowed="a vector for every item of the catalog",
-            fix="add the missing vectors, leave these items out of the import, or check that the ids are written alike",
+            fix="add the missing vectors, import without these items, or check that the ids are written alike",
         )
     ordered = matrix[np.fromiter((row_of[item_id] for item_id in item_ids), np.int64, len(item_ids))]
     broken = np.flatnonzero(~np.isfinite(ordered).all(axis=1))

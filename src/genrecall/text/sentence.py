@@ -13,7 +13,7 @@ import numpy as np
 from genrecall.errors import DependencyError
 from genrecall.hardware import pick_device
 from genrecall.text.batching import encode_distinct
-from genrecall.text.layout import digest_of
+from genrecall.text.layout import digest_of, refuse_pickles
 from genrecall.text.loading import loading
 
 _BATCH_TEXTS = 64
@@ -26,6 +26,9 @@ class SentenceEncoder:
     directory: Path
     device: str = "auto"
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse_pickles(self.directory)
 
     @cached_property
     def dim(self) -> int:

@@ -26,6 +26,7 @@ from genrecall.errors import DataError
 from genrecall.telemetry import track
 
 _BATCH_ROWS = 50_000
+_PEEK_LINES = 200  # the columns that are read stand in every review
 _OLD = {"user_id": "reviewerID", "item_id": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
 _NEW = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
 _ITEM_COLUMNS = ("item_id", "title", "brand", "categories", "description", "features", "price")
@@ -53,7 +54,7 @@ def _reviews(path: Path) -> Stream:
             allowed=f"{', '.join(_OLD.values())} (2014, 2018) or {', '.join(_NEW.values())} (2023)",
             fix="give the reviews with --events and the metadata with --items, or import with --source parquet",
         )
-    raw = _loose_reviews(path) if _is_loose(path) else json_stream(path)
+    raw = _loose_reviews(path) if _is_loose(path) else json_stream(path, _PEEK_LINES)
     stream = raw.renamed(names)
     if names is _OLD:
         return stream

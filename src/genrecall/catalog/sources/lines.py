@@ -13,11 +13,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.json
 
-from genrecall.catalog.sources.source import Stream, empty
+from genrecall.catalog.sources.source import Stream, empty, reading, reason
 from genrecall.errors import DataError
+from genrecall.telemetry import track
 
 BLOCK_BYTES = 1 << 25
-_PEEK = 200
+_PEEK = 200  # values that tell the type of a column
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -44,7 +45,7 @@ def objects(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """One dictionary a line: JSON, or a Python literal where lines start with ``{'``."""
     loose = None
     found = 0
-    with open_bytes(path) as stream:
+    with reading(path), open_bytes(path) as stream:
         for number, raw in enumerate(stream, 1):
             line = raw.strip()
             if not line:
@@ -75,29 +76,50 @@ def grouped(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield group
 
 
-def json_stream(path: Path) -> Stream:
-    """JSON lines as a stream; types come from the first lines, and columns from them too."""
-    peeked = list(objects(path, _PEEK))
-    if not peeked:
+def json_stream(path: Path, limit: int | None = None) -> Stream:
+    """JSON lines as a stream.
+
+    Args:
+        path: the file.
+        limit: lines that tell which columns there are; None looks at all, as a column may begin on any line.
+    """
+    values: dict[str, list[Any]] = {}
+    known: set[str] = set()  # columns with enough values
+    for row in track(objects(path, limit), f"columns of {path.name}"):
+        for name, value in row.items():
+            if name in known:
+                continue
+            found = values.setdefault(name, [])
+            if value is not None:
+                found.append(value)
+                if len(found) == _PEEK:
+                    known.add(name)
+    if not values:
         raise empty(path)
-    names = tuple(dict.fromkeys(name for row in peeked for name in row))
-    kinds = {name: _kind([row[name] for row in peeked if row.get(name) is not None]) for name in names}
 
     def read(wanted: Collection[str]) -> Iterator[pa.RecordBatch]:
-        schema = pa.schema([(name, kinds[name]) for name in wanted])
+        schema = pa.schema([(name, _kind(values[name], path, name)) for name in wanted])
         options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
         for block in blocks(path):
             whole = pa.json.ReadOptions(block_size=max(len(block), 1))
             table = pa.json.read_json(pa.BufferReader(block), read_options=whole, parse_options=options)
             yield from table.combine_chunks().to_batches()
 
-    return Stream(path=path, columns=names, read=read)
+    return Stream(path=path, columns=tuple(values), read=read)
 
 
-def _kind(values: list[Any]) -> pa.DataType:
+def _kind(values: list[Any], path: Path, name: str) -> pa.DataType:
     """Arrow type of a few JSON values; a column of nothing but nulls is taken as text."""
     if not values:
         return pa.string()
     if any(isinstance(value, float) for value in values) and all(isinstance(value, int | float) for value in values):
         return pa.float64()
-    return pa.array(values).type
+    try:
+        return pa.array(values).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise DataError(
+            f"column {name} of {path.name} cannot be read",
+            seen=reason(error),
+            allowed="one type in all lines: strings, or whole numbers of at most 64 bits",
+            fix="write its values as strings (in quotes) in every line",
+        ) from None

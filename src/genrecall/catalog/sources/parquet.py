@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from genrecall.catalog.sources.lines import json_stream
-from genrecall.catalog.sources.source import TABLES, Source, Stream, empty
+from genrecall.catalog.sources.source import TABLES, UNREADABLE, Source, Stream, empty, reason
 from genrecall.errors import DataError
 
 BATCH_ROWS = 1 << 19
@@ -82,10 +82,10 @@ def csv_stream(path: Path, *, delimiter: str = ",", quoted: bool = True, latin1:
     try:
         with pa.csv.open_csv(path, read_options=options, parse_options=parse) as reader:
             names = tuple(reader.schema.names)
-    except pa.ArrowInvalid as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path.name} cannot be read",
-            seen=str(error).splitlines()[0],
+            seen=reason(error),
             allowed=f"a header and rows of as many values, separated by {delimiter!r}",
             fix="mend the file, or write it again as Parquet",
         ) from None
@@ -108,10 +108,10 @@ def _parquet(path: Path) -> Stream:
     try:
         with pq.ParquetFile(path) as file:
             names, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
-    except pa.ArrowInvalid as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path.name} is no Parquet file",
-            seen=str(error).splitlines()[0],
+            seen=reason(error),
             allowed="a complete Parquet file",
             fix="write or copy it again",
         ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,11 @@ from genrecall.errors import DataError
 
 TABLES = ("items", "events", "users", "queries", "query_items")
 Batches = Callable[[Collection[str]], Iterator[pa.RecordBatch]]
+UNREADABLE = (
+    pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError, EOFError, zlib.error, OverflowError,
+    UnicodeError,
+)  # fmt: skip
+"""What Arrow, gzip and the disk raise for files that are damaged, cut short, or change their types on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +61,10 @@ class Stream:
         return replace(self, columns=tuple(name for name in self.columns if name not in names))
 
     def batches(self, wanted: Collection[str]) -> Iterator[pa.RecordBatch]:
-        """Read these columns; what Arrow cannot read is the user's error."""
-        try:
+        """Read these columns; what cannot be read is the user's error."""
+        with reading(self.path):
             for batch in self.read(wanted):
                 yield batch.select(list(wanted))
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{self.path.name} cannot be read",
-                seen=str(error).splitlines()[0],
-                allowed="a readable file whose columns keep one type from the first row to the last",
-                fix="mend the file at that place, or write it again as Parquet",
-            ) from error
 
     def table(self, wanted: Collection[str] | None = None) -> pa.Table:
         """The whole table; an empty one is an error."""
@@ -117,6 +117,25 @@ class Source:
                     fix="correct the name after the equals sign",
                 )
         return replace(self, **{name: stream.renamed(mapping) for name, stream in self.streams.items()})  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in four parts what the libraries say about a file that they cannot read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path.name} cannot be read",
+            seen=reason(error),
+            allowed="a whole, readable file whose columns keep one type from the first row to the last",
+            fix="mend or copy the file again, or write it again as Parquet",
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, or its name where it has no words."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def empty(path: Path) -> DataError:
