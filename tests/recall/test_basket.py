@@ -1,12 +1,42 @@
 """Basket counts: the contract of every channel, and the formula."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
 
 from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
 from genrecall.recall.basket import BasketChannel, BasketConfig
-from genrecall.recall.channel import Query
+from genrecall.recall.channel import Channel, Query
+
+from .contract import NUM_ITEMS, ChannelContract, checkerboard
 
 BASKETS = [[[0, 1, 2], [3, 4]], [[1, 2], [0]], [[3, 4, 1]]]
+
+
+class TestBasket(ChannelContract):
+    """Each user's walk is one basket."""
+
+    depth = 4  # it knows no direction
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.file = tmp_path / "state.safetensors"
+
+    def fit(self) -> BasketChannel:
+        walks = checkerboard()
+        return BasketChannel.fit(replace(walks, times=walks.rows.astype(np.int64), timed=True), NUM_ITEMS)
+
+    def again(self, channel: Channel) -> Channel:
+        assert isinstance(channel, BasketChannel)
+        save_file(channel.state(), self.file)
+        return BasketChannel.from_state(load_file(self.file), channel.config)
 
 
 def _histories() -> Histories:
@@ -51,11 +81,17 @@ def test_without_times_all_history_counts_alike() -> None:
     np.testing.assert_array_equal(channel.recall([query], 5).scores, alike.recall([query], 5).scores)
 
 
-def test_a_stored_channel_answers_alike() -> None:
-    channel = BasketChannel.fit(_histories(), 5)
+def test_a_stored_channel_reads_sessions_alike() -> None:
+    channel = BasketChannel.fit(_histories(), 5, BasketConfig(session_weight=0.2))
     again = BasketChannel.from_state(channel.state(), channel.config)
-    query = Query(history=np.array([1], np.int32), times=np.array([3]))
-    np.testing.assert_array_equal(channel.recall([query], 5).items, again.recall([query], 5).items)
+    query = Query(history=np.array([0, 1], np.int32), times=np.array([3, 4]))
+    np.testing.assert_array_equal(channel.recall([query], 5).scores, again.recall([query], 5).scores)
+
+
+@pytest.mark.parametrize("wrong", [{"session_weight": 2.0}, {"size_damping": -1.0}, {"decay": 0.0}, {"last": 0}])
+def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        BasketConfig(**wrong)
 
 
 def test_events_without_times_have_no_baskets() -> None:

@@ -9,15 +9,14 @@ the current basket counts more than the past. Items with equal time are a basket
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
-from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.neighbours import Neighbours, check_history, keep_strongest
+from genrecall.recall.neighbours import NeighbourChannel, check_history, keep_strongest
 from genrecall.recall.selection import scipy_sparse
 
 
@@ -50,17 +49,13 @@ class BasketConfig:
             )
 
 
-class BasketChannel:
-    """Items of the baskets that the history's items were in. No history: popular items (score 0)."""
+class BasketChannel(NeighbourChannel[BasketConfig]):
+    """Items of the baskets that the history's items were in."""
 
     name = "basket"
 
-    def __init__(self, neighbours: Neighbours, config: BasketConfig) -> None:
-        self.config = config
-        self.neighbours = neighbours
-
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: BasketConfig | None = None) -> BasketChannel:
+    def fit(cls, histories: Histories, num_items: int, config: BasketConfig | None = None) -> Self:
         """Count the baskets of the training histories."""
         config = config or BasketConfig()
         sparse = scipy_sparse()
@@ -79,27 +74,4 @@ class BasketChannel:
         counts = histories.item_counts(num_items).astype(np.float64)
         damped = sparse.diags(np.maximum(counts, 1) ** -0.5)
         matrix = keep_strongest((damped @ together @ damped).tocsr(), config.neighbours)
-        return cls(_reading(matrix, counts, config), config)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """float64 (I,) training events by item."""
-        return self.neighbours.popularity.counts
-
-    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
-        """The best ``k`` items of each query."""
-        return self.neighbours.recall(queries, k)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Arrays that, with the configuration, make the channel again."""
-        return self.neighbours.state()
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: BasketConfig) -> BasketChannel:
-        """The channel whose ``state()`` this was."""
-        matrix, counts = Neighbours.read(state)
-        return cls(_reading(matrix, counts, config), config)
-
-
-def _reading(matrix: object, counts: np.ndarray, config: BasketConfig) -> Neighbours:
-    return Neighbours(matrix, counts, last=config.last, decay=config.decay, session_weight=config.session_weight)
+        return cls(matrix, counts, config)

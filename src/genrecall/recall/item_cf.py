@@ -12,16 +12,14 @@ and cut to their strongest neighbours at once: memory is O(I · neighbours) plus
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
-from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.neighbours import Neighbours, check_history, keep_strongest
+from genrecall.recall.neighbours import NeighbourChannel, check_history, keep_strongest
 from genrecall.recall.selection import scipy_sparse
 from genrecall.telemetry import progress
 
@@ -54,6 +52,7 @@ class ItemCfConfig:
     user_items: int = 1000
     alpha: float = 1.0
     item_users: int = 200
+    session_weight: ClassVar[float] = 1.0  # the whole history counts alike
 
     def __post_init__(self) -> None:
         check_history(self.last, self.decay, self.neighbours)
@@ -71,41 +70,18 @@ class ItemCfConfig:
             )
 
 
-class ItemCfChannel:
-    """Items similar to those of the history. No history: popular items (score 0)."""
+class ItemCfChannel(NeighbourChannel[ItemCfConfig]):
+    """Items similar to those of the history."""
 
     name = "item_cf"
 
-    def __init__(self, neighbours: Neighbours, config: ItemCfConfig) -> None:
-        self.config = config
-        self.neighbours = neighbours
-
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: ItemCfConfig | None = None) -> ItemCfChannel:
+    def fit(cls, histories: Histories, num_items: int, config: ItemCfConfig | None = None) -> Self:
         """Compute similarities from the training histories."""
         config = config or ItemCfConfig()
         owned = user_item_matrix(histories, num_items, config.user_items)
         matrix = _cosine(owned, config) if config.similarity == "cosine" else _swing(owned, config)
-        counts = histories.item_counts(num_items).astype(np.float64)
-        return cls(Neighbours(matrix, counts, last=config.last, decay=config.decay), config)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """float64 (I,) training events by item."""
-        return self.neighbours.popularity.counts
-
-    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
-        """The best ``k`` items of each query."""
-        return self.neighbours.recall(queries, k)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Arrays that, with the configuration, make the channel again."""
-        return self.neighbours.state()
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: ItemCfConfig) -> ItemCfChannel:
-        """The channel whose ``state()`` this was."""
-        return cls(Neighbours.from_state(state, last=config.last, decay=config.decay), config)
+        return cls(matrix, histories.item_counts(num_items).astype(np.float64), config)
 
 
 def user_item_matrix(histories: Histories, num_items: int, user_items: int) -> Any:

@@ -4,19 +4,21 @@
 
 s is 1 for items that share the newest item's time, ``session_weight`` (1 unless set) for older ones.
 Item-based top-N after Deshpande & Karypis (TOIS 2004); the decay by position is that of Ludewig & Jannach,
-"Evaluation of session-based recommendation algorithms" (2018). Deviation: only the matrix differs between channels,
-so training and serving share one sparse product; float sums run in a fixed order, so a batch answers as its rows alone.
+"Evaluation of session-based recommendation algorithms" (2018). Deviation: only the matrix differs between channels
+(``NeighbourChannel.fit``), so they share one sparse product; float sums run in a fixed order, so a batch answers as
+its rows alone.
 """
 
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from genrecall.catalog.histories import offsets_of
+from genrecall.catalog.histories import Histories, offsets_of
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.selection import Popularity, best, scipy_sparse
@@ -88,27 +90,69 @@ class Neighbours:
             session[times != times[-1]] = self.session_weight
         return items[first:], session
 
+
+class Reading(Protocol):
+    """The part of every configuration that says how a history is read."""
+
+    @property
+    def last(self) -> int | None: ...  # noqa: D102
+    @property
+    def decay(self) -> float: ...  # noqa: D102
+    @property
+    def session_weight(self) -> float: ...  # noqa: D102
+
+
+Config = TypeVar("Config", bound=Reading)
+
+
+class NeighbourChannel(ABC, Generic[Config]):
+    """A channel that reads histories against a matrix; a subclass says how the matrix is counted.
+
+    Without a history popular items come (score 0).
+
+    Attributes:
+        neighbours: the matrix, and how a history is read against it.
+        config: settings that it was fitted with.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, matrix: Any, counts: np.ndarray, config: Config) -> None:
+        self.neighbours = Neighbours(
+            matrix, counts, last=config.last, decay=config.decay, session_weight=config.session_weight
+        )
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, histories: Histories, num_items: int, config: Config | None = None) -> Self:
+        """Count the matrix of ``num_items`` items in the training histories."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item."""
+        return self.neighbours.popularity.counts
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        """The best ``k`` items of each query."""
+        return self.neighbours.recall(queries, k)
+
     def state(self) -> dict[str, np.ndarray]:
-        """``indptr`` int64 (I+1,), ``indices`` int32, ``values`` float32, ``counts`` float64 (I,)."""
+        """What makes the channel again: ``indptr`` int64 (I+1,), ``indices`` int32, ``values`` float32, ``counts``."""
+        matrix = self.neighbours.matrix
         return {
-            "indptr": self.matrix.indptr.astype(np.int64),
-            "indices": self.matrix.indices.astype(np.int32),
-            "values": self.matrix.data,
-            "counts": self.popularity.counts.astype(np.float64),
+            "indptr": matrix.indptr.astype(np.int64),
+            "indices": matrix.indices.astype(np.int32),
+            "values": matrix.data,
+            "counts": self.counts.astype(np.float64),
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], *, last: int | None, decay: float) -> Neighbours:
-        """The neighbours whose ``state()`` this was."""
-        matrix, counts = cls.read(state)
-        return cls(matrix, counts, last=last, decay=decay)
-
-    @staticmethod
-    def read(state: Mapping[str, np.ndarray]) -> tuple[Any, np.ndarray]:
-        """Matrix and counts of a ``state()``."""
+    def from_state(cls, state: Mapping[str, np.ndarray], config: Config) -> Self:
+        """The channel whose ``state()`` this was."""
         items = len(state["counts"])
         matrix = scipy_sparse().csr_matrix((state["values"], state["indices"], state["indptr"]), shape=(items, items))
-        return matrix, np.asarray(state["counts"], dtype=np.float64)
+        return cls(matrix, np.asarray(state["counts"], dtype=np.float64), config)
 
 
 def _blocks(work: np.ndarray) -> list[tuple[int, int]]:

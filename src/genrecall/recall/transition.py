@@ -11,16 +11,14 @@ Ties in time must have been shuffled in the histories, or the source's line orde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
-from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.neighbours import Neighbours, check_history, keep_strongest
+from genrecall.recall.neighbours import NeighbourChannel, check_history, keep_strongest
 from genrecall.recall.selection import scipy_sparse
 
 BASKET_SHARE = 0.3
@@ -50,6 +48,7 @@ class TransitionConfig:
     last: int | None = 20
     decay: float = 0.5
     neighbours: int | None = None
+    session_weight: ClassVar[float] = 1.0  # the whole history counts alike
 
     def __post_init__(self) -> None:
         check_history(self.last, self.decay, self.neighbours)
@@ -83,41 +82,18 @@ def in_baskets(histories: Histories) -> bool:
     return bool(histories.timed and tied.sum() > BASKET_SHARE * neighbouring.sum())
 
 
-class TransitionChannel:
-    """Items that follow the newest history items elsewhere. No history: popular items (score 0)."""
+class TransitionChannel(NeighbourChannel[TransitionConfig]):
+    """Items that follow the newest history items elsewhere."""
 
     name = "transition"
 
-    def __init__(self, neighbours: Neighbours, config: TransitionConfig) -> None:
-        self.config = config
-        self.neighbours = neighbours
-
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: TransitionConfig | None = None) -> TransitionChannel:
+    def fit(cls, histories: Histories, num_items: int, config: TransitionConfig | None = None) -> Self:
         """Count transitions in the training histories; without a configuration, by the one that suits them."""
         config = config or suited_to(histories)
         counts = histories.item_counts(num_items).astype(np.float64)
         matrix = _damped(count_transitions(histories, num_items, config), counts, config)
-        matrix = keep_strongest(matrix, config.neighbours)
-        return cls(Neighbours(matrix, counts, last=config.last, decay=config.decay), config)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """float64 (I,) training events by item."""
-        return self.neighbours.popularity.counts
-
-    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
-        """The best ``k`` items of each query."""
-        return self.neighbours.recall(queries, k)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Arrays that, with the configuration, make the channel again."""
-        return self.neighbours.state()
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], config: TransitionConfig) -> TransitionChannel:
-        """The channel whose ``state()`` this was."""
-        return cls(Neighbours.from_state(state, last=config.last, decay=config.decay), config)
+        return cls(keep_strongest(matrix, config.neighbours), counts, config)
 
 
 def count_transitions(histories: Histories, num_items: int, config: TransitionConfig) -> Any:
