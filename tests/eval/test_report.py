@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from genrecall.eval import charts
 from genrecall.eval.document import Facts, Figure, Section, Table, Text
 from genrecall.eval.harness import Evaluation
-from genrecall.eval.report import evaluation_report, verdict
+from genrecall.eval.protocol import Protocol
+from genrecall.eval.report import evaluation_report, sections, verdict
 from genrecall.eval.significance import Interval
 
 from .test_harness import Fixed, cases, run
@@ -44,6 +46,24 @@ def test_markdown_has_the_protocol_and_bold_best(evaluation: Evaluation) -> None
     assert evaluation.sentence() in text
     assert re.search(r"\| transition \| \*\*1\.0000\*\* \|", text)
     assert "0.0000%" in text
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({}, "ties in time shuffled (seed 0); history items are removed from the lists."),
+        ({"tie_seed": None, "history": "kept"}, "source order; history items are kept in the lists."),
+    ],
+)
+def test_every_table_states_ties_and_history(rules: dict[str, Any], told: str) -> None:
+    found = run([Fixed("generative", [[1]])], cases([1, 2]), Protocol(split="x", ks=(5, 10), **rules))
+    tables = [block for section in sections(found) for block in section.blocks if isinstance(block, Table)]
+    assert len(tables) == 5  # main, lists, two groups of slices, every metric
+    for table in tables:
+        for rule in told.rstrip(".").split("; "):
+            assert rule in table.caption.lower()
+    for table in tables[1:]:
+        assert table.caption.lower().endswith(told)
 
 
 def test_the_page_stands_alone_and_shows_every_section(evaluation: Evaluation) -> None:

@@ -62,6 +62,10 @@ class Protocol:
             return f"ties in time shuffled (seed {self.tie_seed})"
         return "source order" if self.timed else "source order (no timestamps)"
 
+    def brief(self) -> str:
+        """The two rules that move figures most, for the tables that cannot carry the whole sentence."""
+        return f"{self.ties}; {_HISTORY[self.history]}"
+
     def sentence(self) -> str:
         """All rules in one sentence."""
         rules = [self.split.rstrip("."), _REPEATS[self.repeats], self.ties, _HISTORY[self.history]]

@@ -83,7 +83,7 @@ def all_metrics_table(evaluation: Evaluation) -> Table:
         rows=rows,
         bold=frozenset(bold),
         caption=f"With 95% intervals (percentile bootstrap over users, {evaluation.resamples:,} resamples). "
-        "One target a case, so Recall@k is also HR@k.",
+        f"One target a case, so Recall@k is also HR@k. {_rules(evaluation)}",
     )
 
 
@@ -99,7 +99,7 @@ def lists_table(evaluation: Evaluation) -> Table:
         )
     columns = ["channel", f"coverage@{cut}", f"Gini@{cut}", "invalid SIDs", "seconds", "ms a case"]
     caption = "Coverage: share of the catalog in some list. Gini of exposures: 0 all items alike, 1 one item only."
-    return Table(columns=columns, rows=rows, caption=caption)
+    return Table(columns=columns, rows=rows, caption=f"{caption} {_rules(evaluation)}")
 
 
 def slice_table(evaluation: Evaluation, group: str) -> Table:
@@ -113,7 +113,8 @@ def slice_table(evaluation: Evaluation, group: str) -> Table:
         best = max(interval.mean for interval in found)
         bold |= {(place, 2 + column) for column, interval in enumerate(found) if interval.mean == best > 0}
     columns = [group, "cases", *(result.name for result in results)]
-    return Table(columns=columns, rows=rows, bold=frozenset(bold), caption=f"{label(main)} ± half the 95% interval.")
+    caption = f"{label(main)} ± half the 95% interval. {_rules(evaluation)}"
+    return Table(columns=columns, rows=rows, bold=frozenset(bold), caption=caption)
 
 
 def sections(evaluation: Evaluation, channel: str = "generative") -> list[Section]:
@@ -175,9 +176,15 @@ def evaluation_report(
     protocol = evaluation.protocol
     summary = (
         f"{len(evaluation.results)} channels, {evaluation.num_cases:,} {protocol.part} cases, "
-        f"{evaluation.num_items:,} items, {protocol.ties}, history {protocol.history}."
+        f"{evaluation.num_items:,} items; {protocol.brief()}."
     )
     return Report(title=title, summary=summary, sections=[*sections(evaluation, channel), *extra], footer=footer)
+
+
+def _rules(evaluation: Evaluation) -> str:
+    """The protocol in brief, as the last sentence of a caption."""
+    brief = evaluation.protocol.brief()
+    return f"{brief[0].upper()}{brief[1:]}."
 
 
 def _with_interval(interval: Interval) -> str:
