@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from genrecall.engine import reference
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
+from genrecall.errors import DataError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
 from tests.engine.agreement import NEAR, assert_same
@@ -254,6 +256,35 @@ def test_a_trace_tells_what_each_level_kept(catalog):
             assert (beam.children, beam.pruned) == (len(codes), len(codes) - kept)
     assert [beam.prefix for beam in traced.levels[-1].beams] == traced.sids
     assert all(beam.pruned == 0 for beam in traced.levels[-1].beams)
+
+
+@pytest.mark.parametrize("normalise", NORMALISE)
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_at_every_level(catalog, normalise, level, wrong):
+    space, sids = catalog
+    engine = make_engine(space, sids, normalise)
+    rows = sorted({tuple(row) for row in sids.tolist()})
+    sid = next(row for row, after in pairwise(rows) if row[:2] == after[:2])  # no level of it is forced
+    engine._search.decoder.weights.level_heads[level][sid[level]] = wrong
+    request = Request(tokens=(4, 2), beam=100)
+    for ask in (lambda: engine.generate([request]), lambda: engine.score([request], [[sid]])):
+        with pytest.raises(DataError, match=f"(?s)not finite.*level {level}"):
+            ask()
+
+
+def test_codes_that_no_sid_goes_on_with_may_be_anything():
+    sids = np.array([[0, 0], [0, 1], [1, 0], [1, 2]], dtype=np.int32)
+    request = Request(tokens=(4, 2), beam=4)
+    whole = make_engine(SidSpace((2, 4)), sids).generate([request])[0]
+    for normalise in NORMALISE:
+        engine = make_engine(SidSpace((2, 4)), sids, normalise)
+        engine._search.decoder.weights.level_heads[1][3] = np.nan
+        if normalise == "level":
+            with pytest.raises(DataError, match="level 1"):
+                engine.generate([request])
+        else:
+            assert_same(engine.generate([request])[0], whole)
 
 
 def test_an_empty_catalog_has_no_answer():

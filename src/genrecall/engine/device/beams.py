@@ -64,7 +64,7 @@ class BeamSearch:
         device = prompts.tokens.device
         width = torch.tensor(widths, dtype=torch.int64, device=device)
         requests = torch.arange(len(widths), device=device)
-        hidden, prefix = self._prefill(prompts)
+        hidden, prefix = self.decoder.prefill(prompts.tokens, prompts.length)
         suffix = Suffix(len(prefix.keys), sum(sum(row[:-1]) for row in widths), prefix.keys[0])
         empty = requests.new_empty(len(widths), 0)
         frontier = Frontier(
@@ -75,7 +75,7 @@ class BeamSearch:
             ancestry=empty,
             parent=requests,
         )
-        logits, logits_row, ancestry = self.decoder.level_logits(hidden, 0), requests, empty
+        logits, logits_row, ancestry = self._logits(hidden, 0, frontier.node), requests, empty
         trail = []
         for level in range(self.levels):
             if level > 0:
@@ -108,9 +108,9 @@ class BeamSearch:
         Returns:
             float32 (M,).
         """
-        hidden, prefix = self._prefill(prompts)
+        hidden, prefix = self.decoder.prefill(prompts.tokens, prompts.length)
         suffix = Suffix(len(prefix.keys), len(codes) * (self.levels - 1), prefix.keys[0])
-        logits, logits_row = self.decoder.level_logits(hidden, 0), request
+        logits, logits_row = self._logits(hidden, 0, torch.full_like(prompts.length, ROOT)), request
         score = torch.zeros(len(codes), device=codes.device)
         ancestry = codes[:, :0]
         for level in range(self.levels):
@@ -126,17 +126,6 @@ class BeamSearch:
                 self.trie.child_code, self.normalise,
             )  # fmt: skip
         return score
-
-    def _prefill(self, prompts: Prompts) -> tuple[torch.Tensor, Prefix]:
-        hidden, prefix = self.decoder.prefill(prompts.tokens, prompts.length)
-        if not torch.isfinite(hidden).all():
-            raise DataError(
-                "the model computes values that are not finite",
-                seen="NaN or infinity in the last hidden state of a prompt",
-                allowed="finite numbers",
-                fix="check the checkpoint; with dtype float16 try bfloat16 or float32",
-            )
-        return hidden, prefix
 
     def _forward(
         self, frontier: Frontier, level: int, requests: int, prefix: Prefix, suffix: Suffix
@@ -154,4 +143,20 @@ class BeamSearch:
         rows = BeamRows.of(frontier.request[running], requests)
         hidden, ancestry[running] = self.decoder.step(tokens, level, rows, frontier.ancestry[running], prefix, suffix)
         logits_row[running] = torch.arange(len(running), device=running.device)
-        return self.decoder.level_logits(hidden, level), logits_row, ancestry
+        return self._logits(hidden, level, frontier.node[running]), logits_row, ancestry
+
+    def _logits(self, hidden: torch.Tensor, level: int, node: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of the codes after ``node`` (B,). What is not finite would lose beams without a word."""
+        logits = self.decoder.level_logits(hidden, level)
+        broken = ~torch.isfinite(logits)
+        for row in broken.any(1).nonzero()[:, 0].tolist():
+            begin, end = self.trie.child_begin[node[row]], self.trie.child_begin[node[row] + 1]
+            # Under the trie's softmax, codes that no SID goes on with play no part.
+            if self.normalise == "level" or broken[row, self.trie.child_code[begin:end]].any():
+                raise DataError(
+                    "the model computes values that are not finite",
+                    seen=f"NaN or infinity in the logits of level {level}",
+                    allowed="finite numbers",
+                    fix="check the checkpoint; with dtype float16 try bfloat16 or float32",
+                )
+        return logits
