@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
 from genrecall.sid.collaborative import CollaborativeConfig, co_occurrences, collaborative_vectors
-from genrecall.sid.fusion import Fusion, fuse, ridge
+from genrecall.sid.fusion import Fusion, ridge
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"window": 0}, {"basket": -1}, {"smoothing": 0.0}, {"power_steps": -1}])
+def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        CollaborativeConfig(**wrong)
 
 
 def counts_of(histories: Histories, items: int, **windows: int) -> np.ndarray:
@@ -73,7 +82,7 @@ def test_no_events_give_zeros() -> None:
 def test_weight_is_the_share_of_squared_distance() -> None:
     rng = np.random.default_rng(0)
     text, behaviour = rng.normal(size=(400, 6)).astype(np.float32), rng.normal(size=(400, 3)).astype(np.float32)
-    fused = fuse(text * 50 + 3, behaviour, 0.25)
+    fused = Fusion.fit(text * 50 + 3, behaviour, 0.25)(text * 50 + 3, behaviour)
     assert fused.dtype == np.float32
     spread = np.square(fused - fused.mean(0)).sum(1).mean()
     assert np.square(fused[:, 6:] - fused[:, 6:].mean(0)).sum(1).mean() / spread == pytest.approx(0.25, abs=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,11 +124,36 @@ class TestRqVae(QuantizerContract):
     def test_training_improves_on_its_start(self) -> None:
         vectors = cloud()
         errors = []
-        for steps in (0, 120):
-            config = RqVaeConfig(device="cpu", hidden=(16,), latent=8, batch=64, epochs=0, min_steps=steps)
+        for steps in (1, 120):
+            config = RqVaeConfig(device="cpu", hidden=(16,), latent=8, batch=64, min_steps=steps, max_steps=steps)
             fitted = RqVae(levels=2, codes=CODES, config=config).fit(vectors, seed=0)
             errors.append(reconstruction_error(fitted, vectors, fitted.encode(vectors)))
         assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden": (16, 0)}, {"latent": 0}, {"epochs": 0}, {"min_steps": -1}, {"max_steps": 0}, {"batch": 0},
+        {"learning_rate": 0.0}, {"weight_decay": -0.1}, {"commitment": -1.0}, {"decay": 1.0}, {"revive_below": -1.0},
+        {"kmeans_steps": 0}, {"max_fit_items": 0}, {"normalise": "row"}, {"latent": float("nan")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_senseless_rq_vae_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        RqVaeConfig(**wrong)
+    ((name, value),) = wrong.items()
+    assert name in refused.value.what
+    assert refused.value.seen == repr(value)
+    assert refused.value.allowed
+    assert name in refused.value.fix
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"max_fit_items": 0}, {"normalise": "row"}], ids=str)
+def test_senseless_k_means_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        RqKMeansConfig(**wrong)
 
 
 def test_unknown_quantiser_is_refused() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from genrecall.catalog.histories import Histories
+from genrecall.sid.limits import require
 
 _PAIRS_AT_ONCE = 8_000_000
 
@@ -36,6 +37,18 @@ class CollaborativeConfig:
     basket: int = 30
     smoothing: float = 0.75
     power_steps: int = 4
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                ("dim", self.dim >= 1, "1 or more"),
+                ("window", self.window >= 1, "1 or more"),
+                ("basket", self.basket >= 0, "0 or more"),
+                ("smoothing", self.smoothing > 0, "more than 0"),
+                ("power_steps", self.power_steps >= 0, "0 or more"),
+            ),
+        )
 
 
 def collaborative_vectors(

@@ -79,11 +79,6 @@ class Fusion:
         )
 
 
-def fuse(text: np.ndarray, collaborative: np.ndarray, weight: float) -> np.ndarray:
-    """Float32 (I, D + K) of text (I, D) and collaborative (I, K) vectors; see ``Fusion``."""
-    return Fusion.fit(text, collaborative, weight)(text, collaborative)
-
-
 def ridge(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Float32 (D, K) B that minimises |inputs B − targets|² + λ|B|², with the λ that leave-one-out error likes best."""
     count = len(inputs)

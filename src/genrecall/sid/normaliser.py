@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 CHUNK = 16_384
 Rule = Literal["dimension", "scalar", "none"]
+RULES: tuple[str, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

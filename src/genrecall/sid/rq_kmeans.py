@@ -17,7 +17,8 @@ import torch
 
 from genrecall.hardware import pick_device
 from genrecall.sid.codebooks import Codebooks
-from genrecall.sid.normaliser import CHUNK, Normaliser, Rule
+from genrecall.sid.limits import require
+from genrecall.sid.normaliser import CHUNK, RULES, Normaliser, Rule
 from genrecall.telemetry import Bar
 
 
@@ -36,6 +37,16 @@ class RqKMeansConfig:
     max_fit_items: int = 262_144
     normalise: Rule = "dimension"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                ("steps", self.steps >= 1, "1 or more"),
+                ("max_fit_items", self.max_fit_items >= 1, "1 or more"),
+                ("normalise", self.normalise in RULES, ", ".join(RULES)),
+            ),
+        )
 
 
 class RqKMeans:

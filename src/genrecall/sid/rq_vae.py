@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from genrecall.hardware import pick_device
 from genrecall.sid.codebooks import Codebooks
 from genrecall.sid.kmeans import nearest, revive
-from genrecall.sid.normaliser import CHUNK, Normaliser, Rule
+from genrecall.sid.limits import require
+from genrecall.sid.normaliser import CHUNK, RULES, Normaliser, Rule
 from genrecall.telemetry import Bar
 
 
@@ -67,6 +68,27 @@ class RqVaeConfig:
     max_fit_items: int = 262_144
     normalise: Rule = "dimension"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                ("hidden", all(width >= 1 for width in self.hidden), "widths of 1 or more"),
+                ("latent", self.latent >= 1, "1 or more"),
+                ("epochs", self.epochs >= 1, "1 or more"),
+                ("min_steps", self.min_steps >= 0, "0 or more"),
+                ("max_steps", self.max_steps >= 1, "1 or more"),
+                ("batch", self.batch >= 1, "1 or more"),
+                ("learning_rate", self.learning_rate > 0, "more than 0"),
+                ("weight_decay", self.weight_decay >= 0, "0 or more"),
+                ("commitment", self.commitment >= 0, "0 or more"),
+                ("decay", 0 <= self.decay < 1, "0 to below 1"),
+                ("revive_below", self.revive_below >= 0, "0 or more"),
+                ("kmeans_steps", self.kmeans_steps >= 1, "1 or more"),
+                ("max_fit_items", self.max_fit_items >= 1, "1 or more"),
+                ("normalise", self.normalise in RULES, ", ".join(RULES)),
+            ),
+        )
 
     def steps(self, items: int) -> int:
         """Training steps for so many items."""
