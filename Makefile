@@ -29,8 +29,14 @@ docs: $(VENV)/.ready  ## regenerate docs/reference/cli.md from the command itsel
 bench: $(VENV)/.ready  ## engine throughput on this machine
 	$(BIN)/genrecall bench engine
 
+# Without a GPU the CPU build of torch is asked for first (PyPI's needs gigabytes); where PyTorch's own index cannot be
+# reached, the next line takes what pip finds.
+TORCH := $(shell grep -E '^torch==' constraints.txt)
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	command -v nvidia-smi > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--retries 0 --timeout 15 --index-url https://download.pytorch.org/whl/cpu $(TORCH) 2> /dev/null || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

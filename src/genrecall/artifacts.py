@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,19 +27,21 @@ from genrecall.errors import ArtifactError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 _TEMPORARY = ".writing-"
+_OLD = ".old-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an artifact says of itself; ``facts`` is free text for people and is not part of the digest."""
+    """What an artifact says of itself; ``facts`` (times, machines) are checked, too, but are no part of the digest."""
 
     kind: str
     config: dict[str, Any]
     parents: dict[str, str]
     files: dict[str, dict[str, Any]]
+    digest: str
+    schema: int
     facts: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
-    digest: str = ""
+    facts_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +104,12 @@ def write_artifact(
         parents: digests of the artifacts it was made from, by role.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and not (target / MANIFEST).exists() and any(target.iterdir()):
-        raise ArtifactError(
-            f"{target} exists and is not an artifact",
-            seen="a directory with other files",
-            allowed="a new path, or an artifact to replace",
-            fix="choose another output directory, or empty this one",
-        )
+    _require_place(target)
     for leftover in target.parent.glob(f"{_TEMPORARY}{target.name}-*"):
-        if not _alive(int(leftover.name.rsplit("-", 1)[1])):
-            shutil.rmtree(leftover)
-    temporary = target.parent / f"{_TEMPORARY}{target.name}-{os.getpid()}"
+        _sweep(leftover)
+    temporary = target.parent / f"{_TEMPORARY}{target.name}-{secrets.token_hex(6)}"
     temporary.mkdir()
+    held = _lock(temporary)
     try:
         writer = Writer(temporary)
         yield writer
@@ -127,9 +124,12 @@ def write_artifact(
             "parents": dict(parents or {}),
             "files": files,
         }
-        manifest = {**body, "digest": _digest(body), "facts": json.loads(canonical_json(writer.facts))}
+        facts = json.loads(canonical_json(writer.facts))
+        manifest = {**body, "digest": _digest(body), "facts": facts, "facts_sha256": _digest(facts)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _fsync(temporary / MANIFEST)
+        for directory in (p for p in temporary.rglob("*") if p.is_dir()):
+            _fsync(directory)
         _fsync(temporary)
         _swap(temporary, target)
         _fsync(target.parent)
@@ -143,19 +143,25 @@ def write_artifact(
             fix="free some space or choose another output directory, then run the same command again",
         ) from error
     finally:
+        if held is not None:
+            os.close(held)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_artifact(path: Path | str, *, kind: str | None = None, verify: bool = True) -> Artifact:
     """Open a finished artifact and check it: manifest, kind, and (``verify``) every file's checksum."""
     path = Path(path)
+    _recover(path)
     try:
         raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         manifest = Manifest(**raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        seen = (
+            f"a directory without {MANIFEST}" if path.is_dir() else "a file" if path.exists() else "no such directory"
+        )
         raise ArtifactError(
             f"there is no artifact at {path}",
-            seen="no such directory" if not path.exists() else f"a directory without {MANIFEST}",
+            seen=seen,
             allowed=f"an artifact of kind {kind}" if kind else "an artifact",
             fix="run the stage that writes it, or correct the path",
         ) from None
@@ -195,8 +201,13 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 def _verify(path: Path, manifest: Manifest, raw: Mapping[str, Any]) -> None:
     body = {key: raw[key] for key in ("kind", "schema", "config", "parents", "files")}
-    if _digest(body) != manifest.digest:
+    if _digest(body) != manifest.digest or _digest(manifest.facts) != manifest.facts_sha256:
         raise _damaged(path, f"{MANIFEST} does not match its digest")
+    # Readers of models take in whatever lies in their directory, so nothing may lie there that was not written.
+    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file() or p.is_symlink()}
+    foreign = found - {MANIFEST, *manifest.files}
+    if foreign:
+        raise _damaged(path, f"files that do not belong to it: {', '.join(sorted(foreign)[:5])}")
     for name, entry in manifest.files.items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
@@ -221,16 +232,63 @@ def _swap(new: Path, target: Path) -> None:
     if not target.exists():
         os.rename(new, target)
         return
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        at_cwd, exchange = -100, 2
-        if libc.renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(target), exchange) == 0:
-            return
-    # No exchange here (other system or file system): two renames, with an instant in which the target is absent.
-    old = new.with_name(new.name + "-old")
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    at_cwd, exchange_flag = -100, 2
+    if exchange is not None and exchange(at_cwd, os.fsencode(new), at_cwd, os.fsencode(target), exchange_flag) == 0:
+        return
+    # No exchange here (other system or file system): two renames; a kill between them is mended by `_recover`.
+    old = target.with_name(_OLD + target.name)
     os.rename(target, old)
     os.rename(new, target)
     shutil.rmtree(old)
+
+
+def _recover(target: Path) -> None:
+    """Undo a replacement that was killed between its two renames."""
+    old = target.with_name(_OLD + target.name)
+    if not target.exists() and (old / MANIFEST).exists():
+        os.rename(old, target)
+
+
+def _require_place(target: Path) -> None:
+    """Make the parent directory; refuse places that hold something else or cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _recover(target)
+        foreign = target.exists() and not (target / MANIFEST).exists() and (target.is_file() or any(target.iterdir()))
+    except OSError as error:
+        raise ArtifactError(
+            f"{target} cannot be written",
+            seen=f"{error.strerror}: {error.filename}",
+            allowed="a directory that can be made here",
+            fix="choose another output directory",
+        ) from None
+    if foreign:
+        raise ArtifactError(
+            f"{target} exists and is not an artifact",
+            seen="a file" if target.is_file() else "a directory with other files",
+            allowed="a new path, or an artifact to replace",
+            fix="choose another output directory, or empty this one",
+        )
+
+
+def _lock(directory: Path) -> int | None:
+    """Hold a directory for as long as this process lives; None where somebody else holds it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(leftover: Path) -> None:
+    """Remove what a killed writer left; a living one holds its directory."""
+    held = _lock(leftover)
+    if held is not None:
+        shutil.rmtree(leftover, ignore_errors=True)
+        os.close(held)
 
 
 def _fsync(path: Path) -> None:
@@ -246,13 +304,3 @@ def _disk_is_full(error: Exception, place: Path) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return shutil.disk_usage(place).free < 1 << 20
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -139,6 +139,48 @@ def test_a_bundle_of_another_catalog_is_not_evaluated(run: Path, shop: Recommend
         stages.evaluate_bundle(shop, fewer)
 
 
+def test_other_events_are_neither_exported_nor_evaluated(run: Path, shop: Recommender, tmp_path: Path) -> None:
+    from tests import synthetic
+
+    from genrecall.catalog.store import import_catalog
+
+    source = synthetic.write(tmp_path / "source", users=60, items=40, events=8, seed=5)
+    files = {name: source / f"{name}.parquet" for name in ("items", "events", "users")}
+    other = import_catalog(files, tmp_path / "catalog")
+    assert other.items.ids == shop.items.ids
+    with pytest.raises(ArtifactError, match="another catalog"):
+        stages.evaluate_bundle(shop, other)
+    with pytest.raises(ArtifactError, match="another catalog"):
+        stages.export(other, sid=run / "sid", model=run / "model", out=tmp_path / "bundle", recipe=pipeline.RECIPE)
+
+
+def test_appended_items_can_be_shipped_and_recommended(run: Path, shop: Recommender, tmp_path: Path) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tests import synthetic
+
+    from genrecall.catalog.store import import_catalog
+    from genrecall.sid.append import append_sids
+
+    tables = synthetic.tables(users=60, items=40, events=8)
+    more = pa.table({"item_id": ["i40", "i41"], "title": ["red candle no 40", "blue lamp no 41"]})
+    files = {name: tmp_path / f"{name}.parquet" for name in ("items", "events", "users")}
+    for name, file in files.items():
+        pq.write_table(pa.concat_tables([tables["items"], more]) if name == "items" else tables[name], file)
+    catalog = import_catalog(files, tmp_path / "catalog")
+    known = Vectors.load(run / "vectors").matrix
+    matrix = np.concatenate([known, known[:2] + 0.01])
+    table = append_sids(run / "sid", catalog.items.ids, matrix, out=tmp_path / "sid")
+    np.testing.assert_array_equal(table.sids[:40], shop.table.sids)
+    bundle = stages.export(
+        catalog, sid=tmp_path / "sid", model=run / "model", out=tmp_path / "bundle", recipe=pipeline.RECIPE
+    )
+    grown = Recommender.load(bundle.path, device="cpu")
+    found = grown.recommend(["i0"], k=41)
+    assert {"i40", "i41"} <= {item.item_id for item in found.items}
+
+
 def test_a_copied_bundle_works_elsewhere(run: Path, shop: Recommender, tmp_path: Path) -> None:
     shutil.copytree(run / "bundle", tmp_path / "elsewhere")
     moved = Recommender.load(tmp_path / "elsewhere", device="cpu")

@@ -21,6 +21,7 @@ def _write(path: Path, text: str) -> str:
         (writer.path / "sub").mkdir()
         (writer.path / "sub" / "text").write_text(text)
         (writer.path / "more").write_bytes(text.encode() * 1000)
+        writer.facts["seconds"] = 1.5
     return open_artifact(path).digest
 
 
@@ -59,8 +60,9 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
     _write(tmp_path / "a", "hello")
     file = tmp_path / "a" / name
     body = bytearray(file.read_bytes())
-    for _ in range(20):
-        position = random.Random(len(body)).randrange(len(body))
+    chance = random.Random(0)
+    for _ in range(40):
+        position = chance.randrange(len(body))
         body[position] ^= 1
         file.write_bytes(body)
         with pytest.raises(ArtifactError):
@@ -132,6 +134,42 @@ def test_disk_full_at_every_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             _write(tmp_path / "a", "new")
         assert open_artifact(tmp_path / "a").file("sub/text").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_file_that_was_not_written_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "a", "hello")
+    (tmp_path / "a" / "sub" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="damaged"):
+        open_artifact(tmp_path / "a")
+
+
+def test_leftovers_of_the_dead_are_swept_and_the_living_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".writing-a-123").mkdir()
+    (tmp_path / ".writing-a-123" / "half").write_text("half")
+    with write_artifact(tmp_path / "a", kind="note", config={"n": 1}):
+        alive = [p.name for p in tmp_path.iterdir()]
+        assert len(alive) == 1
+        assert alive[0] != ".writing-a-123"
+        with write_artifact(tmp_path / "a", kind="note", config={"n": 2}):
+            pass
+        assert (tmp_path / alive[0]).exists()
+    assert open_artifact(tmp_path / "a").manifest.config == {"n": 1}
+
+
+def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path) -> None:
+    _write(tmp_path / "a", "old")
+    (tmp_path / "a").rename(tmp_path / ".old-a")
+    assert open_artifact(tmp_path / "a").file("sub/text").read_text() == "old"
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArtifactError):
+            _write(place, "x")
+        with pytest.raises(ArtifactError, match="no artifact"):
+            open_artifact(place)
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 @pytest.mark.slow

@@ -29,11 +29,13 @@ class BundleConfig:
         generative: settings of the search.
         channels: settings of the classic channels.
         split: the rule under which the model and the channels were fitted; evaluation repeats it.
+        remarks: what a reader of a table must know of how the parts were made.
     """
 
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     channels: ClassicConfig = field(default_factory=ClassicConfig)
     split: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def export_bundle(
@@ -61,13 +63,14 @@ def export_bundle(
     sids, weights = open_artifact(sid, kind="sid"), open_artifact(model, kind="model")
     table = SidTable.load(sid)
     table.require_items(catalog.items.ids)
-    _require_same_sids(sids, weights)
+    _require_lineage(catalog, sids, weights)
     settings = {
         "space": list(table.space.codes),
         "normalise": weights.manifest.config["normalise"],
         "generative": asdict(config.generative),
         "channels": asdict(config.channels),
         "split": config.split,
+        "remarks": list(config.remarks),
     }
     parents = {"catalog": catalog.digest, "sid": sids.digest, "model": weights.digest}
     if not force and is_current(out, kind=KIND, config=settings, parents=parents):
@@ -84,12 +87,21 @@ def export_bundle(
     return open_artifact(out, kind=KIND)
 
 
-def _require_same_sids(sids: Artifact, model: Artifact) -> None:
+def _require_lineage(catalog: Catalog, sids: Artifact, model: Artifact) -> None:
+    """The model must know these SIDs (or the table that they were appended to) and these events."""
     trained_on = model.manifest.parents.get("sid")
-    if trained_on != sids.digest:
+    older = sids.manifest.config.get("descends_from", [])
+    if trained_on not in (sids.digest, *older):
         raise ArtifactError(
             "the model was trained on another SID table",
             seen=f"model of {trained_on}, table {sids.digest}",
-            allowed="the SID table that the model was trained on",
+            allowed="the SID table that the model was trained on, or one that items were appended to since",
             fix="run `genrecall train` again, or give the --sid that it was trained with",
+        )
+    if trained_on == sids.digest and model.manifest.parents.get("catalog") != catalog.digest:
+        raise ArtifactError(
+            "the model was trained on another catalog",
+            seen=f"model of {model.manifest.parents.get('catalog')}, catalog {catalog.digest}",
+            allowed="the catalog that the model was trained on: other events might hold its test cases",
+            fix="run `genrecall train` again, or give the --catalog that it was trained with",
         )

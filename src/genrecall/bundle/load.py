@@ -67,6 +67,8 @@ class Recommender:
     channels: Mapping[str, ClassicChannel]
     split: Mapping[str, Any]
     digest: str
+    catalog_digest: str
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto", dtype: str = "auto") -> Recommender:
@@ -94,6 +96,8 @@ class Recommender:
             channels=channels,
             split=config["split"],
             digest=bundle.digest,
+            catalog_digest=bundle.manifest.parents["catalog"],
+            remarks=tuple(config["remarks"]),
         )
 
     def recommend(

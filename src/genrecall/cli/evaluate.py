@@ -14,7 +14,7 @@ from genrecall.cli.options import RUN, AsJson, BundlePath, CatalogPath, Device, 
 def command(
     run: Run = RUN,
     part: Annotated[str, typer.Option(help="test, or validation while choosing settings.")] = "test",
-    cases: Annotated[int | None, typer.Option(help="Ask only so many cases, drawn at random.")] = None,
+    cases: Annotated[int | None, typer.Option(min=1, help="Ask only so many cases, drawn at random.")] = None,
     history: Annotated[
         str | None, typer.Option(help="History items in lists: removed or kept. Default: the bundle's.")
     ] = None,

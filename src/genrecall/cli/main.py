@@ -37,9 +37,22 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
+    except OSError as error:
+        _fail(
+            GenrecallError(
+                "a file cannot be read or written",
+                seen=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+                allowed="paths that exist and that this user may read or write",
+                fix="correct the path, or its permissions",
+            )
+        )
     except GenrecallError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(error)
+
+
+def _fail(error: GenrecallError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ def command(
     run: Annotated[Path, typer.Option("--run", "-r", help="Where artifacts and reports go.")] = Path("runs/quickstart"),
     full: Annotated[bool, typer.Option("--full", help="Train for up to three quarters of an hour.")] = False,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Train at most so long.")] = None,
-    cases: Annotated[int | None, typer.Option("--cases", help="Evaluate only so many users.")] = None,
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="Evaluate only so many users.")] = None,
     device: Device = "auto",
     force: Force = False,
     as_json: AsJson = False,
@@ -39,6 +39,8 @@ def command(
     for name, value in outcome.report["stages"].items():
         print(f"{name:10} {value:7.1f} s")
     print()
+    print_health(outcome.report["sid"])
+    print()
     print(outcome.report["summary"])
     for user, history, profile, answer in outcome.users:
         print(f"── user {user}")
@@ -49,3 +51,17 @@ def command(
     print(f"          genrecall sid inspect --run {outcome.directory}")
     print("          genrecall quickstart --full --run runs/full" if not full else "          genrecall eval --help")
     print("          genrecall data validate --items items.parquet --events events.parquet   # then your own data")
+
+
+def print_health(quality: dict[str, Any]) -> None:
+    """SID health in a few lines."""
+    rate, error = quality["collision_rate"], quality["reconstruction_error"]["after"]
+    used = ", ".join(f"{use['used']}/{use['codes']} (perplexity {use['perplexity']:.0f})" for use in quality["levels"])
+    print(f"SIDs: codes used by level {used}")
+    print(f"      items that share a SID {rate['before']:.1%} before, {rate['after']:.1%} after resolving collisions;")
+    print(
+        f"      variance unexplained {error:.3f}; {quality['neighbours']['overlap']:.0%} of nearest items by vector are"
+    )
+    print(f"      nearest by SID, too (chance {quality['neighbours']['chance']:.1%})")
+    for line in quality["alarms"]:
+        print(f"      alarm: {line}")

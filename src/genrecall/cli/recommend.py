@@ -47,7 +47,7 @@ def command(
     times = None
     notes: list[str] = []
     if user is not None:
-        item_ids, times, stored, notes = _of_user(catalog or run / "catalog", user)
+        item_ids, times, stored, notes = _of_user(catalog or run / "catalog", user, shop)
         known = {**stored, **known}
     else:
         item_ids = history or []
@@ -128,14 +128,17 @@ def _to_json(
     return found
 
 
-def _of_user(path: Path, user: str) -> tuple[list[str], np.ndarray | None, dict[str, str], list[str]]:
+def _of_user(
+    path: Path, user: str, shop: Recommender
+) -> tuple[list[str], np.ndarray | None, dict[str, str], list[str]]:
+    """History (as the model was trained to read it), times, profile and notes of a user of the catalog."""
     from genrecall.catalog.store import Catalog
 
     catalog = Catalog.load(path)
     index = catalog.user_index.get(user)
     if index is None:
         return [], None, {}, [f"unknown user {user}"]
-    histories = catalog.events.histories()
+    histories = catalog.events.histories(shop.split["repeats"], shop.split["tie_seed"])
     items = [catalog.items.ids[item] for item in histories.of(index)]
     return items, histories.times_of(index) if histories.timed else None, catalog.profile_of(index), []
 

@@ -78,6 +78,8 @@ def build(
     target = out or run / "sid"
     loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(vectors or run / "vectors")
     histories = split_config(split, repeats, tie_seed).divide(loaded).train if collaborative_weight else None
+    if not force:
+        _require_not_appended(target)
     if not force and is_built(target, config, loaded, item_vectors, histories):
         log(f"{target} is current; --force builds it again")
     else:
@@ -151,6 +153,23 @@ def append(
     print(f"sid  {len(added):,} items appended to {len(known):,}  {target}  {table.digest}")
     for name, written in list(added.items())[:10]:
         print(f"  {name}  {written}")
+
+
+def _require_not_appended(target: Path) -> None:
+    """Building again would give items that live under published SIDs other ones."""
+    from genrecall.artifacts import MANIFEST, open_artifact
+    from genrecall.errors import ConfigError
+
+    if not (target / MANIFEST).exists():
+        return
+    older = open_artifact(target, kind="sid", verify=False).manifest.config.get("descends_from", [])
+    if older:
+        raise ConfigError(
+            "items were appended to this SID table, and building it again would change SIDs that are in use",
+            seen=f"{target}, appended to {len(older)} times",
+            allowed="another --out, or --force",
+            fix="run `genrecall sid append` for further items; --force gives every item a new SID",
+        )
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -237,7 +256,7 @@ def _one_item(stored: StoredSids, item: str, count: int, catalog: Path, vectors:
     by_vector = nearest_items(inputs, stored.quantizer.normaliser, row, count)
     return {
         **line(row),
-        "by_sid": [line(i) | {"shared_levels": shared} for i, shared in nearest_sids(table.sids, row, count)],
+        "by_sid": [line(i) | {"shared_levels": shared} for i, shared in nearest_sids(table.sids, row, count) if shared],
         "by_vector": [line(i) | {"cosine": round(cosine, 4)} for i, cosine in by_vector],
     }
 

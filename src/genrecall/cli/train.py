@@ -25,7 +25,7 @@ from genrecall.cli.options import (
 
 def command(
     run: Run = RUN,
-    size: Annotated[str, typer.Option(help="Model from scratch: tiny, small or base.")] = "small",
+    size: Annotated[str | None, typer.Option(help="Model from scratch: tiny, small or base. Default: small.")] = None,
     backbone: Annotated[
         str | None,
         typer.Option(help="Tune this instead: a HF causal LM (directory or Hub name; Qwen2/3, Llama family)."),
@@ -39,6 +39,15 @@ def command(
     deduplicate: Annotated[
         str, typer.Option(help="Of an item's events show all (none), the first or the last.")
     ] = "none",
+    session_gap: Annotated[
+        bool, typer.Option("--session-gap", help="Put a separator after the first item of each new time.")
+    ] = False,
+    last_events: Annotated[
+        int | None, typer.Option(help="Train on each user's last so many events. Default: on all.")
+    ] = None,
+    reshuffle_ties: Annotated[
+        bool, typer.Option("--reshuffle-ties", help="Events of equal time get a new order every epoch.")
+    ] = False,
     epochs: Annotated[float, typer.Option(help="Passes over the events, at most.")] = 20.0,
     max_seconds: Annotated[float | None, typer.Option(help="Wall time, at most; the schedule ends with it.")] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens a forward pass.")] = 8192,
@@ -80,14 +89,15 @@ def command(
     from genrecall.train.config import TrainConfig
     from genrecall.train.distil import DistilConfig
 
+    _require_consistent(size, backbone, lora)
     chosen: Any = normalise  # checked by TrainConfig
     recipe = Recipe(
         name="train",
         split=split_config(split, repeats, tie_seed),
         backbone=backbone,
-        model=ModelConfig(size=size, seed=seed),
+        model=ModelConfig(size=size or "small", seed=seed),
         template=template or ("zh" if backbone else "compact"),
-        history=HistoryConfig(max_items=max_items, order=order, deduplicate=deduplicate),
+        history=HistoryConfig(max_items=max_items, order=order, deduplicate=deduplicate, session_gap=session_gap),
         train=TrainConfig(
             epochs=epochs,
             max_seconds=max_seconds,
@@ -97,6 +107,8 @@ def command(
             learning_rate=learning_rate or ((3e-4 if lora else 1e-4) if backbone else 2e-3),
             dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
             distil=DistilConfig() if distil else None,
+            max_events_per_user=last_events,
+            reshuffle_ties=reshuffle_ties,
             normalise=chosen,
             patience=patience,
             eval_every=eval_every,
@@ -121,3 +133,15 @@ def command(
     else:
         best = "no validation" if facts["best"] is None else f"validation Recall@10 {facts['best']:.4f}"
         print(f"model  {best}  {facts['epochs']:.1f} epochs in {facts['seconds']:.0f} s  {model.path}  {model.digest}")
+
+
+def _require_consistent(size: str | None, backbone: str | None, lora: int) -> None:
+    from genrecall.errors import ConfigError
+
+    if (size and backbone) or (lora and not backbone):
+        raise ConfigError(
+            "these options contradict each other",
+            seen="--size with --backbone" if size else "--lora without --backbone",
+            allowed="--size for a model from scratch, or --backbone (with or without --lora)",
+            fix="leave one of them out",
+        )

@@ -14,6 +14,7 @@ import numpy as np
 
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
+from genrecall.errors import ConfigError
 from genrecall.index.availability import allowed_items
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.recall.channel import Candidates, Query
@@ -31,6 +32,15 @@ class GenerativeConfig:
 
     beam: int = 50
     items_per_sid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.beam < 1 or (self.items_per_sid is not None and self.items_per_sid < 1):
+            raise ConfigError(
+                "the generative channel could never answer",
+                seen=f"beam={self.beam}, items_per_sid={self.items_per_sid}",
+                allowed="a beam of at least 1; at least 1 item a SID, or no cap",
+                fix="raise --beam or --items-per-sid",
+            )
 
 
 class GenerativeChannel:

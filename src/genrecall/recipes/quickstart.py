@@ -5,12 +5,15 @@ Settings come first (`short`, `full`), the run after them. Why these settings: s
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genrecall import hardware
 from genrecall.artifacts import open_artifact
 from genrecall.bundle.load import Recommendations, Recommender
 from genrecall.catalog.store import Catalog, import_catalog
@@ -28,6 +31,7 @@ from genrecall.text.embed import embed_catalog
 from genrecall.train.config import TrainConfig
 from genrecall.train.distil import DistilConfig
 
+_ARTIFACTS = {"data": "catalog", "embed": "vectors", "sid": "sid", "train": "model"}
 USERS = 3
 """So many users' recommendations are shown."""
 
@@ -135,11 +139,14 @@ def run(recipe: Recipe, directory: Path, *, cases: int | None = None, force: boo
     finished = None if force else _finished(directory, asked)
     if finished is None:
         with watch.stage("eval"):
-            evaluation = stages.evaluate_bundle(shop, catalog, cases=cases, remarks=_remarks(recipe))
+            evaluation = stages.evaluate_bundle(shop, catalog, cases=cases)
     with watch.stage("recommend"):
         users = example_users(shop, catalog)
+    seconds = _stage_seconds(directory, watch.seconds)
     if finished is None:
-        finished = _report(directory, catalog, shop, evaluation, users, watch, asked, recipe)
+        finished = _report(directory, catalog, shop, evaluation, users, seconds, asked)
+    else:
+        finished["stages"] = seconds
     log(f"{directory}: {sum(watch.seconds.values()):.0f} s in this run")
     return Outcome(report=finished, users=users, shop=shop, directory=directory)
 
@@ -154,8 +161,8 @@ def embedded_catalog(out: Path, *, force: bool = False) -> Catalog:
 def example_users(
     shop: Recommender, catalog: Catalog, count: int = USERS
 ) -> list[tuple[str, list[str], dict[str, str], Recommendations]]:
-    """Recommendations for the first users (by id) with histories of a length that can be read."""
-    histories = catalog.events.histories()
+    """Recommendations for a few users, spread over the ids, with histories of a length that can be read."""
+    histories = catalog.events.histories(shop.split["repeats"], shop.split["tie_seed"])
     readable = [u for u in range(catalog.events.num_users) if 6 <= histories.lengths[u] <= 12]
     chosen = sorted(readable, key=lambda u: catalog.events.user_ids[u])[:: max(len(readable) // count, 1)][:count]
     found = []
@@ -167,14 +174,19 @@ def example_users(
     return found
 
 
-def _remarks(recipe: Recipe) -> tuple[str, ...]:
-    last = recipe.train.max_events_per_user
-    thinned = (
-        ()
-        if last is None
-        else (f"the model was trained on each user's last {last} training events, the others on all",)
-    )
-    return thinned
+def _stage_seconds(directory: Path, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each stage when it was really done: a stage that was found finished keeps its earlier time."""
+    done: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        done = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
+    for name, took in seconds.items():
+        artifact = directory / _ARTIFACTS.get(name, "bundle")
+        digest = open_artifact(artifact, verify=False).digest
+        before = done.get(name, {})
+        if before.get("digest") != digest or before["seconds"] < took:
+            done[name] = {"digest": digest, "seconds": took}
+    (directory / "stages.json").write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    return {name: entry["seconds"] for name, entry in done.items()}
 
 
 def _finished(directory: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -183,7 +195,8 @@ def _finished(directory: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return report if {key: report.get(key) for key in asked} == asked else None
+    current = {key: report.get(key) for key in asked} == asked and (directory / "report.html").exists()
+    return report if current else None
 
 
 def _report(
@@ -192,30 +205,30 @@ def _report(
     shop: Recommender,
     evaluation: Evaluation,
     users: list[tuple[str, list[str], dict[str, str], Recommendations]],
-    watch: Stages,
+    seconds: Mapping[str, float],
     asked: dict[str, Any],
-    recipe: Recipe,
 ) -> dict[str, Any]:
     stored = StoredSids.load(directory / "sid")
     model = open_artifact(directory / "model", kind="model")
     found = evaluation.to_dict()
     report = {
         **asked,
-        "recipe": recipe.name,
-        "stages": watch.seconds,
+        "recipe": model.manifest.config["recipe"]["name"],
+        "stages": dict(seconds),
         "sid": stored.quality,
         "training": model.manifest.facts,
         "metrics": found["metrics"],
         "invalid_sid_rate": shop.generative.invalid_sid_rate,
         "protocol": found["protocol"],
         "summary": pages.summary(evaluation),
+        "hardware": hardware.describe(),
         "evaluation": found,
     }
     extra: list[Section] = [
         pages.users_section(users, catalog.items),
         pages.sid_section(stored, directory / "plots"),
         pages.training_section(model),
-        pages.stages_section(watch.seconds),
+        pages.stages_section(seconds),
     ]
     page = evaluation_report(
         evaluation, title="genrecall quickstart: UCI Online Retail", extra=extra, footer=f"bundle {shop.digest}"

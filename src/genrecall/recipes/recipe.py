@@ -11,6 +11,7 @@ from genrecall.catalog.split import Split
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
 from genrecall.eval.protocol import Protocol
+from genrecall.model.backbones import digest_of_backbone
 from genrecall.model.config import ModelConfig
 from genrecall.prompt.history import HistoryConfig
 from genrecall.recall.generative import GenerativeConfig
@@ -113,7 +114,7 @@ class Recipe:
         return {
             "name": self.name,
             "split": asdict(self.split),
-            "backbone": self.backbone,
+            "backbone": digest_of_backbone(self.backbone) if self.backbone else None,
             "model": None if self.backbone else asdict(self.model),
             "validation": {"cases": self.validation_cases, "beam": self.validation_beam},
         }

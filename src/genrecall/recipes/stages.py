@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from genrecall.bundle.load import Recommender
 from genrecall.catalog.split import Split
 from genrecall.catalog.store import Catalog
 from genrecall.engine.config import EngineConfig
+from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.engine import Engine
-from genrecall.errors import ConfigError
+from genrecall.errors import ArtifactError, ConfigError
 from genrecall.eval.harness import Evaluation, evaluate, queries_of
 from genrecall.index.trie import Trie
 from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
@@ -116,11 +117,28 @@ def recall_at_10(
 
 def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recipe, force: bool = False) -> Artifact:
     """Gather the bundle; its split is the one that the model was trained under."""
-    split = SplitConfig(**open_artifact(model, kind="model").manifest.config["recipe"]["split"])
-    config = BundleConfig(generative=recipe.generative, channels=recipe.channels, split=asdict(split))
+    trained = open_artifact(model, kind="model").manifest.config
+    split = SplitConfig(**trained["recipe"]["split"])
+    config = BundleConfig(
+        generative=recipe.generative,
+        channels=recipe.channels,
+        split=asdict(split),
+        remarks=_remarks(trained["train"]),
+    )
     return export_bundle(
         catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, force=force
     )
+
+
+def _remarks(train: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader of a table must know of the generative channel's training."""
+    remarks = []
+    if train["distil"] is not None:
+        remarks.append("the generative channel was trained on the events and on counts of the same events")
+    if train["max_events_per_user"] is not None:
+        last = train["max_events_per_user"]
+        remarks.append(f"it saw each user's last {last} training events, the other channels all of them")
+    return tuple(remarks)
 
 
 def evaluate_bundle(
@@ -142,7 +160,13 @@ def evaluate_bundle(
         remarks: whatever else a reader of the table must know.
         history: ``removed`` or ``kept``; None as the bundle says.
     """
-    recommender.table.require_items(catalog.items.ids)
+    if recommender.catalog_digest != catalog.digest:
+        raise ArtifactError(
+            "the bundle was made from another catalog",
+            seen=f"bundle of {recommender.catalog_digest}, catalog {catalog.digest}",
+            allowed="the bundle's own catalog: of another one, test cases may have been trained on",
+            fix="give the --catalog that the bundle was exported from, or export again",
+        )
     config = SplitConfig(**{**recommender.split, **({"history": history} if history else {})})
     split = config.divide(catalog)
     asked = split.test if part == "test" else split.valid
@@ -154,7 +178,7 @@ def evaluate_bundle(
         [generative, *recommender.channels.values()],
         asked,
         num_items=len(catalog.items),
-        protocol=config.protocol(split, part=part, remarks=remarks),
+        protocol=config.protocol(split, part=part, remarks=(*recommender.remarks, *remarks)),
         train_counts=split.train.item_counts(len(catalog.items)),
         profile=catalog.profile_of,
     )
@@ -175,13 +199,15 @@ def _vocabulary(catalog: Catalog, table: SidTable, template: Template, recipe: R
 def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe) -> PreTrainedModel:
     """The backbone with grounded rows: a code starts from the title tokens of the items that carry it."""
     assert recipe.backbone is not None
-    return load_backbone(
+    model = load_backbone(
         recipe.backbone,
         vocab_size=vocabulary.size,
         new_tokens=np.concatenate(vocabulary.sid_tokens),
         grounding=title_tokens(vocabulary, table.sids, catalog.items.titles),
         seed=recipe.train.seed,
     )
+    Architecture.read(model)  # what the engine could not serve is refused before it is trained
+    return model
 
 
 def _require_same_events(sid: Path, split: Split) -> None:

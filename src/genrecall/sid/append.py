@@ -80,7 +80,8 @@ def append_sids(
     return write_sids(
         out, table, codes=np.concatenate([stored.codes, codes])[order], quantizer=stored.quantizer,
         fusion=stored.fusion, found={**stored.quality, "appended": [*stored.quality.get("appended", []), note]},
-        config=stored.config, parents=parents,
+        config={**stored.config, "descends_from": [*stored.config.get("descends_from", []), old.digest]},
+        parents=parents,
     )  # fmt: skip
 
 
