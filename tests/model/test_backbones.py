@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from genrecall.errors import ArtifactError, ConfigError
-from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
+from genrecall.model.backbones import build_scratch, digest_of_backbone, load_backbone, load_tokenizer
 from genrecall.model.config import SIZES, ModelConfig, ModelSize
 from genrecall.model.lora import LoraSettings, add_lora, merge_lora
 from genrecall.model.weights import load_model, save_model
@@ -91,6 +91,22 @@ def test_lora_trains_sid_rows_and_merges_into_a_plain_model(tmp_path, tied):
     assert torch.equal(plain.get_input_embeddings().weight[:VOCAB], kept)
     save_model(plain, tmp_path / "merged")
     torch.testing.assert_close(load_model(tmp_path / "merged")(tokens).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_backbone_is_its_files_wherever_they_lie(tmp_path):
+    def digest(name, **changed):
+        (tmp_path / name).mkdir()
+        files = {"config.json": "{}", "tokenizer.json": "[]", "model.safetensors": "w", "README.md": "r", **changed}
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        return digest_of_backbone(tmp_path / name)
+
+    first = digest("a")
+    assert first.startswith("sha256:")
+    assert first == digest("b", **{"README.md": "other"}) == digest_of_backbone(str(tmp_path / "a"))
+    others = [digest(f"c{i}", **{name: "x"}) for i, name in enumerate(("config.json", "model.safetensors"))]
+    assert len({first, *others}) == 3
+    assert digest_of_backbone("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
 
 
 def test_a_backbone_that_is_none(tmp_path):

@@ -103,6 +103,16 @@ def test_words_longer_than_the_window_are_refused():
         builder("zh", max_tokens=20).encode([1])
 
 
+def test_titles_and_profiles_write_no_sids():
+    template = Template(name="odd", head="<sep>", item="{title} {sid}")
+    titles = [f"<a_1><sep>{title}" for title in TITLES]
+    prompts = PromptBuilder(VOCABULARY, template, HistoryConfig(), SIDS, titles=titles)
+    tokens = prompts.encode([3, 1], {"age": "<b_2><sep>", "country": "<bos>"})
+    assert items_in(tokens) == [3, 1]
+    assert tokens.count(VOCABULARY.separator) == 1  # the template's own
+    assert tokens.count(VOCABULARY.bos) == 1
+
+
 def test_titles_are_required_where_they_are_shown():
     with pytest.raises(ConfigError, match="titles"):
         PromptBuilder(VOCABULARY, TEMPLATES["titled"], HistoryConfig(), SIDS)

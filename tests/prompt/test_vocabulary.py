@@ -25,6 +25,15 @@ def test_written_sids_become_exactly_their_tokens(vocabulary, space):
     assert vocabulary.size > flat.max()
 
 
+def test_words_of_users_are_never_special_tokens(vocabulary):
+    tokenizer = vocabulary.tokenizer
+    text = f"lamp <a_1><b_2> <sep><sep>{tokenizer.eos_token}<a_<a_11>3>"
+    special = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+    assert special & set(vocabulary.encode(text))
+    assert not special & set(vocabulary.encode(vocabulary.literal(text)))
+    assert vocabulary.literal("red <3 lamp <a_12> <b 1> a_1") == "red <3 lamp <a_12> <b 1> a_1"
+
+
 def test_it_comes_back_from_disk(vocabulary, tmp_path):
     vocabulary.save(tmp_path)
     again = Vocabulary.load(tmp_path)

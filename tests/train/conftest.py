@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from genrecall.prompt.prompt import PromptBuilder
 from genrecall.prompt.template import load_template
 from genrecall.prompt.vocabulary import Vocabulary
 from genrecall.sid.space import SidSpace
+from genrecall.train.distil import Counts
 
 SPACE = SidSpace((6, 4, 8))
 ITEMS = 48
@@ -31,6 +34,7 @@ class World:
             rows.append([int(user % 6 + 6 * ((start + step) % 8)) for step in range(length)])
             times.append([int(step // 2) for step in range(length)])
         self.histories = Histories.from_lists(rows, times)
+        self.untimed = dataclasses.replace(self.histories, times=np.arange(len(self.histories.items)), timed=False)
         templates = [load_template(name) for name in ("compact", "zh", "en")]
         words = [text for template in templates for text in template.texts()]
         self.vocabulary = Vocabulary.scratch(SPACE, [*words, "age 30 country France Spain"])
@@ -41,6 +45,14 @@ class World:
 
     def model(self, seed=0):
         return build_scratch(ModelConfig(explicit=MINI, window=256, seed=seed), self.vocabulary.size)
+
+    def teacher(self) -> Counts:
+        """Counts of what came next."""
+        matrix = np.zeros((ITEMS, ITEMS), dtype=np.float32)
+        for user in range(len(self.histories)):
+            items = self.histories.of(user)
+            np.add.at(matrix, (items[:-1], items[1:]), 1)
+        return Counts(matrix=matrix, decay=0.5, session_weight=0.5)
 
     def profile_of(self, user: int) -> dict[str, str]:
         return PROFILES[user % 3]

@@ -7,6 +7,7 @@ import torch
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
+from genrecall.train import distil
 from genrecall.train.distil import Contexts, Counts, DistilConfig, Teacher
 
 ITEMS = 12
@@ -37,7 +38,8 @@ def _expected(teacher: Teacher, items: list[int], times: list[int]) -> np.ndarra
 
 
 @pytest.mark.parametrize("last", [None, 2])
-def test_soft_targets_are_those_of_the_formula(last: int | None) -> None:
+def test_soft_targets_are_those_of_the_formula(last: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distil, "_ROWS_AT_ONCE", 5)
     teacher = _teacher(last)
     rows = [([3, 0, 7, 5, 1], [10, 10, 20, 20, 20]), ([2, 9, 4], [5, 6, 6])]
     contexts = Contexts(
@@ -71,10 +73,33 @@ def test_without_a_past_the_teacher_says_nothing() -> None:
     assert soft[1].sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_without_times_a_row_is_one_session() -> None:
+    teacher, items = _teacher(), [np.array([3, 0, 7, 5]), np.array([2, 9])]
+    one = Contexts(items=items, times=[np.zeros(4), np.zeros(2)], targets=[4, 2])
+    none = Contexts(items=items, times=[None, None], targets=[4, 2])
+    many = Contexts(items=items, times=[np.arange(4), np.arange(2)], targets=[4, 2])
+    masses = [teacher.mass(contexts, torch.device("cpu")) for contexts in (one, none, many)]
+    assert torch.equal(masses[0], masses[1])
+    assert not torch.equal(masses[0], masses[2])
+
+
+def test_a_target_that_has_been_seen_is_left_to_its_code() -> None:
+    teacher = _teacher()
+    items, seen = np.array([3, 5, 3, 0, 5]), torch.tensor([False, False, True, False, True])
+    contexts = Contexts(items=[items, np.array([0, 1])], times=[None, None], targets=[5, 1])
+    mass = teacher.mass(contexts, torch.device("cpu"))
+    for level in range(2):
+        distinct, prefix = np.unique(teacher.trie.paths(SIDS[items])[:, level], return_inverse=True)
+        trust = teacher.soft(mass, torch.arange(5), distinct, torch.from_numpy(prefix), level)[1]
+        assert (trust[seen] == 0).all()
+        assert level or trust[[1, 3]].tolist() == pytest.approx([0.7, 0.7])
+    assert mass[5, -1] == pytest.approx(1)
+
+
 def test_settings_that_mean_nothing_are_refused() -> None:
     for wrong in ({"weight": 0.0}, {"weight": 1.5}, {"sharpness": 0.0}):
         with pytest.raises(ConfigError, match="allowed"):
             DistilConfig(**wrong)
     with pytest.raises(CapacityError, match="dense matrix"):
-        Counts.require_room(10**6)
-    Counts.require_room(20_000)
+        Counts.require_room(20_000)
+    Counts.require_room(18_000)

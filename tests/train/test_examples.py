@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
 from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples
@@ -20,6 +21,11 @@ LAYOUTS = [
     ("zh", {"session_gap": True, "deduplicate": "first"}),
     ("en", {"deduplicate": "last"}),
 ]
+UNTIMED = [
+    ("compact", {"session_gap": True}),
+    ("compact", {"session_gap": True, "order": "newest_first"}),
+    ("zh", {"session_gap": True}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +33,10 @@ def model(world):
     return world.model().eval()
 
 
-def examples_of(world, template, history, **config):
+def examples_of(world, template, history, timed=True, **config):
     settings = TrainConfig(**{"batch_tokens": 600, "overlap": 0.4, **config})
-    return Examples(world.prompts(template, **history), world.histories.take(np.arange(9)), world.profile_of, settings)
+    histories = (world.histories if timed else world.untimed).take(np.arange(9))
+    return Examples(world.prompts(template, **history), histories, world.profile_of, settings)
 
 
 def target_nll(model, world, batch, normalise="trie"):
@@ -59,9 +66,11 @@ def plain_nll(model, world, prompts, tokens, item):
     return total
 
 
-@pytest.mark.parametrize(("template", "history"), LAYOUTS)
-def test_each_target_is_predicted_as_serving_would(world, model, template, history):
-    examples = examples_of(world, template, history)
+@pytest.mark.parametrize(
+    ("template", "history", "timed"), [(*layout, True) for layout in LAYOUTS] + [(*layout, False) for layout in UNTIMED]
+)
+def test_each_target_is_predicted_as_serving_would(world, model, template, history, timed):
+    examples = examples_of(world, template, history, timed)
     windows, groups = examples.plan(0)
     assert windows.targets.sum() == len(examples.histories.items)
     group = max(groups[:6], key=len)[:4]
@@ -70,10 +79,10 @@ def test_each_target_is_predicted_as_serving_would(world, model, template, histo
     prompts, expected = examples.prompts, []
     for index in group.tolist():
         user = int(windows.users[index])
-        items, times = examples.histories.of(user), examples.histories.times_of(user)
+        items, times = examples.histories.of(user), examples.histories.times_of(user) if timed else None
         for target in range(int(windows.first_target[index]), int(windows.end[index])):
             past = slice(int(windows.begin[index]), target)
-            tokens = prompts.encode(items[past], world.profile_of(user), times[past])
+            tokens = prompts.encode(items[past], world.profile_of(user), None if times is None else times[past])
             expected.append(plain_nll(model, world, prompts, tokens, items[target]))
     assert len(batch.items) >= 4
     np.testing.assert_allclose(packed, expected, atol=1e-5)
@@ -145,14 +154,35 @@ def test_thinning_keeps_the_latest_events(world):
     assert examples.histories.of(4).tolist() == world.histories.of(4)[-3:].tolist()
 
 
-def test_rows_fit_the_model_window(world):
+@pytest.mark.parametrize("profile_of", [None, lambda user: {"country": "Spain " * (8 if user else 0)}])
+@pytest.mark.parametrize(("template", "window"), [("compact", 40), ("zh", 60)])
+def test_rows_fit_the_model_window(world, template, window, profile_of):
     settings = TrainConfig(batch_tokens=300)
-    for template in ("compact", "zh"):
-        prompts = world.prompts(template, max_tokens=60, max_items=50)
-        examples = Examples(prompts, world.histories, None, settings)
-        windows, groups = examples.plan(0)
-        for group in groups:
-            batch = examples.collate(windows, group)
-            longest = batch.tokens.shape[1] if batch.positions is None else batch.positions.max() + 1
-            assert longest <= 60
+    prompts = world.prompts(template, max_tokens=window, max_items=50)
+    examples = Examples(prompts, world.histories, profile_of, settings)
+    windows, groups = examples.plan(0)
+    for group in groups:
+        batch = examples.collate(windows, group)
+        places = batch.source % batch.tokens.shape[1] if batch.positions is None else batch.positions
+        longest = places.max() + 1  # what fills rows up to a round width is no part of them
+        assert longest <= window
+        assert batch.positions is not None or batch.tokens.size <= settings.batch_tokens
     assert isinstance(windows, Windows)
+
+
+def test_a_profile_that_leaves_no_room_is_refused(world):
+    prompts = world.prompts("zh", max_tokens=60)
+    with pytest.raises(CapacityError, match="longer than the model's window"):
+        Examples(prompts, world.histories, lambda user: {"country": "Spain " * (user == 3) * 15}, TrainConfig())
+
+
+def test_a_teacher_is_told_what_the_prompt_shows(world):
+    examples = examples_of(world, "compact", {"order": "newest_first", "deduplicate": "last", "max_items": 3})
+    windows, groups = examples.plan(0)
+    lengths = set()
+    for group in groups:
+        batch = examples.collate(windows, group)
+        assert [events[-1] for events in batch.contexts.items] == batch.items.tolist()
+        lengths |= {len(events) for events in batch.contexts.items}
+        assert all(len(a) == len(b) for a, b in zip(batch.contexts.items, batch.contexts.times, strict=True))
+    assert lengths == {1, 2, 3, 4}

@@ -17,7 +17,9 @@ from genrecall.errors import ConfigError, DataError
 from genrecall.model.lora import LoraSettings
 from genrecall.model.weights import load_model
 from genrecall.prompt.prompt import PromptBuilder, read_settings
+from genrecall.train.checkpoint import set_aside
 from genrecall.train.config import TrainConfig
+from genrecall.train.distil import DistilConfig, Teacher
 from genrecall.train.dropout import drop, residual_dropout
 from genrecall.train.loop import artifact_config, train
 from genrecall.train.run import Run
@@ -38,6 +40,7 @@ def go(world, out, validate=None, template="compact", **config):
     return train(
         world.model(), world.prompts(template), world.histories, out=out, config=settings,
         profile_of=world.profile_of, validate=validate, parents={"sid": "sha256:0"},
+        teacher=world.teacher() if settings.distil else None,
     )  # fmt: skip
 
 
@@ -62,16 +65,23 @@ def test_the_artifact_is_complete_and_the_loss_falls(world, tmp_path):
     assert artifacts.is_current(tmp_path / "model", kind="model", config=config, parents={"sid": "sha256:0"})
 
 
-@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
-def test_a_killed_run_resumes_bit_by_bit(world, tmp_path, monkeypatch, ema):
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"optimizer": "adamw"}, marks=pytest.mark.slow),
+        {"optimizer": "muon", "ema_decay": 0.9, "distil": DistilConfig()},
+    ],
+    ids=lambda other: other["optimizer"],
+)
+def test_a_killed_run_resumes_bit_by_bit(world, tmp_path, monkeypatch, other):
     figures = itertools.count(1)
     config = {
         "checkpoint_every_steps": 3,
-        "ema_decay": ema,
         "accumulate": 2,
         "reshuffle_ties": True,
         "log_every": 2,
         "epochs": 6,
+        **other,
     }
     whole = go(world, tmp_path / "whole", validate=lambda model: 1 / next(figures), **config)
     steps = itertools.count()
@@ -86,9 +96,12 @@ def test_a_killed_run_resumes_bit_by_bit(world, tmp_path, monkeypatch, ema):
     monkeypatch.setattr(Run, "step", step)
     with pytest.raises(Killed):
         go(world, tmp_path / "parts", validate=lambda model: 1 / next(again), **config)
-    monkeypatch.setattr(Run, "step", original)
+    # Settings that make no other model do not cost the checkpoint.
+    config |= {"checkpoint_every_steps": 5, "checkpoint_every_s": 9.0, "device": "auto"}
+    monkeypatch.setattr("genrecall.hardware.pick_device", lambda name: torch.device("cpu"))
     parts = go(world, tmp_path / "parts", validate=lambda model: 1 / next(again), **config)
     assert parts.steps == whole.steps > 8
+    assert next(steps) == 8 + whole.steps - 6  # 7 steps and a killed one, then all after the checkpoint at 6
     first, second = lines(tmp_path / "whole"), lines(tmp_path / "parts")
     assert [line.get("loss") for line in first] == [line.get("loss") for line in second]
     a, b = (load_model(tmp_path / name).state_dict() for name in ("whole", "parts"))
@@ -101,7 +114,8 @@ def test_equal_seeds_give_equal_artifacts_and_other_seeds_do_not(world, tmp_path
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_accumulation_is_exactly_a_larger_batch(world):
+@pytest.mark.parametrize("distil", [None, DistilConfig()], ids=["codes", "distil"])
+def test_accumulation_is_exactly_a_larger_batch(world, distil):
     """One step of four small batches moves the weights as one step of one large batch."""
     from genrecall.index.trie import Trie
     from genrecall.train.checkpoint import Progress
@@ -121,7 +135,8 @@ def test_accumulation_is_exactly_a_larger_batch(world):
             }
         )
         examples = Examples(world.prompts(), world.histories, None, config)
-        targets = Targets(Trie.build(world.vocabulary.space, world.sids), world.sids, "trie")
+        trie = Trie.build(world.vocabulary.space, world.sids)
+        targets = Targets(trie, world.sids, "trie", Teacher(world.teacher(), trie, distil) if distil else None)
         run = Run(world.model(), examples, targets, config)
         run.plan(0)
         run.optimizers = []
@@ -178,7 +193,31 @@ def test_a_checkpoint_of_other_settings_is_not_used(world, tmp_path, monkeypatch
     with pytest.raises(Killed):
         go(world, tmp_path / "model", seed=3)
     monkeypatch.undo()
+    (tmp_path / "model.work" / "seed").write_text("3")
     assert go(world, tmp_path / "model", seed=4).digest == go(world, tmp_path / "fresh", seed=4).digest
+    assert (tmp_path / "model.work.old" / "seed").exists()
+    assert not (tmp_path / "model.work" / "seed").exists()
+
+
+def test_the_work_of_another_run_is_kept_once(tmp_path, capsys):
+    work = tmp_path / "model.work"
+    for text in ("one", "two"):
+        work.mkdir()
+        (work / "metrics.jsonl").write_text(text)
+        set_aside(work)
+    assert not work.exists()
+    assert (tmp_path / "model.work.old" / "metrics.jsonl").read_text() == "two"
+    assert "kept as" in capsys.readouterr().err
+
+
+def test_only_what_makes_another_model_is_its_configuration(world):
+    def config(**changed):
+        return artifact_config(TrainConfig(**{**QUICK, **changed}), world.prompts())
+
+    same = {"device": "auto", "log_every": 7, "checkpoint_every_s": 1.0, "checkpoint_every_steps": 9}
+    assert config() == config(**same)
+    assert config() != config(seed=1)
+    assert config() != config(precision="float32")
 
 
 @pytest.mark.slow
@@ -215,8 +254,11 @@ def test_nothing_to_train_on_and_a_diverging_run_are_said(world, tmp_path):
         train(world.model(), world.prompts(), empty, out=tmp_path / "m", config=TrainConfig(**QUICK))
     with pytest.raises(ConfigError, match="not a number"):
         go(world, tmp_path / "m", learning_rate=1e20, clip=0.0)
-    for wrong in ({"epochs": 0}, {"precision": "int3"}, {"normalise": "all"}, {"dropout": 1.0}):
-        with pytest.raises(ConfigError):
+    for wrong in (
+        {"epochs": 0}, {"precision": "int3"}, {"normalise": "all"}, {"dropout": 1.0}, {"patience": -1}, {"clip": -0.1},
+        {"final_rate": 1.1}, {"final_rate": -0.1}, {"weight_decay": -1e-3},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="out of range"):
             TrainConfig(**wrong)
 
 

@@ -7,6 +7,7 @@ normal with a tenth of the embedding's own deviation, so that codes with equal t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from genrecall import artifacts
 from genrecall.errors import ConfigError
 from genrecall.model.config import ModelConfig
 from genrecall.model.weights import quiet
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _NOISE = 0.1
 _INITIAL_DEVIATION = 0.02
+_IDENTITY = ("config.json", "tokenizer.json")
 
 
 def build_scratch(config: ModelConfig, vocab_size: int) -> PreTrainedModel:
@@ -48,6 +51,21 @@ def build_scratch(config: ModelConfig, vocab_size: int) -> PreTrainedModel:
         model = Qwen3ForCausalLM(hf)
     model.set_attn_implementation("sdpa")
     return model
+
+
+def digest_of_backbone(source: str | Path) -> str:
+    """What a backbone is, wherever it lies: ``sha256:…`` of a directory's configuration, tokenizer and weights.
+
+    A name on the Hub stands for itself.
+    """
+    directory = Path(source)
+    if not directory.is_dir():
+        return str(source)
+    total = hashlib.sha256()
+    for file in sorted(directory.iterdir()):
+        if file.name in _IDENTITY or file.suffix == ".safetensors":
+            total.update(f"{file.name} {artifacts.sha256(file)}\n".encode())
+    return f"sha256:{total.hexdigest()}"
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -1,7 +1,8 @@
 """From a history and a profile to the tokens after which the model writes a SID.
 
 Every piece (head, event, joiner, tail) is tokenised by itself and the pieces are concatenated, in training as in
-serving, so a prompt's tokens do not depend on where a tokenizer would have merged across pieces.
+serving, so a prompt's tokens do not depend on where a tokenizer would have merged across pieces. Titles and profile
+values are words and never special tokens: a title that spells ``<a_1>`` is no code.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class PromptBuilder:
 
     def head(self, profile: Mapping[str, str] = _NO_PROFILE) -> list[int]:
         """Tokens before the history; never empty, so that a user without events can be answered."""
-        text = self.template.profile.render(profile) + self._head
+        words = {name: self.vocabulary.literal(value) for name, value in profile.items()}
+        text = self.template.profile.render(words) + self._head
         if text not in self._heads:
             tokens = self.vocabulary.encode(text)
             opening = [self.vocabulary.bos] if self.vocabulary.bos is not None else []
@@ -240,7 +242,8 @@ class PromptBuilder:
         assert self.titles is not None
         pieces, offsets = [], []
         for title, sid in zip(self.titles, tokens.tolist(), strict=True):
-            before, after = (self.vocabulary.encode(pattern.replace("{title}", title)) for pattern in patterns)
+            words = self.vocabulary.literal(title)
+            before, after = (self.vocabulary.encode(pattern.replace("{title}", words)) for pattern in patterns)
             pieces.append([*before, *sid, *after])
             offsets.append(len(before))
         grid = np.full((len(pieces), max(map(len, pieces), default=0)), -1, dtype=np.int64)

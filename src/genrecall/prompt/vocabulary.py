@@ -7,6 +7,7 @@ codes of a level are one contiguous slice of the embedding: training and engine 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -144,6 +145,15 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with SIDs where it writes SIDs and nothing added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def literal(self, text: str) -> str:
+        """Text of a title or of a profile as mere words: a space breaks what would be a special token."""
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        tokens = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=lambda t: (-len(t), t))))
 
     def save(self, directory: Path | str) -> None:
         """Write tokenizer and layout."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from genrecall import artifacts
+from genrecall import artifacts, telemetry
 from genrecall.errors import ArtifactError
 
 KIND = "checkpoint"
@@ -118,6 +120,15 @@ def restore(
     if "random/cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random/cuda"])
     return part(tensors, "average")
+
+
+def set_aside(work: Path) -> None:
+    """Keep what another run left in its working directory as ``<name>.old``, in place of an older one."""
+    old = work.with_name(work.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    os.rename(work, old)
+    telemetry.log(f"{work} holds no checkpoint of this run: it is kept as {old}")
 
 
 def part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

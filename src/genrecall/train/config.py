@@ -87,7 +87,10 @@ class TrainConfig:
             ("accumulate", self.accumulate >= 1, "1 or more"),
             ("optimizer", self.optimizer in ("adamw", "muon"), "adamw, muon"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("final_rate", 0 <= self.final_rate <= 1, "0 to 1"),
             ("warmup", 0 <= self.warmup < 1, "0 to below 1"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("clip", self.clip >= 0, "0 or more"),
             ("dropout", 0 <= self.dropout < 1, "0 to below 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
             ("normalise", self.normalise in ("trie", "level"), "trie, level"),
@@ -95,6 +98,7 @@ class TrainConfig:
             ("overlap", 0 <= self.overlap < 1, "0 to below 1"),
             ("max_events_per_user", (self.max_events_per_user or 1) >= 1, "1 or more, or none"),
             ("eval_every", self.eval_every > 0, "more than 0"),
+            ("patience", self.patience >= 0, "0 or more"),
             ("log_every", self.log_every >= 1, "1 or more"),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS)),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from genrecall.train.windows import Windows, batches, cut, singles
 
 Profiles = Callable[[int], Mapping[str, str]]
 _PACK_TOKENS = 1024
+# Row widths are rounded up to this: CPU kernels are compiled and kept for every shape they meet, 10 MB a new one.
+_WIDTH_STEP = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +65,7 @@ class Examples:
         if config.max_events_per_user is not None:
             histories = histories.last(config.max_events_per_user)
         self._histories = histories
+        self._heads = self._head_tokens()
         self.capacity = self._capacity()
         self._epoch = -1
         self.histories = _once(histories, prompts)
@@ -78,8 +82,9 @@ class Examples:
             windows = cut(lengths, capacity=self.capacity, context=context, seed=config.seed, epoch=epoch)
         else:
             windows = singles(lengths)
+        sizes = self._sizes(windows)
         groups = batches(
-            self._sizes(windows),
+            sizes if self._branched else _rounded(sizes),
             budget=config.batch_tokens,
             padded=not self._branched,
             seed=config.seed,
@@ -99,7 +104,9 @@ class Examples:
     def _row(self, windows: Windows, index: int) -> Row:
         user, begin = int(windows.users[index]), int(windows.begin[index])
         stretch = slice(begin, int(windows.end[index]))
-        items, times = self.histories.of(user)[stretch], self.histories.times_of(user)[stretch]
+        # Order numbers are no times: serving has none to give either, so all of a history is one session.
+        times = self.histories.times_of(user)[stretch] if self.histories.timed else None
+        items = self.histories.of(user)[stretch]
         profile = self.profile_of(user)
         if not self.prompts.history.grows:
             return single_row(self.prompts, profile, items, times)
@@ -111,7 +118,7 @@ class Examples:
         shown_items = windows.end - windows.begin
         if not self.prompts.history.grows:
             shown_items = np.minimum(shown_items, self.prompts.history.max_items + 1)
-        sizes = len(self.prompts.head()) + shown_items * self._item_tokens
+        sizes = self._heads[windows.users] + shown_items * self._item_tokens
         tail = len(self.prompts.tail())
         return sizes + (windows.targets * (tail + self.prompts.levels - 1) if self._branched else tail)
 
@@ -119,10 +126,22 @@ class Examples:
     def _item_tokens(self) -> int:
         return self.prompts.longest_event
 
+    def _head_tokens(self) -> np.ndarray:
+        """int64 (U,) tokens before each user's history, the profile's among them; 0 for users without events."""
+        tokens = np.zeros(len(self._histories), dtype=np.int64)
+        for user in np.flatnonzero(self._histories.lengths).tolist():
+            tokens[user] = len(self.prompts.head(self.profile_of(user)))
+        return tokens
+
     def _capacity(self) -> int:
-        """Events of a training row: those a prompt shows and its answer, as far as the model's window lets."""
+        """Events of a training row: those a prompt shows and its answer, as far as the model's window lets.
+
+        One capacity serves all users, so it is that of the longest profile.
+        """
         wanted = self.prompts.history.max_items
-        room = self.prompts.room(self.prompts.head(), self.prompts.tail())
+        longest = self.prompts.head(self.profile_of(int(self._heads.argmax())))
+        self.prompts.room(longest, self.prompts.tail(empty=True))  # what each history's first event is asked with
+        room = self.prompts.room(longest, self.prompts.tail())
         fits = max(room // self._item_tokens, 0)
         if fits < wanted and self.prompts.history.grows:
             log(f"the model's window holds {fits} events of a history, not {wanted}: training rows are cut to that")
@@ -131,7 +150,7 @@ class Examples:
 
 def pad(rows: Sequence[Row], filling: int) -> Batch:
     """Rows side by side, filled at the end: under causal attention nothing sees the filling, so no mask is needed."""
-    width = max(len(row.tokens) for row in rows)
+    width = _rounded(max(len(row.tokens) for row in rows))
     tokens = np.full((len(rows), width), filling, dtype=np.int64)
     for number, row in enumerate(rows):
         tokens[number, : len(row.tokens)] = row.tokens
@@ -178,6 +197,10 @@ def pack(rows: Sequence[Row], filling: int) -> Batch:
         branch=branch,
         limit=limit,
     )
+
+
+def _rounded(tokens: Any) -> Any:
+    return -(-tokens // _WIDTH_STEP) * _WIDTH_STEP
 
 
 def _contexts(rows: Sequence[Row]) -> Contexts:

@@ -3,7 +3,8 @@
     histories ──▶ Examples.plan(epoch) ──▶ Run.step … ──▶ validate(model) ──▶ best weights ──▶ artifact "model"
                                              └─▶ checkpoint, from which a killed run goes on bit by bit (on CPUs)
 
-A run works in ``<out>.work/``: checkpoint/, best/ (both removed at the end), metrics.jsonl, tensorboard/.
+A run works in ``<out>.work/``: checkpoint/, best/ (both removed at the end), metrics.jsonl, tensorboard/. Where another
+run has worked before, that directory becomes ``<out>.work.old/``.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class _Loop:
                 run.loss.fill_(self.progress.loss_sum)
             telemetry.log(f"going on from the checkpoint at step {self.progress.step}")
         elif run.main and work.exists():
-            shutil.rmtree(work)
+            checkpoint.set_aside(work)
         self.journal = Journal(work, keep=self.progress.lines) if run.main else None
         self._begun = self._saved = time.monotonic()
         self._before = self.progress.seconds

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KIND = "model"
 METRICS = "metrics.jsonl"
 _TIMES = ("seconds",)
+_NOT_LEARNT_FROM = ("device", "log_every", "checkpoint_every_s", "checkpoint_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,12 @@ class TrainResult:
 def artifact_config(
     config: TrainConfig, prompts: PromptBuilder, recipe: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded."""
+    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded.
+
+    Settings that decide where a run computes and how often it speaks are left out: they make no other model.
+    """
     return {
-        "train": asdict(config),
+        "train": {name: value for name, value in asdict(config).items() if name not in _NOT_LEARNT_FROM},
         "prompt": prompts.settings(),
         "normalise": config.normalise,
         "recipe": dict(recipe or {}),

@@ -25,7 +25,8 @@ class Row:
         tokens: int64 (T,).
         source: int64 (M, L): index of the token whose hidden state predicts the target's code of each level.
         items: int64 (M,) item indices of the targets.
-        events, times: int64 (n,) items and times of the window, of which the last M are the targets.
+        events: int (n,) items that the targets follow and, as the last M, the targets.
+        times: int64 (n,) of the events; None where nothing tells sessions apart.
         positions: int64 (T,) place of each token in its own prompt; None for a causal row.
         branch: int64 (T,): 0 in the trunk, 1, 2, … in branches; None for a causal row.
         limit: int64 (T,): a token sees the trunk's tokens up to this index; None for a causal row.
@@ -35,14 +36,14 @@ class Row:
     source: np.ndarray
     items: np.ndarray
     events: np.ndarray
-    times: np.ndarray
+    times: np.ndarray | None
     positions: np.ndarray | None = None
     branch: np.ndarray | None = None
     limit: np.ndarray | None = None
 
 
 def causal_row(
-    prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray, first_target: int
+    prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray | None, first_target: int
 ) -> Row:
     """Every event from ``first_target`` on is predicted from all that stands before it."""
     head = np.asarray(prompts.head(profile), dtype=np.int64)
@@ -59,12 +60,12 @@ def causal_row(
 
 
 def branched_row(
-    prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray, first_target: int
+    prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray | None, first_target: int
 ) -> Row:
     """A trunk of all events but the last, and a branch for each event from ``first_target`` on."""
     levels = prompts.levels
     head = np.asarray(prompts.head(profile), dtype=np.int64)
-    body = prompts.body(items[:-1], times[:-1])
+    body = prompts.body(items[:-1], None if times is None else times[:-1])
     trunk = np.concatenate([head, body.tokens])
     answers = prompts.sids[items].astype(np.int64) + prompts.vocabulary.level_starts
     ends = len(head) + np.concatenate([[0], body.end])  # trunk tokens before event k
@@ -94,15 +95,15 @@ def branched_row(
     )
 
 
-def single_row(prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray) -> Row:
+def single_row(prompts: PromptBuilder, profile: Mapping[str, str], items: np.ndarray, times: np.ndarray | None) -> Row:
     """The last event is predicted from a prompt of its own: for newest-first or last-occurrence histories."""
     kept = shown(items[:-1], prompts.history)
-    prompt = prompts.encode(items[:-1][kept], profile, times[:-1][kept])
+    prompt = prompts.encode(items[:-1][kept], profile, None if times is None else times[:-1][kept])
     answer = prompts.sids[items[-1]].astype(np.int64) + prompts.vocabulary.level_starts
     return Row(
         tokens=np.concatenate([np.asarray(prompt, dtype=np.int64), answer[:-1]]),
         source=(len(prompt) - 1 + np.arange(prompts.levels))[None],
         items=np.asarray(items[-1:], dtype=np.int64),
-        events=items,
-        times=times,
+        events=np.append(items[:-1][kept], items[-1]),
+        times=None if times is None else np.append(times[:-1][kept], times[-1]),
     )
