@@ -41,7 +41,8 @@ def test_no_dump_packages() -> None:
 
 def test_no_unsafe_deserialisation() -> None:
     pattern = re.compile(
-        r"import pickle\b|\bpickle\.\w+\(|torch\.load\(|torch\.save\(|allow_pickle=True|yaml\.load\(|joblib|trust_remote_code=True"
+        r"import pickle\b|\bpickle\.\w+\(|torch\.load\(|torch\.save\(|allow_pickle=True|yaml\.load\(|joblib"
+        r"|trust_remote_code=True"
     )
     assert [str(f) for f in FILES if pattern.search(f.read_text(encoding="utf-8"))] == []
 

@@ -64,4 +64,5 @@ def test_the_readme_runs(tmp_path: Path) -> None:
 def test_the_guide_runs(tmp_path: Path) -> None:
     synthetic.write(tmp_path)
     blocks = _blocks((ROOT / "docs/guides/your-data.md").read_text(encoding="utf-8"), "sh")
-    _run(blocks[0] + blocks[1], tmp_path)
+    judge = _blocks((ROOT / "docs/guides/evaluation.md").read_text(encoding="utf-8"), "sh")
+    _run(blocks[0] + blocks[1] + "".join(judge), tmp_path)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_TARGETS_STEP = 256
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LevelTargets:
     """What one level of a batch is asked: M' of the M targets, those whose code is not forced.
@@ -148,7 +151,7 @@ class SidLearner(nn.Module):
             ).last_hidden_state.flatten(0, 1)
             table = inner.get_output_embeddings().weight
             losses = [
-                self._level(nn.functional.linear(hidden[level.source], table[rows]).float(), level)
+                self._level(_logits(hidden, level.source, table[rows]).float(), level)
                 for rows, level in zip(self._slices, inputs.levels, strict=True)
             ]
         return torch.stack(losses).sum()
@@ -169,6 +172,12 @@ class SidLearner(nn.Module):
         if level.soft is None or level.trust is None:
             return hard.sum()
         return ((1 - level.trust) * hard - level.trust * (level.soft * log_p).sum(1)).sum()
+
+
+def _logits(hidden: torch.Tensor, source: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Scores (M', C) of the chosen hidden states; computed for a round number of them, see ``data._WIDTH_STEP``."""
+    filled = nn.functional.pad(source, (0, -len(source) % _TARGETS_STEP))
+    return nn.functional.linear(hidden[filled], table)[: len(source)]
 
 
 def visibility(segment: torch.Tensor, branch: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
