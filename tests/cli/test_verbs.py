@@ -85,6 +85,7 @@ def test_recommend_refuses(run: Path, arguments: list[str], words: str) -> None:
     assert words in str(result.exception)
 
 
+@pytest.mark.slow
 def test_an_unreadable_path_is_an_error_in_four_lines(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     for arguments in (

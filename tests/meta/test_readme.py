@@ -36,7 +36,9 @@ def test_the_first_command_comes_early_and_the_page_is_short() -> None:
 
 
 def test_make_demo_is_the_quickstart() -> None:
-    done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "-n", "demo"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("genrecall quickstart")
 
 

@@ -38,12 +38,12 @@ def command(
         raise ConfigError(
             "unknown part of the split", seen=part, allowed="test, validation", fix="choose another --part"
         )
+    directory = out or run
+    directory.mkdir(parents=True, exist_ok=True)
     loaded = Catalog.load(catalog or run / "catalog")
     shop = Recommender.load(bundle or run / "bundle", device=device)
     evaluation = evaluate_bundle(shop, loaded, part=part, cases=cases, history=history)
     report = evaluation_report(evaluation)
-    directory = out or run
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "eval.json").write_text(json.dumps({"bundle": shop.digest, **evaluation.to_dict()}, indent=2))
     (directory / "eval.md").write_text(report.to_markdown(), encoding="utf-8")
     (directory / "eval.html").write_text(report.to_html(), encoding="utf-8")

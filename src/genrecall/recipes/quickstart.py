@@ -145,8 +145,6 @@ def run(recipe: Recipe, directory: Path, *, cases: int | None = None, force: boo
     seconds = _stage_seconds(directory, watch.seconds)
     if finished is None:
         finished = _report(directory, catalog, shop, evaluation, users, seconds, asked)
-    else:
-        finished["stages"] = seconds
     log(f"{directory}: {sum(watch.seconds.values()):.0f} s in this run")
     return Outcome(report=finished, users=users, shop=shop, directory=directory)
 
@@ -177,7 +175,7 @@ def example_users(
 def _stage_seconds(directory: Path, seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds of each stage when it was really done: a stage that was found finished keeps its earlier time."""
     done: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         done = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
     for name, took in seconds.items():
         artifact = directory / _ARTIFACTS.get(name, "bundle")

@@ -56,7 +56,8 @@ def train_model(
         vocabulary, template, recipe.history, table.sids, titles=catalog.items.titles, max_tokens=window
     )
     parents = {"catalog": catalog.digest, "sid": table.digest}
-    config = artifact_config(recipe.train, prompts, recipe.facts())
+    facts = recipe.facts()
+    config = artifact_config(recipe.train, prompts, facts)
     if not force and is_current(out, kind="model", config=config, parents=parents):
         log(f"model in {out} is current: nothing to do")
         return open_artifact(out, kind="model")
@@ -76,7 +77,7 @@ def train_model(
         profile_of=catalog.profile_of,
         validate=recall_at_10(catalog, split, table, trie, prompts, recipe) if len(split.valid) else None,
         parents=parents,
-        recipe=recipe.facts(),
+        recipe=facts,
     )
     log(f"{result.epochs:.1f} epochs, stopped by {result.stopped}; {result.tokens_per_s:,.0f} tokens/s")
     return open_artifact(out, kind="model")
