@@ -102,7 +102,13 @@ def test_an_unreadable_path_is_an_error_in_four_lines(run: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--lora", "8"], ["--size", "tiny", "--backbone", "somewhere"], ["--size", "huge"], ["--normalise", "vocabulary"]],
+    [
+        ["--lora", "8"],
+        ["--size", "tiny", "--backbone", "somewhere"],
+        ["--size", "huge"],
+        ["--normalise", "vocabulary"],
+        ["--learning-rate", "0"],
+    ],
 )
 def test_train_refuses(run: Path, arguments: list[str]) -> None:
     result = runner.invoke(app, ["train", "--run", str(run), *arguments])

@@ -31,7 +31,8 @@ def command(
     from genrecall.recipes import quickstart
 
     recipe = quickstart.full() if full else quickstart.short()
-    train = dataclasses.replace(recipe.train, device=device, max_seconds=seconds or recipe.train.max_seconds)
+    limit = recipe.train.max_seconds if seconds is None else seconds
+    train = dataclasses.replace(recipe.train, device=device, max_seconds=limit)
     outcome = quickstart.run(dataclasses.replace(recipe, train=train), run, cases=cases, force=force)
     if as_json:
         print(json.dumps(outcome.report, ensure_ascii=False, indent=2))

@@ -91,6 +91,7 @@ def command(
 
     _require_consistent(size, backbone, lora)
     chosen: Any = normalise  # checked by TrainConfig
+    usual_rate = (3e-4 if lora else 1e-4) if backbone else 2e-3
     recipe = Recipe(
         name="train",
         split=split_config(split, repeats, tie_seed),
@@ -104,7 +105,7 @@ def command(
             batch_tokens=batch_tokens,
             accumulate=accumulate,
             optimizer="adamw" if backbone else "muon",
-            learning_rate=learning_rate or ((3e-4 if lora else 1e-4) if backbone else 2e-3),
+            learning_rate=usual_rate if learning_rate is None else learning_rate,
             dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
             distil=DistilConfig() if distil else None,
             max_events_per_user=last_events,
