@@ -113,3 +113,40 @@ def test_subset_and_rules():
     assert "1 users with fewer than 3 events only train" in parts.rule
     with pytest.raises(ConfigError, match="leave-one-out"):
         split.leave_one_out(parts.train, min_events=2)
+
+
+def test_parts_are_marked():
+    parts = split.leave_one_out(Histories.from_lists([[1, 2, 3], [4, 5, 6]]))
+    assert parts.valid.part == "validation"
+    assert parts.test.part == parts.test.subset(np.array([0])).part == "test"
+    events = Events.of([0, 0, 0, 0, 1], [5, 6, 7, 8, 9], [0, 1, 2, 3, 0], split=[0, 0, 1, 2, 2], timed=False)
+    assert (split.source(events).valid.part, split.source(events).test.part) == ("validation", "test")
+
+
+@given(timed_log, st.booleans(), st.integers(0, 3), st.floats(0.05, 0.9))
+@settings(deadline=None, max_examples=60)
+def test_held_out_items_are_the_last_to_appear_and_leave_no_trace(log, timed, seed, share):
+    user, item, time = zip(*log, strict=True)
+    before = split.leave_one_out(Events.of(user, item, time, timed=timed).histories())
+    known = np.unique(before.train.items)
+    if not 0 < round(share * len(known)) < len(known):
+        with pytest.raises(ConfigError, match="share of items"):
+            split.hold_out_items(before, share=share)
+        return
+    after, cold = split.hold_out_items(before, share=share, seed=seed)
+    assert len(cold) == round(share * len(known))
+    assert not np.isin(after.train.items, cold).any()
+    # Exactly their events are gone: row by row the rest stands in the same order, at the same times.
+    for row in range(len(before.train)):
+        kept = ~np.isin(before.train.of(row), cold)
+        np.testing.assert_array_equal(after.train.of(row), before.train.of(row)[kept])
+        np.testing.assert_array_equal(after.train.times_of(row), before.train.times_of(row)[kept])
+    first = {number: before.train.times[before.train.items == number].min() for number in known.tolist()}
+    assert min(first[i] for i in cold.tolist()) >= max(first[i] for i in known.tolist() if i not in cold)
+    for mine, theirs in ((after.valid, before.valid), (after.test, before.test)):
+        assert mine is theirs
+        assert np.isin(mine.of_items(cold).targets, cold).all()
+        assert len(mine.of_items(cold)) == np.isin(mine.targets, cold).sum()
+    assert f"the {len(cold):,} items that appeared last" in after.rule
+    assert ("for want of timestamps" in after.rule) is not timed
+    assert np.array_equal(split.hold_out_items(before, share=share, seed=seed)[1], cold)

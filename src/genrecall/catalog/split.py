@@ -9,7 +9,7 @@ that. We deviate in one point: every rule says in a sentence what it did, counts
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,11 +27,13 @@ class Cases:
         users: int32 (N,) user indices.
         targets: int32 (N,) the items to be found.
         histories: N rows; row ``i`` is everything of the user before target ``i``.
+        part: ``test`` cases are asked once, at the end: the evaluator refuses them unless told so.
     """
 
     users: np.ndarray
     targets: np.ndarray
     histories: Histories
+    part: Literal["validation", "test"] = "validation"
 
     def __post_init__(self) -> None:
         assert len(self.users) == len(self.targets) == len(self.histories)
@@ -41,7 +43,13 @@ class Cases:
 
     def subset(self, indices: np.ndarray) -> Cases:
         """These cases, in this order."""
-        return Cases(users=self.users[indices], targets=self.targets[indices], histories=self.histories.take(indices))
+        return replace(
+            self, users=self.users[indices], targets=self.targets[indices], histories=self.histories.take(indices)
+        )
+
+    def of_items(self, items: np.ndarray) -> Cases:
+        """The cases whose target is one of these items, for example the cold ones."""
+        return self.subset(np.flatnonzero(np.isin(self.targets, items)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +91,8 @@ def leave_one_out(histories: Histories, *, min_events: int = 3) -> Split:
     )
     return Split(
         train=histories.slices(begin, np.where(held, end - 2, end)),
-        valid=_cases(histories, end[users] - 2, users),
-        test=_cases(histories, end[users] - 1, users),
+        valid=_cases(histories, end[users] - 2, users, "validation"),
+        test=_cases(histories, end[users] - 1, users, "test"),
         name="leave_one_out",
         rule=rule,
     )
@@ -175,6 +183,46 @@ def source(
     )
 
 
+def hold_out_items(split: Split, *, share: float = 0.1, seed: int = 0) -> tuple[Split, np.ndarray]:
+    """Take the items that appeared last out of the training events: they become cold.
+
+    First appearance is the time of an item's first training event; without timestamps, the earliest place at which any
+    user's history has it. Cases stay as they are, cold items in their histories too (a service has seen those events,
+    its model has not): ``split.test.of_items(cold)`` are the cold cases.
+
+    Args:
+        split: any.
+        share: of the items that have training events.
+        seed: decides between items that appeared at the same time.
+
+    Returns:
+        The split with the smaller training part, and int32 the items held out, ascending.
+    """
+    train = split.train
+    count = int(train.items.max(initial=-1)) + 1
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, train.items, train.times)
+    known = np.flatnonzero(np.bincount(train.items, minlength=count))
+    held = round(share * len(known))
+    if not 0 < held < len(known):
+        raise ConfigError(
+            "this share of items leaves nothing cold, or nothing warm",
+            seen=f"share={share} of {len(known)} items with training events",
+            allowed="a share between 0 and 1 that holds out at least one item and leaves one",
+            fix="use for example 0.1",
+        )
+    chance = np.random.default_rng(seed).permutation(count)[known]
+    cold = np.sort(known[np.lexsort((chance, first[known]))[-held:]]).astype(np.int32)
+    warm = train.select(~np.isin(train.items, cold))
+    by = "" if train.timed else " (by the earliest place in any history, for want of timestamps)"
+    lost = len(train.items) - len(warm.items)
+    rule = (
+        f"{split.rule}; the {held:,} items that appeared last{by}, {held / len(known):.0%} of those with training "
+        f"events, are held out of training with their {lost:,} events"
+    )
+    return replace(split, train=warm, rule=rule), cold
+
+
 def _by_part(
     histories: Histories, part: np.ndarray, *, name: str, rule: str, min_history: int, keep_last: int | None
 ) -> Split:
@@ -186,13 +234,24 @@ def _by_part(
     rule += f"; {left_out} targets with fewer than {min_history} earlier events are left out"
     if keep_last is not None:
         rule += f"; histories of cases are cut to the last {keep_last} events"
-    valid, test = (_cases(histories, where, rows[where], keep_last) for where in targets)
-    return Split(train=histories.select(part == 0), valid=valid, test=test, name=name, rule=rule)
+    return Split(
+        train=histories.select(part == 0),
+        valid=_cases(histories, targets[0], rows[targets[0]], "validation", keep_last),
+        test=_cases(histories, targets[1], rows[targets[1]], "test", keep_last),
+        name=name,
+        rule=rule,
+    )
 
 
-def _cases(histories: Histories, where: np.ndarray, users: np.ndarray, keep_last: int | None = None) -> Cases:
+def _cases(
+    histories: Histories,
+    where: np.ndarray,
+    users: np.ndarray,
+    part: Literal["validation", "test"],
+    keep_last: int | None = None,
+) -> Cases:
     """Cases whose targets stand at ``where`` (int64 (N,)) in the event arrays."""
     begin = histories.offsets[users]
     if keep_last is not None:
         begin = np.maximum(begin, where - keep_last)
-    return Cases(users=users, targets=histories.items[where], histories=histories.slices(begin, where))
+    return Cases(users=users, targets=histories.items[where], histories=histories.slices(begin, where), part=part)
