@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from genrecall.train.sharding import part_of
+
 
 class Average:
     """Average of trained parameters; nothing where ``decay`` is 0."""
@@ -22,15 +24,21 @@ class Average:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint."""
         for name, tensor in tensors.items():
-            self.tensors[name].copy_(tensor)
+            self.tensors[name].copy_(part_of(tensor, self.tensors[name]))
 
-    @torch.no_grad()
+    def weight(self, step: int) -> float:
+        """The weights' share of the average after optimiser step number ``step``."""
+        return 1 - min(self._decay, (1 + step) / (10 + step))
+
     def update(self, step: int) -> None:
         """After optimiser step number ``step``."""
-        if self._decay:
-            weight = 1 - min(self._decay, (1 + step) / (10 + step))
-            for name, average in self.tensors.items():
-                average.lerp_(self._parameters[name], weight)
+        self.blend(self.weight(step))
+
+    @torch.no_grad()
+    def blend(self, weight: float | torch.Tensor) -> None:
+        """Move towards the weights by this share; a tensor () may change between replays of a CUDA graph."""
+        for name, average in self.tensors.items():
+            average.lerp_(self._parameters[name], weight)
 
     @contextlib.contextmanager
     @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import nn
 
 from genrecall import artifacts, telemetry
 from genrecall.errors import ArtifactError
+from genrecall.train.sharding import on_cpu, part_of
 
 KIND = "checkpoint"
 
@@ -55,31 +56,53 @@ class Progress:
     stopped: str | None = None
 
 
-def save(
-    path: Path,
-    *,
-    identity: Mapping[str, Any],
-    progress: Progress,
+def state_of(
     weights: Mapping[str, torch.Tensor],
     average: Mapping[str, torch.Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
-) -> None:
-    """Write a checkpoint; kill it anywhere and the one before remains."""
-    from safetensors.torch import save_file
-
+    *,
+    best: Mapping[str, torch.Tensor] | None = None,
+    keep: bool = True,
+) -> dict[str, torch.Tensor]:
+    """All tensors of a run, full and in main memory; where they are sharded, every process must ask."""
     tensors = {f"weight/{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
     for which, optimizer in enumerate(optimizers):
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{which}/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors["random/cpu"] = torch.get_rng_state()
+    return on_cpu(tensors, keep=keep)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """This process's random generators."""
+    state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def save(
+    path: Path,
+    *,
+    identity: Mapping[str, Any],
+    progress: Progress,
+    tensors: Mapping[str, torch.Tensor],
+    random: Sequence[Mapping[str, torch.Tensor]],
+) -> None:
+    """Write a checkpoint; kill it anywhere and the one before remains.
+
+    Args:
+        path: of the artifact.
+        identity: of the run.
+        progress: where it stands.
+        tensors: of ``state_of``.
+        random: ``random_state`` of each process.
+    """
+    from safetensors.torch import save_file
+
+    named = {f"random{rank}/{name}": state for rank, own in enumerate(random) for name, state in own.items()}
     with artifacts.write_artifact(path, kind=KIND, config=dict(identity)) as writer:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            writer.path / "state.safetensors",
-        )
+        save_file({**tensors, **named}, writer.path / "state.safetensors")
         (writer.path / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
 
 
@@ -97,8 +120,12 @@ def restore(
     tensors: Mapping[str, torch.Tensor],
     parameters: Mapping[str, nn.Parameter],
     optimizers: Sequence[torch.optim.Optimizer],
+    rank: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """Put weights, optimiser state and random state back; returns the moving average."""
+    """Put weights, optimiser state and process ``rank``'s random state back; returns the moving average.
+
+    A run may go on with more processes than before; the new ones keep the random state that they have.
+    """
     weights = part(tensors, "weight")
     if weights.keys() != parameters.keys():
         raise ArtifactError(
@@ -109,16 +136,19 @@ def restore(
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(part_of(weights[name], parameter))
     for which, optimizer in enumerate(optimizers):
+        moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in part(tensors, f"optimizer{which}").items():
             number, key = name.split("/")
-            state.setdefault(int(number), {})[key] = tensor
+            state.setdefault(int(number), {})[key] = part_of(tensor, moved[int(number)])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    random = part(tensors, f"random{rank}")
+    if "cpu" in random:
+        torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
     return part(tensors, "average")
 
 

@@ -47,6 +47,8 @@ class TrainConfig:
         device: ``auto``, ``cpu`` or ``cuda``.
         gradient_checkpointing: compute activations twice to store fewer.
         lora: train small matrices and the SID tokens' rows instead of all weights.
+        shard: under torchrun, spread weights, gradients and optimiser state over the processes (FSDP2) instead of
+            keeping a copy in each.
         seed: of order, windows and dropout.
     """
 
@@ -77,6 +79,7 @@ class TrainConfig:
     device: str = "auto"
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
+    shard: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,3 +112,10 @@ class TrainConfig:
                     f"the training setting {name} is out of range",
                     seen=values[name], allowed=allowed, fix=f"choose another {name}",
                 )  # fmt: skip
+        if self.shard and self.lora is not None:
+            raise ConfigError(
+                "LoRA cannot be sharded",
+                seen="shard with lora",
+                allowed="shard for tuning all weights; LoRA with a copy of the frozen weights in each process",
+                fix="leave one of them out",
+            )

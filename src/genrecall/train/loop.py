@@ -9,7 +9,7 @@ run has worked before, that directory becomes ``<out>.work.old/``.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +22,6 @@ from genrecall import artifacts, telemetry
 from genrecall.catalog.histories import Histories
 from genrecall.errors import DataError
 from genrecall.index.trie import Trie
-from genrecall.model.lora import is_lora, merge_lora
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.train import checkpoint
 from genrecall.train.attention import float32_attention
@@ -104,10 +103,10 @@ def train(
         ):
             loop = _Loop(run, config, work, identity, validate)
             stopped = loop.train()
-    if not run.main:
-        return loop.result(out, "", stopped)
-    artifact = loop.finish(out, manifest, dict(parents or {}))
-    return loop.result(out, artifact, stopped)
+    last = run.kept() if loop.progress.best is None else {}
+    digest = loop.finish(out, last, manifest, dict(parents or {})) if run.main else ""
+    run.wait()  # the other processes read the artifact next
+    return loop.result(out, digest, stopped)
 
 
 class _Loop:
@@ -121,7 +120,8 @@ class _Loop:
         found = checkpoint.load(work / "checkpoint", identity=identity)
         if found is not None:
             self.progress, tensors = found
-            run.average.load(checkpoint.restore(tensors, run.parameters, run.optimizers))
+            rank = int(run.accelerator.process_index)
+            run.average.load(checkpoint.restore(tensors, run.parameters, run.optimizers, rank))
             if run.main:
                 run.loss.fill_(self.progress.loss_sum)
             telemetry.log(f"going on from the checkpoint at step {self.progress.step}")
@@ -187,14 +187,13 @@ class _Loop:
             return
         progress.validations = due
         began = time.monotonic()
-        value = self.run.agree(self._measure() if self.run.main else None)
+        value = self.run.agree(self._measure())
         progress.validation_s = max(progress.validation_s, time.monotonic() - began)
         progress.seconds = self._before + time.monotonic() - self._begun
         self._write(epoch=round(self.epochs, 4), validation=value)
         if progress.best is None or value > progress.best:
             progress.best, progress.best_epoch, progress.worse = value, round(self.epochs, 4), 0
-            if self.run.main:
-                self._save_best()
+            self._save_best()
         else:
             progress.worse += 1
             if self.config.patience and progress.worse >= self.config.patience and not progress.stopped:
@@ -202,48 +201,45 @@ class _Loop:
         if self.run.main:
             telemetry.log(f"epoch {self.epochs:.1f}: validation {value:.4f} (best {progress.best:.4f})")
 
-    def _measure(self) -> float:
+    def _measure(self) -> float | None:
         """Validation of the weights that would be kept, without a trace in the random state."""
         assert self.validate is not None
         with (
             torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-            self.run.average.applied(),
+            self.run.under_validation() as model,
             torch.no_grad(),
         ):
-            model = self.run.model.eval()
-            # An engine reads plain weights; unmerging in place would not give back the very same frozen weights.
-            return float(self.validate(merge_lora(copy.deepcopy(model)) if is_lora(model) else model))
-
-    def _kept(self) -> dict[str, torch.Tensor]:
-        weights = self.run.average.tensors or self.run.parameters
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+            return None if model is None else float(self.validate(model))
 
     def _save_best(self) -> None:
         from safetensors.torch import save_file
 
-        with artifacts.write_artifact(self.work / "best", kind="best", config=dict(self.identity)) as writer:
-            save_file(self._kept(), writer.path / "weights.safetensors")
+        weights = self.run.kept()
+        if self.run.main:
+            with artifacts.write_artifact(self.work / "best", kind="best", config=dict(self.identity)) as writer:
+                save_file(weights, writer.path / "weights.safetensors")
 
     def _save_if_due(self) -> None:
         config = self.config
         by_time = config.checkpoint_every_s and time.monotonic() - self._saved >= config.checkpoint_every_s
         by_step = config.checkpoint_every_steps and self.progress.step % config.checkpoint_every_steps == 0
-        if by_time or by_step:
+        if self.run.agree(bool(by_time or by_step)):
             self._save()
 
     def _save(self) -> None:
-        if not self.run.main:
-            return
-        self.progress.loss_sum = float(self.run.loss)
+        """Write a checkpoint; every process holds a part of what goes into it."""
+        run = self.run
         self.progress.seconds = self._before + time.monotonic() - self._begun
-        checkpoint.save(
-            self.work / "checkpoint",
-            identity=self.identity,
-            progress=self.progress,
-            weights=self.run.parameters,
-            average=self.run.average.tensors,
-            optimizers=self.run.optimizers,
-        )
+        tensors = checkpoint.state_of(run.parameters, run.average.tensors, run.optimizers, keep=run.main)
+        loss, random = run.total_loss(), run.random_states()
+        if run.main:
+            checkpoint.save(
+                self.work / "checkpoint",
+                identity=self.identity,
+                progress=dataclasses.replace(self.progress, loss_sum=loss),
+                tensors=tensors,
+                random=random,
+            )
         self._saved = time.monotonic()
 
     def _write(self, **figures: Any) -> None:
@@ -251,13 +247,15 @@ class _Loop:
             self.journal.write(self.progress.step, **figures, seconds=round(self.progress.seconds, 2))
             self.progress.lines += 1
 
-    def finish(self, out: Path, config: Mapping[str, Any], parents: Mapping[str, str]) -> str:
-        """Write the artifact from the best weights; returns its digest."""
+    def finish(
+        self, out: Path, last: Mapping[str, torch.Tensor], config: Mapping[str, Any], parents: Mapping[str, str]
+    ) -> str:
+        """Write the artifact from the best weights, or without validation from the last; returns its digest."""
         from safetensors.torch import load_file
 
         run, progress = self.run, self.progress
         best = self.work / "best" / "weights.safetensors"
-        run.load(load_file(best) if progress.best is not None else self._kept())
+        model = run.finished(load_file(best) if progress.best is not None else last)
         facts = {
             "best": progress.best,
             "best_epoch": progress.best_epoch,
@@ -270,7 +268,7 @@ class _Loop:
         }
         write_model(
             out,
-            merge_lora(run.model).eval(),
+            model,
             run.examples.prompts,
             metrics=self.work / METRICS,
             config=config,

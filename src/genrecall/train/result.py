@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KIND = "model"
 METRICS = "metrics.jsonl"
 _TIMES = ("seconds",)
-_NOT_LEARNT_FROM = ("device", "log_every", "checkpoint_every_s", "checkpoint_every_steps")
+_NOT_LEARNT_FROM = ("device", "shard", "log_every", "checkpoint_every_s", "checkpoint_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from genrecall import hardware
 from genrecall.errors import ConfigError, DependencyError
-from genrecall.model.lora import add_lora
+from genrecall.model.lora import add_lora, is_lora, merge_lora
 from genrecall.train.average import Average
-from genrecall.train.checkpoint import Progress
+from genrecall.train.checkpoint import Progress, random_state
 from genrecall.train.config import TrainConfig
 from genrecall.train.data import Examples
 from genrecall.train.optimizers import optimizers
 from genrecall.train.schedule import rate
+from genrecall.train.sharding import on_cpu, rebuilt, shard
 from genrecall.train.supervised import SidLearner, Targets
 from genrecall.train.windows import Windows
 
@@ -50,10 +52,8 @@ class Run:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        self.model = model.to(self.device)  # type: ignore[arg-type]
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizers = optimizers(self.parameters, config)
-        self.average = Average(self.parameters, config.ema_decay)
+        self.sharded = config.shard and self.world > 1
+        self.model = model if self.sharded else model.to(self.device)  # type: ignore[arg-type]
         learner = SidLearner(
             model,
             vocabulary.level_starts,
@@ -61,7 +61,12 @@ class Run:
             label_smoothing=config.label_smoothing,
             autocast=self.bfloat16,
         )
-        self.learner = self.accelerator.prepare(learner) if self.world > 1 else learner
+        if self.sharded:
+            shard(learner, model, self.device)
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizers = optimizers(self.parameters, config)
+        self.average = Average(self.parameters, config.ema_decay)
+        self.learner = learner if self.world == 1 or self.sharded else self.accelerator.prepare(learner)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.tokens = 0
         self.windows: Windows
@@ -101,8 +106,7 @@ class Run:
             # Every process does as many passes as the others; one without a batch repeats the first with weight 0.
             weight = 1.0 if place < len(share) else 0.0
             batch = self.examples.collate(self.windows, share[place if weight else 0])
-            last = number == rounds - 1
-            with nullcontext() if last or world == 1 else self.accelerator.no_sync(self.learner):
+            with self._gradients_stay(number < rounds - 1):
                 loss = self.learner(self.targets.inputs(batch, self.device)) * weight
                 # Data parallelism averages gradients over processes; we want their sum over all targets.
                 (loss * (world / total)).backward()
@@ -122,10 +126,7 @@ class Run:
 
     def mean_loss(self, progress: Progress) -> float:
         """Nats an item since the last call, over all processes; starts a new count."""
-        total = self.loss.clone()
-        if self.world > 1:
-            total = self.accelerator.reduce(total, reduction="sum")
-        loss = float(total) / max(progress.loss_targets, 1)
+        loss = self.total_loss() / max(progress.loss_targets, 1)
         self.loss.zero_()
         progress.loss_targets = 0
         if not np.isfinite(loss):
@@ -136,6 +137,58 @@ class Run:
                 fix="lower the learning rate, or train in float32",
             )
         return loss
+
+    def total_loss(self) -> float:
+        """Nats since the last call of ``mean_loss``, over all processes; all of them must ask."""
+        return float(self.accelerator.reduce(self.loss.clone(), reduction="sum") if self.world > 1 else self.loss)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def random_states(self) -> list[dict[str, torch.Tensor]]:
+        """The random state of every process, in the main one; all of them must ask."""
+        if self.world == 1:
+            return [random_state()]
+        from accelerate.utils import gather_object
+
+        return list(gather_object([random_state()]))
+
+    def kept(self, *, average: bool = True) -> dict[str, torch.Tensor]:
+        """Trained weights (their moving average, where there is one), full and in main memory, in the main process.
+
+        Where they are sharded, every process must ask.
+        """
+        return on_cpu((self.average.tensors if average else {}) or self.parameters, keep=self.main)
+
+    def finished(self, weights: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+        """The plain model with these trained weights; in the main process, at the end."""
+        if self.sharded:
+            return rebuilt(self.model, weights, self.device)
+        self.load(weights)
+        return merge_lora(self.model).eval()
+
+    @contextmanager
+    def under_validation(self) -> Iterator[PreTrainedModel | None]:
+        """The plain model to be validated, in evaluation mode; None in all processes but the main one."""
+        if self.sharded:
+            weights = self.kept()
+            yield rebuilt(self.model, weights, self.device) if self.main else None
+            return
+        with self.average.applied():
+            model = self.model.eval()
+            # An engine reads plain weights; unmerging in place would not give back the very same frozen weights.
+            yield None if not self.main else merge_lora(copy.deepcopy(model)) if is_lora(model) else model
+
+    @contextmanager
+    def _gradients_stay(self, stay: bool) -> Iterator[None]:
+        """Backward passes in this block leave gradients where they are; a later pass exchanges all of them."""
+        if self.sharded:
+            cast(Any, self.learner).set_requires_gradient_sync(not stay)
+            yield
+            return
+        with self.accelerator.no_sync(self.learner) if stay and self.world > 1 else nullcontext():
+            yield
 
     def agree(self, value: Any) -> Any:
         """The main process's value, in all processes."""

@@ -1,0 +1,75 @@
+"""One model spread over the processes of a run: FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's ``fully_shard``).
+
+    each process keeps 1/N of every tensor;  forward, backward: all-gather a block, use it, drop it;
+    gradients: reduce-scatter, mean over processes
+
+Every decoder block is a unit and the rest (embedding, last norm, output rows) is the root's, which stays gathered for
+the whole step, as the loss reads it outside of any block. We deviate from ``accelerate.prepare``, which calls the same
+function but on GPUs only (on CPUs it falls back to copies without a word): so what CI tests with two processes on gloo
+is what runs on NCCL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def shard(learner: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
+    """Spread the tensors of ``model``, a part of ``learner``, over all processes, in place; moves them to the device.
+
+    Args:
+        learner: the module whose forward pass is called.
+        model: a HF causal language model with decoder layers.
+        device: of this process.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for layer in model.get_decoder().layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(learner, mesh=mesh)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The full tensor of which each process holds a part; every process must ask."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a full tensor that all processes hold, laid out as ``like`` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def on_cpu(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Full tensors in main memory; every process must ask, and those that do not ``keep`` get nothing."""
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if keep:
+            kept[name] = full.cpu().contiguous()
+    return kept
+
+
+def rebuilt(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], device: torch.device) -> PreTrainedModel:
+    """A model of its own, on one device, of the same configuration and with these weights (all of its parameters)."""
+    fresh = type(model)(model.config)
+    parameters = dict(fresh.named_parameters())
+    assert parameters.keys() == weights.keys()
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            parameters[name].copy_(tensor)
+    return fresh.to(device).eval()  # type: ignore[arg-type]
