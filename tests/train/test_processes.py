@@ -1,0 +1,125 @@
+"""Two processes on gloo: copies of the model (DDP) and one model in two parts (FSDP2), interrupted and resumed."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrecall.errors import ConfigError
+from genrecall.model.lora import LoraSettings
+from genrecall.model.weights import load_model
+from genrecall.train.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+LAST_STEP = 7
+
+# Both processes run this: argument 1 is the directory, the others are runs: NAME, NAME! for one that is killed together
+# with its processes, NAME? for one that ends by an exception and leaves them alive.
+SCRIPT = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from tests.train import test_processes
+from tests.train.conftest import World
+test_processes.play(World(), Path(sys.argv[1]), sys.argv[2:])
+"""
+
+
+class Interrupted(BaseException):
+    """Stands for a kill in the middle of a step."""
+
+
+def play(world, directory: Path, names: list[str]) -> None:
+    """Train one run after another in this process; a run's name says whether it is sharded."""
+    from genrecall.train.loop import train
+    from genrecall.train.run import Run
+
+    original = Run.step
+    for name in names:
+        sharded = name.startswith("shard")
+        settings = TrainConfig(
+            epochs=5, batch_tokens=400, accumulate=2, log_every=2, dropout=0.2, learning_rate=1e-2, optimizer="adamw",
+            ema_decay=0.9, device="cpu", precision="float32", checkpoint_every_s=0, checkpoint_every_steps=3,
+            shard=sharded,
+        )  # fmt: skip
+
+        def step(self, progress, end=name[-1]):
+            if progress.step == LAST_STEP and end == "!":
+                os._exit(9)  # as `kill -9`: nothing is flushed, nobody is told
+            if progress.step == LAST_STEP and end == "?":
+                raise Interrupted
+            return original(self, progress)
+
+        Run.step = step
+        with contextlib.suppress(Interrupted):
+            train(
+                world.model(), world.prompts(), world.histories, out=directory / name.rstrip("!?"), config=settings,
+                profile_of=world.profile_of,
+                validate=lambda model: float(model.get_input_embeddings().weight.abs().sum()),
+            )  # fmt: skip
+
+
+def launch(directory: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    script = directory / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    return subprocess.run(
+        [*command, str(script), str(directory), *names],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+
+
+def curve(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_model(path).state_dict()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two whole runs, two that were killed at step 7 and went on from step 6, and one by a single process."""
+    directory = tmp_path_factory.mktemp("processes")
+    first = launch(directory, "copies", "shards", "shards_parts!")
+    assert first.returncode != 0
+    assert (directory / "copies" / "manifest.json").exists(), first.stderr
+    assert (directory / "shards" / "manifest.json").exists(), first.stderr
+    second = launch(directory, "shards_parts", "copies_parts?", "copies_parts")
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("going on from the checkpoint at step 6") == 4, second.stderr  # two runs, two processes
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_a_killed_run_of_two_processes_resumes(runs, kind):
+    whole, parts = curve(runs / kind), curve(runs / f"{kind}_parts")
+    assert len(whole) == len(parts) > LAST_STEP // 2
+    for first, second in zip(whole, parts, strict=True):
+        # The loss since the last line is summed in another order after a resume.
+        assert first.pop("loss", 0) == pytest.approx(second.pop("loss", 0), rel=1e-12)
+        assert first == second
+    a, b = weights(runs / kind), weights(runs / f"{kind}_parts")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_shards_learn_what_copies_learn(runs):
+    """The same gradients by two ways of exchanging them; the loss curves part by rounding alone."""
+    copies, shards = (
+        np.array([line["loss"] for line in curve(runs / kind) if "loss" in line]) for kind in ("copies", "shards")
+    )
+    np.testing.assert_allclose(copies, shards, rtol=1e-4)
+    assert copies[-1] < 0.8 * copies[0]
+
+
+def test_lora_is_not_sharded():
+    with pytest.raises(ConfigError, match="cannot be sharded"):
+        TrainConfig(shard=True, lora=LoraSettings())
