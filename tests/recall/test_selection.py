@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrecall.errors import DependencyError
-from genrecall.recall.selection import Popularity, best, scipy_sparse, top_columns
+from genrecall.recall.selection import Popularity, best, places_of, scipy_sparse, top_columns
 
 from .contract import ask, rows
 
@@ -37,6 +37,27 @@ def test_lists_equal_a_sort_of_the_whole_catalog(counts: list[int], scores: list
     expected = sorted(set(range(7)) - out, key=lambda item: (-scores[item], -counts[item], item))[:k]
     assert rows(answer) == [expected]
     assert answer.scores[0, : len(expected)].tolist() == [scores[item] for item in expected]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(0, 3), min_size=7, max_size=7),
+    st.lists(st.lists(st.integers(0, 2), min_size=7, max_size=7), min_size=1, max_size=3),
+    st.lists(st.integers(-1, 8), max_size=6),
+    st.integers(0, 6),
+    st.booleans(),
+)
+def test_places_are_those_of_an_endless_list(
+    counts: list[int], scores: list[list[int]], out: list[int], target: int, explicit_zeros: bool
+) -> None:
+    popularity = Popularity(np.array(counts, np.float64))
+    matrix = scipy_sparse().csr_matrix(np.array(scores, np.float32)[:, popularity.order])
+    if explicit_zeros and matrix.nnz:
+        matrix.data[0] = 0
+    queries = [ask(exclude=tuple(out))] * len(scores)
+    found = places_of(matrix.copy(), queries, popularity, np.full(len(scores), target))
+    for place, listed in zip(found.tolist(), rows(best(matrix, queries, popularity, 7)), strict=True):
+        assert place == (listed.index(target) + 1 if target in listed else 0)
 
 
 def test_a_missing_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,3 +93,10 @@ def test_only_the_newest_items_are_read() -> None:
 def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         TransitionConfig(**wrong)
+
+
+def test_two_of_a_class_stand_side_by_side() -> None:
+    forward = TransitionChannel.fit(checkerboard(), NUM_ITEMS)
+    other = forward.named("transition_undirected")
+    assert (forward.name, other.name) == ("transition", "transition_undirected")
+    np.testing.assert_array_equal(other.recall([ask(0)], 5).items, forward.recall([ask(0)], 5).items)

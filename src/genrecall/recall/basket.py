@@ -10,7 +10,7 @@ the current basket counts more than the past. Items with equal time are a basket
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import numpy as np
 
@@ -54,10 +54,16 @@ class BasketChannel(NeighbourChannel[BasketConfig]):
 
     name = "basket"
 
+    counted_by = ("size_damping",)
+
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: BasketConfig | None = None) -> Self:
-        """Count the baskets of the training histories."""
-        config = config or BasketConfig()
+    def suited_to(cls, histories: Histories) -> BasketConfig:
+        """The defaults."""
+        return BasketConfig()
+
+    @classmethod
+    def count(cls, histories: Histories, num_items: int, config: BasketConfig) -> Any:
+        """Baskets that two items shared, large ones damped: SciPy CSR float64 (I, I) without diagonal."""
         sparse = scipy_sparse()
         rows, items = histories.rows, histories.items
         opens = np.ones(len(items), dtype=bool)
@@ -66,12 +72,14 @@ class BasketChannel(NeighbourChannel[BasketConfig]):
         sizes = np.bincount(basket)
         counted = sizes[basket] > 1 if histories.timed else np.zeros(len(items), dtype=bool)
         weights = (sizes[basket[counted]] - 1.0) ** (-config.size_damping / 2)
-        shape = (len(sizes), num_items)
-        owned = sparse.csr_matrix((weights, (basket[counted], items[counted])), shape=shape)
+        owned = sparse.csr_matrix((weights, (basket[counted], items[counted])), shape=(len(sizes), num_items))
         together = (owned.T @ owned).tocsr()
         together.setdiag(0)
         together.eliminate_zeros()
-        counts = histories.item_counts(num_items).astype(np.float64)
-        damped = sparse.diags(np.maximum(counts, 1) ** -0.5)
-        matrix = keep_strongest((damped @ together @ damped).tocsr(), config.neighbours)
-        return cls(matrix, counts, config)
+        return together
+
+    @classmethod
+    def weigh(cls, counted: Any, counts: np.ndarray, config: BasketConfig) -> Any:
+        """M: shared baskets, divided by the items' counts."""
+        damped = scipy_sparse().diags(np.maximum(counts, 1) ** -0.5)
+        return keep_strongest((damped @ counted @ damped).tocsr(), config.neighbours)

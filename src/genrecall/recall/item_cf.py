@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -75,13 +75,22 @@ class ItemCfChannel(NeighbourChannel[ItemCfConfig]):
 
     name = "item_cf"
 
+    counted_by = ("user_items",)
+
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: ItemCfConfig | None = None) -> Self:
-        """Compute similarities from the training histories."""
-        config = config or ItemCfConfig()
-        owned = user_item_matrix(histories, num_items, config.user_items)
-        matrix = _cosine(owned, config) if config.similarity == "cosine" else _swing(owned, config)
-        return cls(matrix, histories.item_counts(num_items).astype(np.float64), config)
+    def suited_to(cls, histories: Histories) -> ItemCfConfig:
+        """The defaults: they were chosen on sequences and baskets alike."""
+        return ItemCfConfig()
+
+    @classmethod
+    def count(cls, histories: Histories, num_items: int, config: ItemCfConfig) -> Any:
+        """Who had what, (U, I). Not yet who shared what: that is only ever made in blocks."""
+        return user_item_matrix(histories, num_items, config.user_items)
+
+    @classmethod
+    def weigh(cls, counted: Any, counts: np.ndarray, config: ItemCfConfig) -> Any:
+        """Similarities, CSR (I, I) without diagonal."""
+        return _cosine(counted, config) if config.similarity == "cosine" else _swing(counted, config)
 
 
 def user_item_matrix(histories: Histories, num_items: int, user_items: int) -> Any:

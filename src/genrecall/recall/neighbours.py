@@ -11,9 +11,10 @@ its rows alone.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from genrecall.catalog.histories import Histories, offsets_of
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.selection import Popularity, best, scipy_sparse
+from genrecall.recall.selection import Popularity, best, places_of, scipy_sparse
 
 # Products are cut into row blocks of about this many scored pairs (12 bytes each, a few copies).
 _PAIRS_A_BLOCK = 4_000_000
@@ -54,24 +55,17 @@ class Neighbours:
         )
         self._by_place.sort_indices()
 
+    def read_as(self, *, last: int | None, decay: float, session_weight: float = 1.0) -> Neighbours:
+        """The same matrix (shared, not copied), read otherwise."""
+        other = copy.copy(self)
+        other.last, other.decay, other.session_weight = last, decay, session_weight
+        return other
+
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query; history items that the matrix does not know are skipped."""
-        sparse = scipy_sparse()
-        num_items = len(self.popularity)
-        read = [self._read(query, num_items) for query in queries]
-        histories = [items for items, _ in read]
-        indptr = offsets_of(np.array([len(history) for history in histories], dtype=np.int64))
-        items = np.concatenate(histories) if histories else np.empty(0, np.int64)
-        ages = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(items))
-        weights = np.power(self.decay, ages, dtype=np.float64)
-        if read:
-            weights *= np.concatenate([session for _, session in read])
-        left = sparse.csr_matrix((weights, items, indptr), shape=(len(queries), num_items))
-        work = offsets_of(np.diff(self.matrix.indptr)[items])[indptr]
-        answers = []
-        for begin, end in _blocks(work):
-            product = left[begin:end] @ self._by_place
-            answers.append(best(product, queries[begin:end], self.popularity, k))
+        answers = [
+            best(product, queries[begin:end], self.popularity, k) for begin, end, product in self._products(queries)
+        ]
         if not answers:
             return Candidates(items=np.empty((0, k), np.int32), scores=np.empty((0, k), np.float32))
         return Candidates(
@@ -79,16 +73,45 @@ class Neighbours:
             scores=np.concatenate([answer.scores for answer in answers]),
         )
 
-    def _read(self, query: Query, num_items: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items that are read, oldest first, and the session's part of their weights."""
-        known = (query.history >= 0) & (query.history < num_items)
-        items = query.history[known]
-        first = 0 if self.last is None else max(len(items) - self.last, 0)
-        session = np.ones(len(items) - first)
-        if self.session_weight != 1 and query.times is not None and len(session):
-            times = query.times[known][first:]
-            session[times != times[-1]] = self.session_weight
-        return items[first:], session
+    def ranks(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
+        """int64 (R,) the place that each of ``targets`` (R,) would have in an endless ``recall``; 0 if excluded."""
+        parts = [
+            places_of(product, queries[begin:end], self.popularity, targets[begin:end])
+            for begin, end, product in self._products(queries)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _products(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, Any]]:
+        """Blocks of queries with their scores: SciPy CSR (rows, I) whose columns are places by popularity."""
+        left = self._weights(queries)
+        work = offsets_of(np.diff(self.matrix.indptr)[left.indices])[left.indptr]
+        for begin, end in _blocks(work):
+            yield begin, end, left[begin:end] @ self._by_place
+
+    def _weights(self, queries: Sequence[Query]) -> Any:
+        """How much each history item counts: SciPy CSR float64 (R, I), a row's items from old to new."""
+        num_items = len(self.popularity)
+        if not queries:
+            return scipy_sparse().csr_matrix((0, num_items))
+        rows = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
+        items = np.concatenate([query.history for query in queries]).astype(np.int64)
+        known = (items >= 0) & (items < num_items)
+        rows, items = rows[known], items[known]
+        ends = np.cumsum(np.bincount(rows, minlength=len(queries)))
+        ages = ends[rows] - 1 - np.arange(len(items))
+        weights = np.power(self.decay, ages, dtype=np.float64)
+        if self.session_weight != 1:
+            weights[_earlier(queries, known, ends[rows] - 1)] *= self.session_weight
+        read = ages < (len(items) if self.last is None else self.last)
+        indptr = offsets_of(np.bincount(rows[read], minlength=len(queries)))
+        return scipy_sparse().csr_matrix((weights[read], items[read], indptr), shape=(len(queries), num_items))
+
+
+def _earlier(queries: Sequence[Query], known: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """bool: which known history events are of an earlier time than the newest of their query (at ``newest``)."""
+    timeless = [np.zeros(len(query.history), np.int64) if query.times is None else query.times for query in queries]
+    times = np.concatenate(timeless)[known]
+    return times != times[newest]
 
 
 class Reading(Protocol):
@@ -108,14 +131,19 @@ Config = TypeVar("Config", bound=Reading)
 class NeighbourChannel(ABC, Generic[Config]):
     """A channel that reads histories against a matrix; a subclass says how the matrix is counted.
 
-    Without a history popular items come (score 0).
+    Counting comes in two steps, so that configurations that differ in the second only share the first: ``count`` goes
+    through the events, ``weigh`` turns what was counted into similarities. Without a history popular items come
+    (score 0).
 
     Attributes:
+        name: the class's, unless the channel was ``named`` otherwise.
         neighbours: the matrix, and how a history is read against it.
         config: settings that it was fitted with.
+        counted_by: names of the settings that ``count`` reads.
     """
 
-    name: ClassVar[str]
+    name: str
+    counted_by: ClassVar[tuple[str, ...]]
 
     def __init__(self, matrix: Any, counts: np.ndarray, config: Config) -> None:
         self.neighbours = Neighbours(
@@ -124,9 +152,44 @@ class NeighbourChannel(ABC, Generic[Config]):
         self.config = config
 
     @classmethod
-    @abstractmethod
     def fit(cls, histories: Histories, num_items: int, config: Config | None = None) -> Self:
-        """Count the matrix of ``num_items`` items in the training histories."""
+        """Count the matrix of ``num_items`` items in the training histories.
+
+        Without a configuration, by the one that suits them.
+        """
+        config = config or cls.suited_to(histories)
+        counts = histories.item_counts(num_items).astype(np.float64)
+        return cls(cls.weigh(cls.count(histories, num_items, config), counts, config), counts, config)
+
+    @classmethod
+    @abstractmethod
+    def suited_to(cls, histories: Histories) -> Config:
+        """The configuration for this kind of events."""
+
+    @classmethod
+    @abstractmethod
+    def count(cls, histories: Histories, num_items: int, config: Config) -> Any:
+        """What ``weigh`` needs of the events: a SciPy matrix that depends on the settings ``counted_by`` only."""
+
+    @classmethod
+    @abstractmethod
+    def weigh(cls, counted: Any, counts: np.ndarray, config: Config) -> Any:
+        """The SciPy CSR matrix (I, I) of what was counted, with ``counts`` float64 (I,) training events by item."""
+
+    def read_as(self, config: Config) -> Self:
+        """The channel of a configuration that differs from this one's in the reading of histories only."""
+        other = copy.copy(self)
+        other.config = config
+        other.neighbours = self.neighbours.read_as(
+            last=config.last, decay=config.decay, session_weight=config.session_weight
+        )
+        return other
+
+    def named(self, name: str) -> Self:
+        """The same channel under another name: two of a class can stand side by side."""
+        other = copy.copy(self)
+        other.name = name
+        return other
 
     @property
     def counts(self) -> np.ndarray:

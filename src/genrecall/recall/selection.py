@@ -115,6 +115,53 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
     return Candidates(items=items, scores=ranked)
 
 
+def places_of(scores: Any, queries: Sequence[Query], popularity: Popularity, targets: np.ndarray) -> np.ndarray:
+    """int64 (R,) where ``best`` would put each target in a list as long as the catalog, from 1; 0 for excluded ones.
+
+    Nothing is sorted: a place is one more than the number of items that stand before it.
+
+    Args:
+        scores: SciPy CSR (R, I), as for ``best``; no cell twice.
+        queries: R queries; only ``exclude`` is read.
+        popularity: breaks ties.
+        targets: int (R,) items of the catalog.
+    """
+    rows_R, items_I = scores.shape
+    row_of = np.repeat(np.arange(rows_R), np.diff(scores.indptr))
+    places, values = scores.indices, scores.data.astype(np.float32)
+    goal_place = popularity.place[targets].astype(np.int64)
+    goal = _cells(scores, np.arange(rows_R), goal_place)
+    ahead = np.bincount(row_of[_outscores(values, places, goal[row_of], goal_place[row_of])], minlength=rows_R).astype(
+        np.int64
+    )
+    # A target without score stands among the popular: before it come those that have no score either.
+    unscored = goal <= 0
+    scored_before = np.bincount(row_of[(values > 0) & (places < goal_place[row_of])], minlength=rows_R)
+    ahead[unscored] += (goal_place - scored_before)[unscored]
+
+    rows, items = exclusions(queries, items_I)
+    rows, items = np.divmod(np.unique(rows * items_I + items), items_I)
+    places = popularity.place[items].astype(np.int64)
+    values = _cells(scores, rows, places)
+    stood = _outscores(values, places, goal[rows], goal_place[rows])
+    stood |= (values <= 0) & unscored[rows] & (places < goal_place[rows])
+    ahead -= np.bincount(rows[stood], minlength=rows_R)
+    ahead[rows[items == targets[rows]]] = -1
+    return ahead + 1
+
+
+def _cells(scores: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """float32 values of single cells of a CSR matrix; 0 where nothing is stored."""
+    if len(rows) == 0:
+        return np.empty(0, np.float32)
+    return np.asarray(scores[rows, columns], dtype=np.float32).ravel()
+
+
+def _outscores(values: np.ndarray, places: np.ndarray, goal: np.ndarray, goal_place: np.ndarray) -> np.ndarray:
+    """Whether scored items come before their row's target: by value, or by place where the values are equal."""
+    return (values > np.maximum(goal, 0)) | ((values > 0) & (values == goal) & (places < goal_place))
+
+
 def top_columns(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns (R, k) of the ``k`` largest values of each row and the values; equal values by lower column."""
     rows, width = values.shape

@@ -12,7 +12,7 @@ Ties in time must have been shuffled in the histories, or the source's line orde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -86,14 +86,22 @@ class TransitionChannel(NeighbourChannel[TransitionConfig]):
     """Items that follow the newest history items elsewhere."""
 
     name = "transition"
+    counted_by = ("window", "directed", "distance")
 
     @classmethod
-    def fit(cls, histories: Histories, num_items: int, config: TransitionConfig | None = None) -> Self:
-        """Count transitions in the training histories; without a configuration, by the one that suits them."""
-        config = config or suited_to(histories)
-        counts = histories.item_counts(num_items).astype(np.float64)
-        matrix = _damped(count_transitions(histories, num_items, config), counts, config)
-        return cls(keep_strongest(matrix, config.neighbours), counts, config)
+    def suited_to(cls, histories: Histories) -> TransitionConfig:
+        """See :func:`suited_to`."""
+        return suited_to(histories)
+
+    @classmethod
+    def count(cls, histories: Histories, num_items: int, config: TransitionConfig) -> Any:
+        """T as SciPy CSR float64 (I, I)."""
+        return count_transitions(histories, num_items, config)
+
+    @classmethod
+    def weigh(cls, counted: Any, counts: np.ndarray, config: TransitionConfig) -> Any:
+        """M: T, damped."""
+        return keep_strongest(_damped(counted, counts, config), config.neighbours)
 
 
 def count_transitions(histories: Histories, num_items: int, config: TransitionConfig) -> Any:
