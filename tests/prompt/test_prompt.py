@@ -142,3 +142,39 @@ def test_shown_keeps_what_its_name_says(items, most):
         assert (np.diff(kept) > 0).all()
         if rule != "none":
             assert len(set(items[kept].tolist())) == len(kept)
+
+
+def test_a_search_with_and_without_history(bpe):
+    vocabulary = Vocabulary.extend(bpe(), SPACE)
+    prompts = PromptBuilder(vocabulary, TEMPLATES["zh"], HistoryConfig(), SIDS)
+
+    def text(*asked, **query) -> str:
+        return vocabulary.tokenizer.decode(prompts.encode(*asked, **query)).replace(" ", "")
+
+    assert text([9], query="red lamp") == (
+        "用户按时间顺序点击过这些商品：<a_9><b_1><c_4>，用户搜索“redlamp”，你预测用户会点击的商品是？"
+    )
+    assert text([], {"gender": "女"}, query="lamp") == "用户画像：性别女。用户搜索“lamp”，你预测用户会点击的商品是？"
+    assert prompts.encode([9], query=" ") == prompts.encode([9], query=None) == prompts.encode([9])
+    spelt = prompts.encode([], query="<a_1><b_1>")
+    assert not np.isin(spelt, np.concatenate(vocabulary.sid_tokens)).any()  # a query is words
+
+
+def test_a_search_shares_the_prefix_of_the_history_and_fits_the_window():
+    for name in ("compact", "zh", "en"):
+        plain, asked = builder(name).encode([3, 1, 4]), builder(name).encode([3, 1, 4], query="red lamp 7")
+        shared = len(builder(name).head()) + len(builder(name).body(np.array([3, 1, 4])).tokens)
+        assert plain[:shared] == asked[:shared]
+        short = builder(name, max_tokens=100)
+        tokens = short.encode(list(range(10)) * 4, query="lamp 7")
+        assert len(tokens) + SPACE.levels - 1 <= 100
+        assert short.dropped > 0
+        assert items_in(tokens)[-1] == 9
+        assert len(short.encode([1, 2], query="lamp " * 500)) + SPACE.levels - 1 <= 100
+
+
+def test_a_template_without_words_for_a_search_says_so():
+    with pytest.raises(ConfigError, match="cannot search"):
+        builder("titled").encode([1], query="red lamp")
+    with pytest.raises(ConfigError, match="name the query once"):
+        Template(name="odd", search="find it")

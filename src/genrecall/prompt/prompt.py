@@ -23,6 +23,7 @@ from genrecall.prompt.vocabulary import Vocabulary
 
 FILE = "prompt.json"
 _NO_PROFILE: Mapping[str, str] = {}
+_QUERY_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +94,11 @@ class PromptBuilder:
         return self.template.causal and self.history.grows
 
     def encode(
-        self, history: np.ndarray, profile: Mapping[str, str] = _NO_PROFILE, times: np.ndarray | None = None
+        self,
+        history: np.ndarray,
+        profile: Mapping[str, str] = _NO_PROFILE,
+        times: np.ndarray | None = None,
+        query: str | None = None,
     ) -> list[int]:
         """The whole prompt.
 
@@ -101,23 +106,32 @@ class PromptBuilder:
             history: int (n,) item indices, oldest first.
             profile: profile columns by name.
             times: int64 (n,), needed only where sessions are separated.
+            query: what the user searches for; an empty one asks for the next item.
 
         Raises:
+            ConfigError: a query, and the template has no words for it.
             CapacityError: the words around the history alone do not fit into the model's window.
         """
         history = np.asarray(history, dtype=np.int64)
         kept = shown(history, self.history)
         body = self.body(history[kept], None if times is None else np.asarray(times)[kept])
         head, tail = self.head(profile), self.tail(empty=len(kept) == 0)
+        if query and not query.isspace():
+            alone = len(kept) == 0
+            head = self.head(profile, bare=alone)
+            tail = self.search(query, alone=alone, most=self.room(head, self.search("", alone=alone)))
         room = self.room(head, tail)
         if len(body.tokens) > room:
             body = self._shorten(history[kept], None if times is None else np.asarray(times)[kept], room)
         return [*head, *body.tokens.tolist(), *tail]
 
-    def head(self, profile: Mapping[str, str] = _NO_PROFILE) -> list[int]:
-        """Tokens before the history; never empty, so that a user without events can be answered."""
+    def head(self, profile: Mapping[str, str] = _NO_PROFILE, *, bare: bool = False) -> list[int]:
+        """Tokens before the history; never empty, so that a user without events can be answered.
+
+        ``bare`` leaves out the words that announce a history.
+        """
         words = {name: self.vocabulary.literal(value) for name, value in profile.items()}
-        text = self.template.profile.render(words) + self._head
+        text = self.template.profile.render(words) + ("" if bare else self._head)
         if text not in self._heads:
             tokens = self.vocabulary.encode(text)
             opening = [self.vocabulary.bos] if self.vocabulary.bos is not None else []
@@ -127,6 +141,21 @@ class PromptBuilder:
     def tail(self, *, empty: bool = False) -> list[int]:
         """Tokens after the history."""
         return self._empty_tail if empty else self._tail
+
+    def search(self, query: str, *, alone: bool = False, most: int = _QUERY_TOKENS) -> list[int]:
+        """Tokens of a search, after the history or ``alone``; of a long query the end is left out."""
+        if not self.template.search:
+            raise ConfigError(
+                f"the template {self.template.name} cannot search",
+                seen=query,
+                allowed="a template with a search pattern, such as compact, zh or en",
+                fix="add for example search = 'The user searches for: {query}.' to the template, and train with it",
+            )
+        before, after = self.template.search.split("{query}")
+        gap = before[len(before.rstrip(" ")) :]
+        words = self.vocabulary.encode(gap + self.vocabulary.literal(query))[: min(most, _QUERY_TOKENS)]
+        opening = ("" if alone else self.template.search_joiner) + before.rstrip(" ")
+        return [*self.vocabulary.encode(opening), *words, *self.vocabulary.encode(after)]
 
     def room(self, head: list[int], tail: list[int]) -> int:
         """How many tokens of history fit between head and tail."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from genrecall.errors import ConfigError
 from genrecall.prompt.profile import ProfileTemplate
+from genrecall.prompt.tasks import TaskTemplate
 
 NAMES = ("compact", "zh", "en")
 
@@ -19,6 +20,9 @@ NAMES = ("compact", "zh", "en")
 class Template:
     """A prompt is ``[profile sentence] head item joiner item … tail``, and then the model writes a SID.
 
+    A search asks ``[profile sentence] head item joiner item … search_joiner search``, and without any history
+    ``[profile sentence] search``.
+
     Attributes:
         name: for reports.
         head: text before the history; ``head_newest_first`` replaces it for that order where given.
@@ -26,7 +30,10 @@ class Template:
         joiner: between events.
         tail: the question.
         empty: stands for a history without events.
+        search: the question of a search, with the place ``{query}``; without it nothing can be searched.
+        search_joiner: between history and search.
         profile: the profile sentence.
+        tasks: how items are told by their texts, and texts by their SIDs, while a model learns to read SIDs.
     """
 
     name: str
@@ -36,7 +43,10 @@ class Template:
     joiner: str = ""
     tail: str = ""
     empty: str = ""
+    search: str = ""
+    search_joiner: str = ""
     profile: ProfileTemplate = field(default_factory=ProfileTemplate)
+    tasks: TaskTemplate = field(default_factory=TaskTemplate)
 
     def __post_init__(self) -> None:
         if self.item.count("{sid}") != 1:
@@ -45,6 +55,13 @@ class Template:
                 seen=self.item,
                 allowed="text with one {sid} and, optionally, {title}",
                 fix="write for example item = '{title}{sid}'",
+            )
+        if self.search and self.search.count("{query}") != 1:
+            raise ConfigError(
+                f"the search pattern of template {self.name} must name the query once",
+                seen=self.search,
+                allowed="text with one {query}, or none for a template that cannot search",
+                fix="write for example search = 'The user searches for: {query}.'",
             )
 
     @property
@@ -63,17 +80,26 @@ class Template:
         words = [*around, self.profile.sentence, self.profile.field, self.profile.joiner, *self.profile.names.values()]
         return [word for word in words if word]
 
+    def task_texts(self) -> list[str]:
+        """The words that only searches and alignment tasks say."""
+        return [word for word in (self.search, self.search_joiner, *self.tasks.texts()) if word]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse of ``from_dict``."""
-        return {**asdict(self), "profile": {**asdict(self.profile), "names": dict(self.profile.names)}}
+        return {
+            **asdict(self),
+            "profile": {**asdict(self.profile), "names": dict(self.profile.names)},
+            "tasks": {**asdict(self.tasks), "names": dict(self.tasks.names)},
+        }
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Template:
         """Build from what a template file holds; unknown keys are refused."""
-        profile = raw.get("profile", {})
+        profile, tasks = raw.get("profile", {}), raw.get("tasks", {})
         _refuse_unknown(raw, cls, "template")
         _refuse_unknown(profile, ProfileTemplate, "template's [profile]")
-        return cls(**{**raw, "profile": ProfileTemplate(**profile)})
+        _refuse_unknown(tasks, TaskTemplate, "template's [tasks]")
+        return cls(**{**raw, "profile": ProfileTemplate(**profile), "tasks": TaskTemplate(**tasks)})
 
 
 def load_template(name: str | Path) -> Template:

@@ -90,7 +90,7 @@ class GenerativeChannel:
         """The SIDs written for each query, before they become items."""
         requests = [
             Request(
-                tokens=tuple(self.prompts.encode(query.history, query.profile, query.times)),
+                tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
                 beam=max(self.config.beam, k),
                 allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
                 trace=trace,
