@@ -48,6 +48,34 @@ def has_bf16(device: torch.device) -> bool:
     return _cpu_flag("amx_bf16") or _cpu_flag("avx512_bf16")
 
 
+# Dense bf16 matrix products a second, from the makers' data sheets; the first name that fits decides.
+_PEAK_FLOPS = (
+    ("H200", 989e12),
+    ("GH200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("H800", 989e12),
+    ("H20", 148e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("RTX 4090", 165e12),
+    ("A10", 125e12),
+)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 peak of a GPU in FLOP/s; None where it is not known."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in _PEAK_FLOPS if known in name), None)
+
+
 def memory_bytes() -> int:
     """Physical memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,11 +8,21 @@ step count, so epochs may differ in length.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from genrecall.train.config import TrainConfig
+
+class Schedule(Protocol):
+    """The part of a configuration that sets the rate."""
+
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def final_rate(self) -> float: ...  # noqa: D102
+    @property
+    def warmup(self) -> float: ...  # noqa: D102
 
 
-def rate(progress: float, config: TrainConfig) -> float:
+def rate(progress: float, config: Schedule) -> float:
     """Learning rate at ``progress`` in [0, 1]."""
     if progress < config.warmup:
         # The first step moves already: warm-up starts at a hundredth, not at zero.
