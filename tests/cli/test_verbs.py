@@ -129,6 +129,39 @@ def test_eval_writes_its_reports(run: Path, tmp_path: Path) -> None:
     assert set(found["metrics"]["generative"]["recall@10"]) == {"mean", "low", "high"}
     assert "<html" in (tmp_path / "eval.html").read_text()
     assert "generative" in (tmp_path / "eval.md").read_text()
+    assert "20 validation cases" in found["protocol"]["sentence"]
+    assert not (run / "test-readings.jsonl").exists()
+
+
+def test_the_test_part_needs_final_and_is_recorded(run: Path, tmp_path: Path) -> None:
+    for name in ("catalog", "bundle"):
+        (tmp_path / name).symlink_to(run / name)
+    arguments = ["eval", "--run", str(tmp_path), "--cases", "20", "--final", "--json"]
+    for count in (1, 2):
+        result = runner.invoke(app, [*arguments, "--out", str(tmp_path / f"out{count}")])
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert "20 final test cases" in found["protocol"]["sentence"]
+        assert found["protocol"]["readings"] == count
+    lines = [json.loads(line) for line in (tmp_path / "test-readings.jsonl").read_text().splitlines()]
+    assert [line["bundle"] for line in lines] == [found["bundle"]] * 2
+    assert "This test split was read 2 times." in (tmp_path / "out2" / "eval.md").read_text()
+
+
+def test_report_merges_seeds(run: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        out = tmp_path / f"s{seed}"
+        assert runner.invoke(app, ["eval", "--run", str(run), "--cases", "20", "--out", str(out)]).exit_code == 0
+        told = json.loads((out / "eval.json").read_text())
+        (out / "eval.json").write_text(json.dumps({**told, "bundle": f"sha256:{seed}"}))
+    page = runner.invoke(app, ["report", str(tmp_path / "s0"), str(tmp_path / "s1")])
+    assert page.exit_code == 0, page.output
+    assert "channels x 2 seeds" in page.stdout
+    out = tmp_path / "all"
+    result = runner.invoke(app, ["report", str(tmp_path / "s0"), str(tmp_path / "s1"), "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"]["generative"]["recall@10"]["sd"] == 0
+    assert {file.name for file in out.iterdir()} == {"report.json", "report.npz", "report.md", "report.html"}
 
 
 def test_doctor_names_what_there_is() -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +14,15 @@ import pytest
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.split import Cases, leave_one_out
 from genrecall.errors import ConfigError
-from genrecall.eval.harness import Evaluation, evaluate, queries_of
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.harness import evaluate, queries_of
+from genrecall.eval.lock import Final, readings
 from genrecall.eval.protocol import Protocol
 from genrecall.recall.channel import Candidates, Channel, Query
+from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
 from genrecall.recall.popularity import PopularityChannel
+from genrecall.sid.space import SidSpace
+from genrecall.sid.table import SidTable
 
 NUM_ITEMS = 40
 PROTOCOL = Protocol(split="leave-one-out", ks=(5, 10))
@@ -55,19 +64,21 @@ def run(channels: Sequence[Channel], asked: Cases, protocol: Protocol = PROTOCOL
 def test_figures_by_hand() -> None:
     channel = Fixed("fixed", [[5, 6, 7], [8, 9], []])
     result = run([channel], cases([6, 8, 5]), batch=2).results["fixed"]
-    assert result.ranks.tolist() == [2, 1, 0]
+    assert result.ranks is not None
+    assert result.ranks.tolist() == [[2, 1, 0]]
     assert result.metrics["recall@5"].mean == pytest.approx(2 / 3)
     assert result.metrics["mrr@10"].mean == pytest.approx(0.5)
     assert result.metrics["ndcg@10"].mean == pytest.approx((1 / np.log2(3) + 1) / 3)
     assert result.metrics["recall@5"].low <= 2 / 3 <= result.metrics["recall@5"].high
-    assert result.coverage[10] == 5 / NUM_ITEMS
+    assert result.lists["coverage@10"] == 5 / NUM_ITEMS
+    assert result.deviation("recall@5") is None
 
 
 def test_a_collapsed_recommender_scores_near_zero() -> None:
     channel = Fixed("collapsed", [[39]])
     result = run([channel], cases(list(range(1, 40)))).results["collapsed"]
     assert result.metrics["recall@10"].mean == pytest.approx(1 / 39)
-    assert result.gini[10] == pytest.approx(1 - 1 / NUM_ITEMS)
+    assert result.lists["gini@10"] == pytest.approx(1 - 1 / NUM_ITEMS)
 
 
 def test_the_protocol_decides_what_is_excluded() -> None:
@@ -96,6 +107,96 @@ def test_a_channel_that_breaks_its_promise_is_not_measured(dishonest: list[list[
         run([Fixed("dishonest", dishonest)], cases([6]))
 
 
+@dataclass
+class Raw:
+    """Answers with these arrays, whatever they are."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    name: str = "raw"
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        return Candidates(items=self.items, scores=self.scores)
+
+
+FALLING = -np.arange(10, dtype=np.float32)[None]
+
+
+@pytest.mark.parametrize(
+    ("items", "scores", "words"),
+    [
+        (np.zeros((1, 10, 3), np.int32), FALLING, r"returned \(1, 10, 3\)"),  # codes in the place of items
+        (np.full((1, 10), "<a_1><b_2>"), FALLING, "not item indices"),
+        (np.arange(1, 13, dtype=np.int32)[None], FALLING, r"returned \(1, 12\)"),  # a SID's owners beside the k items
+        (np.arange(1, 11, dtype=np.int32)[None], FALLING[:, ::-1], "scores rise"),
+        (np.arange(1, 11, dtype=np.int32)[None], np.full((1, 10), np.nan), "scores rise, or are no numbers"),
+        (np.arange(1, 11, dtype=np.int32)[None], FALLING[:, :5], "one score an item"),
+    ],
+)
+def test_lists_hold_items_and_nothing_else(items: np.ndarray, scores: np.ndarray, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        run([Raw(items, scores)], cases([6]))
+
+
+@pytest.mark.parametrize(("cap", "ranks"), [(1, [1, 0, 2]), (None, [1, 2, 3])])
+def test_of_two_items_with_one_sid_only_the_ranked_one_counts(cap: int | None, ranks: list[int]) -> None:
+    """Items 3 and 5 share a SID, 3 is the more popular: writing the SID is no hit on 5 unless 5 has a place itself."""
+    table = SidTable(
+        space=SidSpace((8,)),
+        item_ids=[f"i{n}" for n in range(NUM_ITEMS)],
+        sids=np.where(np.isin(np.arange(NUM_ITEMS), (3, 5)), 1, np.where(np.arange(NUM_ITEMS) == 7, 2, 3))[:, None],
+    )
+
+    class Engine:
+        class trie:
+            num_items = NUM_ITEMS
+
+        def generate(self, requests: list[Any]) -> list[Any]:
+            return [SimpleNamespace(sids=[(1,), (2,)], scores=[-0.5, -1.5]) for _ in requests]
+
+    prompts = SimpleNamespace(encode=lambda *facts: [0])
+    counts = np.arange(NUM_ITEMS)[::-1]
+    settings = GenerativeConfig(beam=10, items_per_sid=cap)
+    channel = GenerativeChannel(Engine(), prompts, table, counts, settings)  # type: ignore[arg-type]
+    found = run([channel], cases([3, 5, 7])).results["generative"]
+    assert found.ranks is not None
+    assert found.ranks[0].tolist() == ranks
+
+
+def test_test_cases_are_locked_and_each_reading_is_recorded(tmp_path: Path) -> None:
+    asked = dataclasses.replace(cases([6, 8]), part="test")
+    channel = Fixed("fixed", [[6]])
+    for locked in (lambda: run([channel], asked), lambda: queries_of(asked.subset(np.array([0])), PROTOCOL)):
+        with pytest.raises(ConfigError, match="the test part is locked"):
+            locked()
+    assert channel.asked == []
+    final = Final(run=tmp_path / "run", purpose="a table", bundle="sha256:b", catalog="sha256:c")
+    assert run([channel], cases([6]), final=final).readings == 0
+    assert not final.ledger.exists()
+    once = run([channel], asked, final=final)
+    assert once.part == "test"
+    assert "2 final test cases" in once.sentence()
+    assert "This test split was read once." in once.sentence()
+    assert len(queries_of(asked, PROTOCOL, final=final)) == 2
+    again = run([channel], asked, dataclasses.replace(PROTOCOL, history="kept"), final=final)
+    assert "This test split was read 3 times." in again.sentence()  # another protocol, the same test split
+    other = run([channel], asked, Protocol(split="temporal", ks=(5,)), final=final)
+    assert other.readings == 1
+    assert [line["cases"] for line in readings(final.ledger)] == [2] * 4
+
+
+def test_calibration_and_diversity_are_told_where_they_can_be() -> None:
+    groups = np.arange(NUM_ITEMS) % 2
+    found = run([Fixed("fixed", [[6, 8, 7]])], cases([6, 5]), log_scores=("fixed",), groups=groups)
+    told = found.calibration("fixed", 10)
+    assert told is not None
+    assert told.probability
+    assert sum(part.cases for part in told.bins) == 2
+    assert told.bins[0].confidence == pytest.approx(1 + np.exp(-1) + np.exp(-2))
+    assert found.results["fixed"].lists["diversity@10"] == pytest.approx(2 / 3)
+    assert "diversity@10" not in run([Fixed("fixed", [[6]])], cases([6])).results["fixed"].lists
+
+
 def test_what_cannot_be_evaluated_is_refused() -> None:
     channel = Fixed("same", [[1]])
     for channels, asked, k in (
@@ -117,6 +218,7 @@ def test_slices_add_up() -> None:
     assert found.slice_sizes == {
         "target popularity": {"head": 2, "torso": 2, "tail": 1, "cold": 1},
         "history length": {"1-4": 3, "5-9": 2, "50+": 1},
+        "user": {"new": 3, "known": 3},
     }
     by_popularity = found.results["fixed"].slices["target popularity"]
     assert by_popularity["head"]["recall@10"].mean == 0.5
@@ -131,7 +233,8 @@ def test_json_has_stable_keys_and_the_worst_rate() -> None:
         "generative", 0.25
     )
     told = json.loads(json.dumps(found.to_dict()))
-    assert set(told) == {"protocol", "metrics", "lists", "slices", "invalid_sid_rate"}
+    assert set(told) == {"protocol", "runs", "metrics", "lists", "slices", "invalid_sid_rate"}
+    assert told["protocol"]["part"] == "validation"
     assert told["invalid_sid_rate"] == 0.25
     assert set(told["metrics"]["generative"]["recall@10"]) == {"mean", "low", "high"}
     assert told["lists"]["other"]["coverage@5"] == pytest.approx(1 / NUM_ITEMS)
@@ -146,10 +249,10 @@ def test_the_whole_way_on_a_split() -> None:
         [channel],
         split.valid,
         num_items=9,
-        protocol=Protocol(split=split.rule, timed=False, part="validation"),
+        protocol=Protocol(split=split.rule, timed=False),
         train_counts=split.train.item_counts(9),
         resamples=50,
     )
     assert found.results["popularity"].metrics["recall@10"].mean == 1.0  # k exceeds the catalog
     assert "30 validation cases" in found.sentence()
-    assert "source order (no timestamps)" in found.sentence()
+    assert "source order (no timestamps: items of equal time" in found.sentence()

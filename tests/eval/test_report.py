@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genrecall.eval import charts
 from genrecall.eval.document import Facts, Figure, Section, Table, Text
-from genrecall.eval.harness import Evaluation
+from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.protocol import Protocol
 from genrecall.eval.report import evaluation_report, sections, verdict
 from genrecall.eval.significance import Interval
@@ -53,15 +53,17 @@ def test_markdown_has_the_protocol_and_bold_best(evaluation: Evaluation) -> None
     [
         ({}, "ties in time shuffled (seed 0); history items are removed from the lists."),
         ({"tie_seed": None, "history": "kept"}, "source order; history items are kept in the lists."),
+        ({"timed": False}, "source order; history items are removed from the lists."),
     ],
 )
 def test_every_table_states_ties_and_history(rules: dict[str, Any], told: str) -> None:
     found = run([Fixed("generative", [[1]])], cases([1, 2]), Protocol(split="x", ks=(5, 10), **rules))
     tables = [block for section in sections(found) for block in section.blocks if isinstance(block, Table)]
-    assert len(tables) == 5  # main, lists, two groups of slices, every metric
+    assert len(tables) == 7  # main, two groups of slices, lists, cost, calibration, every metric
     for table in tables:
         for rule in told.rstrip(".").split("; "):
             assert rule in table.caption.lower()
+    assert ("stand as the source lists them, which may leak" in tables[0].caption) is told.startswith("source")
     for table in tables[1:]:
         assert table.caption.lower().endswith(told)
 
@@ -84,7 +86,7 @@ def test_the_page_stands_alone_and_shows_every_section(evaluation: Evaluation) -
     assert "a &lt;b&gt; &amp; c" in page
     assert "data:image/svg+xml;base64," in page
     assert "data:image/png;base64," in page
-    assert page.count("<section") == page.count("</section>") == 4
+    assert page.count("<section") == page.count("</section>") == 7
     assert "| u\\|1 | a <b> & c |" in report.to_markdown()
 
 

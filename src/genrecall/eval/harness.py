@@ -2,139 +2,45 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from genrecall.catalog.split import Cases
 from genrecall.errors import ConfigError
-from genrecall.eval.metrics import coverage, exposures, gains, gini, metric_names, ranks_of
+from genrecall.eval.asking import answers
+from genrecall.eval.calibration import confidence
+from genrecall.eval.evaluation import ChannelResult, Evaluation, summarise
+from genrecall.eval.lists import ListFigures
+from genrecall.eval.lock import Final, unlock
+from genrecall.eval.metrics import gains, headline_cut, ranks_of
 from genrecall.eval.protocol import Protocol
-from genrecall.eval.significance import RESAMPLES, Difference, Interval, intervals, paired
+from genrecall.eval.significance import RESAMPLES
 from genrecall.eval.slices import slice_masks
-from genrecall.recall.channel import Candidates, Channel, Query
-from genrecall.recall.selection import exclusions
-from genrecall.telemetry import progress
+from genrecall.recall.channel import Channel, Query
 
 Profile = Callable[[int], Mapping[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ChannelResult:
-    """What one channel did.
+class _Task:
+    """What is the same for every channel."""
 
-    Attributes:
-        name: the channel's.
-        ranks: int32 (N,) place of each case's target in the list, 0 where absent.
-        metrics: ``recall@10`` and so on, with intervals.
-        coverage: share of the catalog that stands in some list, by cut-off.
-        gini: inequality of exposures by cut-off.
-        slices: metrics by group and slice.
-        seconds: wall time of all recall calls.
-        invalid_sid_rate: share of generated SIDs that no item has; None where a channel writes no SIDs.
-    """
-
-    name: str
-    ranks: np.ndarray
-    metrics: dict[str, Interval]
-    coverage: dict[int, float]
-    gini: dict[int, float]
-    slices: dict[str, dict[str, dict[str, Interval]]]
-    seconds: float
-    invalid_sid_rate: float | None = None
-
-    def list_figures(self) -> dict[str, float]:
-        """Coverage and Gini by cut-off, and seconds, for a JSON report."""
-        return {
-            **{f"coverage@{k}": value for k, value in self.coverage.items()},
-            **{f"gini@{k}": value for k, value in self.gini.items()},
-            "seconds": round(self.seconds, 3),
-        }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
-    """All channels on the same cases.
-
-    Attributes:
-        protocol: the rules.
-        num_items: I, size of the catalog.
-        users: int (N,) user of each case: the unit of resampling.
-        unreachable: cases whose target the protocol removes from the lists; they count as misses.
-        slice_sizes: cases by group and slice.
-        results: by channel name, in the order given.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
-
+    cases: Cases
     protocol: Protocol
+    masks: Mapping[str, Mapping[str, np.ndarray]]
     num_items: int
-    users: np.ndarray
-    unreachable: int
-    slice_sizes: dict[str, dict[str, int]]
-    results: dict[str, ChannelResult]
+    train_counts: np.ndarray
+    vectors: np.ndarray | None
+    groups: np.ndarray | None
+    log_scores: Collection[str]
+    k: int
+    batch: int
+    profile: Profile | None
     resamples: int
     seed: int
-
-    @property
-    def num_cases(self) -> int:
-        """N."""
-        return len(self.users)
-
-    def sentence(self) -> str:
-        """The protocol with this data's figures: stands above every table."""
-        sentence = (
-            f"{self.num_cases:,} {self.protocol.part} cases, {self.num_items:,} items; {self.protocol.sentence()}"
-        )
-        if self.unreachable:
-            sentence += f" {self.unreachable:,} targets were in the removed history and count as misses."
-        return sentence
-
-    def with_invalid_sid_rate(self, channel: str, rate: float) -> Evaluation:
-        """The same evaluation, with the share of invalid SIDs that a generative channel counted while it ran."""
-        return replace(
-            self, results={**self.results, channel: replace(self.results[channel], invalid_sid_rate=float(rate))}
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Stable JSON: ``metrics.<channel>."recall@10"`` is ``{"mean", "low", "high"}``.
-
-        ``invalid_sid_rate`` is the worst of the generative channels, None when none was told.
-        """
-        rates = [result.invalid_sid_rate for result in self.results.values() if result.invalid_sid_rate is not None]
-        slices = {
-            group: {
-                part: {
-                    "cases": cases,
-                    "metrics": {name: _plain(result.slices[group][part]) for name, result in self.results.items()},
-                }
-                for part, cases in parts.items()
-            }
-            for group, parts in self.slice_sizes.items()
-        }
-        return {
-            "protocol": {
-                **self.protocol.to_dict(),
-                "cases": self.num_cases,
-                "items": self.num_items,
-                "unreachable_cases": self.unreachable,
-                "resamples": self.resamples,
-                "sentence": self.sentence(),
-            },
-            "metrics": {name: _plain(result.metrics) for name, result in self.results.items()},
-            "lists": {name: result.list_figures() for name, result in self.results.items()},
-            "slices": slices,
-            "invalid_sid_rate": max(rates) if rates else None,
-        }
-
-    def difference(self, first: str, second: str, metric: str = "recall@10") -> Difference:
-        """Paired bootstrap of ``first − second``."""
-        column = metric_names(self.protocol.ks).index(metric)
-        a, b = (gains(self.results[name].ranks, self.protocol.ks)[:, column] for name in (first, second))
-        return paired(a, b, self.users, resamples=self.resamples, seed=self.seed)
 
 
 def evaluate(
@@ -144,9 +50,13 @@ def evaluate(
     num_items: int,
     protocol: Protocol,
     train_counts: np.ndarray,
+    final: Final | None = None,
     k: int = 50,
     batch: int = 256,
     profile: Profile | None = None,
+    log_scores: Collection[str] = (),
+    vectors: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
@@ -154,58 +64,82 @@ def evaluate(
 
     Args:
         channels: distinct names.
-        cases: N ≥ 1 questions with answers.
+        cases: N ≥ 1 questions with answers; test cases are refused without ``final``.
         num_items: I.
         protocol: the rules; ``history="removed"`` makes each history the query's ``exclude``.
-        train_counts: int (I,) training events by item, for the popularity slices.
+        train_counts: int (I,) training events by item, for popularity slices and novelty.
+        final: leave to read the test part; the reading is recorded before the first case is asked.
         k: length of the lists; at least the largest cut-off.
         batch: queries a call.
         profile: profile columns of a user index.
+        log_scores: names of channels whose scores are log-probabilities of items: their calibration can be told.
+        vectors: float (I, D) item vectors, for the diversity of lists.
+        groups: int (I,) a category or SID prefix ≥ 0 by item, for the diversity of lists where there are no vectors.
         resamples: of the bootstrap.
         seed: of the bootstrap.
+
+    Raises:
+        ConfigError: there is nothing to ask, or the test part is locked.
     """
-    names = [channel.name for channel in channels]
-    if len(cases) == 0 or k < max(protocol.ks) or len(set(names)) < len(names):
-        raise ConfigError(
-            "there is nothing to evaluate, or it cannot be told apart",
-            seen=f"{len(cases)} cases, k={k}, channels {', '.join(names)}",
-            allowed=f"at least one case, k >= {max(protocol.ks)}, distinct channel names",
-            fix="use a split that holds out events (users need three or more), or correct k and the channels' names",
-        )
-    masks = slice_masks(cases.targets, cases.histories.lengths, train_counts)
-    results = {}
-    for channel in channels:
-        results[channel.name] = _measure(
-            channel,
-            cases,
-            masks,
-            num_items,
-            protocol,
-            k=k,
-            batch=batch,
-            profile=profile,
-            resamples=resamples,
-            seed=seed,
-        )
-    removed = protocol.history == "removed"
-    return Evaluation(
+    require_task([channel.name for channel in channels], len(cases), k, protocol.ks)
+    readings = _unlock(cases, protocol, final)
+    task = _Task(
+        cases=cases,
         protocol=protocol,
+        masks=slice_masks(cases.targets, cases.histories.lengths, train_counts),
         num_items=num_items,
-        users=cases.users,
-        unreachable=_targets_in_history(cases) if removed else 0,
-        slice_sizes={group: {name: int(mask.sum()) for name, mask in part.items()} for group, part in masks.items()},
-        results=results,
+        train_counts=train_counts,
+        vectors=vectors,
+        groups=groups,
+        log_scores=log_scores,
+        k=k,
+        batch=batch,
+        profile=profile,
         resamples=resamples,
         seed=seed,
+    )
+    return Evaluation(
+        protocol=protocol,
+        part=cases.part,
+        num_items=num_items,
+        users=cases.users,
+        cases=_digest(cases),
+        unreachable=_targets_in_history(cases) if protocol.history == "removed" else 0,
+        masks=task.masks,
+        results={channel.name: _measure(channel, task) for channel in channels},
+        resamples=resamples,
+        seed=seed,
+        readings=readings,
     )
 
 
 def queries_of(
-    cases: Cases, protocol: Protocol, profile: Profile | None = None, *, begin: int = 0, end: int | None = None
+    cases: Cases, protocol: Protocol, profile: Profile | None = None, *, final: Final | None = None
 ) -> list[Query]:
-    """The queries of the cases ``begin`` to ``end``, as every channel gets them."""
+    """The queries of the cases, as every channel gets them; those of test cases are refused without ``final``."""
+    _unlock(cases, protocol, final)
+    return _queries(cases, protocol, profile, 0, len(cases))
+
+
+def require_task(names: Sequence[str], count: int, k: int, ks: Sequence[int]) -> None:
+    """Refuse what cannot be evaluated or told apart."""
+    if count == 0 or not names or k < max(ks) or len(set(names)) < len(names):
+        raise ConfigError(
+            "there is nothing to evaluate, or it cannot be told apart",
+            seen=f"{count} cases, k={k}, channels {', '.join(names) or 'none'}",
+            allowed=f"at least one case, k >= {max(ks)}, distinct channel names",
+            fix="use a split that holds out events (users need three or more), or correct k and the channels' names",
+        )
+
+
+def _unlock(cases: Cases, protocol: Protocol, final: Final | None) -> int:
+    split = f"{protocol.split}; {protocol.ties}; repeats: {protocol.repeats}"
+    return unlock(cases.part, final, split=split, cases=len(cases), protocol=protocol.sentence())
+
+
+def _queries(cases: Cases, protocol: Protocol, profile: Profile | None, begin: int, end: int) -> list[Query]:
     queries = []
-    for case in range(begin, len(cases) if end is None else min(end, len(cases))):
+    for case in range(begin, end):
         history = cases.histories.of(case)
         queries.append(
             Query(
@@ -218,74 +152,43 @@ def queries_of(
     return queries
 
 
-def _measure(
-    channel: Channel,
-    cases: Cases,
-    masks: Mapping[str, Mapping[str, np.ndarray]],
-    num_items: int,
-    protocol: Protocol,
-    *,
-    k: int,
-    batch: int,
-    profile: Profile | None,
-    resamples: int,
-    seed: int,
-) -> ChannelResult:
-    ranks = np.zeros(len(cases), dtype=np.int32)
-    shown = {cut: np.zeros(num_items, dtype=np.int64) for cut in protocol.ks}
+def _measure(channel: Channel, task: _Task) -> ChannelResult:
+    cases, ks = task.cases, task.protocol.ks
+    cut, log_scores = headline_cut(ks), channel.name in task.log_scores
+    ranks, sure = np.zeros(len(cases), np.int32), np.zeros(len(cases), np.float32)
+    lists = ListFigures(ks, cut, task.train_counts, task.vectors, task.groups)
     seconds = 0.0
-    for begin, queries, answer, took in _answers(channel, cases, protocol, k=k, batch=batch, profile=profile):
+
+    def ask(begin: int, end: int) -> list[Query]:
+        return _queries(cases, task.protocol, task.profile, begin, end)
+
+    for begin, answer, took in answers(channel, ask, len(cases), num_items=task.num_items, k=task.k, batch=task.batch):
+        end = begin + len(answer.items)
+        ranks[begin:end] = ranks_of(answer.items, cases.targets[begin:end])
+        sure[begin:end] = confidence(answer, cut, log_scores=log_scores)
+        lists.add(answer.items)
         seconds += took
-        _require_honest(channel.name, queries, answer, num_items, k)
-        ranks[begin : begin + len(queries)] = ranks_of(answer.items, cases.targets[begin : begin + len(queries)])
-        for cut, total in shown.items():
-            total += exposures(answer.items, num_items, cut)
-    names, values = metric_names(protocol.ks), gains(ranks, protocol.ks)
-
-    def bootstrap(mask: np.ndarray | slice) -> dict[str, Interval]:
-        found = intervals(values[mask], cases.users[mask], resamples=resamples, seed=seed)
-        return dict(zip(names, found, strict=True))
-
-    return ChannelResult(
-        name=channel.name,
-        ranks=ranks,
-        metrics=bootstrap(slice(None)),
-        coverage={cut: coverage(total) for cut, total in shown.items()},
-        gini={cut: gini(total) for cut, total in shown.items()},
-        slices={group: {name: bootstrap(mask) for name, mask in part.items()} for group, part in masks.items()},
+    return summarise(
+        channel.name,
+        gains(ranks, ks)[None].astype(np.float32),
+        metrics=task.protocol.metric_names(),
+        users=cases.users,
+        masks=task.masks,
+        lists=lists.figures(),
         seconds=seconds,
+        resamples=task.resamples,
+        seed=task.seed,
+        ranks=ranks[None],
+        confidence=sure[None],
+        log_scores=log_scores,
     )
 
 
-def _answers(
-    channel: Channel, cases: Cases, protocol: Protocol, *, k: int, batch: int, profile: Profile | None
-) -> Iterator[tuple[int, list[Query], Candidates, float]]:
-    with progress(f"eval {channel.name}", len(cases)) as bar:
-        for begin in range(0, len(cases), batch):
-            queries = queries_of(cases, protocol, profile, begin=begin, end=begin + batch)
-            start = time.perf_counter()
-            answer = channel.recall(queries, k)
-            took = time.perf_counter() - start
-            yield begin, queries, answer, took
-            bar.advance(len(queries))
-
-
-def _require_honest(name: str, queries: Sequence[Query], answer: Candidates, num_items: int, k: int) -> None:
-    """A channel that repeats items, or returns excluded ones, would be measured wrongly: our bug, not the user's."""
-    items = answer.items
-    assert items.shape == (len(queries), k), f"channel {name} returned {items.shape}, not {(len(queries), k)}"
-    assert items.min(initial=0) >= -1, f"channel {name}: item out of the catalog"
-    assert items.max(initial=-1) < num_items, f"channel {name}: item out of the catalog"
-    ordered = np.sort(items, axis=1)
-    assert not np.any((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)), f"channel {name} repeats items"
-    rows, excluded = exclusions(queries, num_items)
-    banned = np.zeros((len(queries), num_items + 1), dtype=bool)
-    banned[rows, excluded] = True
-    assert not np.take_along_axis(banned, items, 1)[items >= 0].any(), f"channel {name} returns excluded items"
-
-
-def _plain(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    return {name: asdict(interval) for name, interval in metrics.items()}
+def _digest(cases: Cases) -> str:
+    total = hashlib.sha256(cases.histories.digest.encode())
+    for array in (cases.users, cases.targets):
+        total.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    return f"sha256:{total.hexdigest()}"
 
 
 def _targets_in_history(cases: Cases) -> int:

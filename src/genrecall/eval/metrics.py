@@ -34,6 +34,11 @@ def metric_names(ks: Sequence[int] = KS) -> list[str]:
     return [f"{family}@{k}" for family in FAMILIES for k in ks]
 
 
+def headline_cut(ks: Sequence[int]) -> int:
+    """10, or the largest cut-off below; the smallest where all are larger: what tables put first."""
+    return max((k for k in ks if k <= 10), default=min(ks))
+
+
 def gain_table(ks: Sequence[int] = KS) -> np.ndarray:
     """float64 (max k + 1, 3·len(ks)): what a case with this rank adds to each metric; row 0 (absent) is zero."""
     rank = np.arange(1, max(ks) + 1, dtype=np.float64)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from typing import Protocol as Interface
 
 from genrecall.errors import ConfigError
-from genrecall.eval.metrics import KS
+from genrecall.eval.metrics import KS, metric_names
 
 _REPEATS = {"first": "first-time items only (each user's first event on an item)", "keep": "all events, repeats kept"}
 _HISTORY = {
@@ -15,9 +17,39 @@ _HISTORY = {
 }
 
 
+class Rules(Interface):
+    """What every kind of evaluation says of itself."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Cut-offs, ascending."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What is counted: ``cases`` or ``queries``."""
+        ...
+
+    def metric_names(self) -> list[str]:
+        """The columns of a result's gains."""
+        ...
+
+    def brief(self) -> str:
+        """The rules that move figures most, for tables that cannot carry the whole sentence."""
+        ...
+
+    def sentence(self) -> str:
+        """All rules in one sentence."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rules for a JSON report."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The rules of one evaluation; printed with every table.
+    """The rules of a next-item evaluation; printed with every table.
 
     Attributes:
         split: the split's rule as a sentence (``Split.rule``).
@@ -26,7 +58,6 @@ class Protocol:
         timed: whether there are timestamps that can tie at all.
         history: whether lists may hold items of the user's history.
         ks: cut-offs of the metrics.
-        part: which cases: ``test``, or ``validation`` while choosing.
         remarks: anything else that changes the figures, e.g. thinned events.
     """
 
@@ -36,7 +67,6 @@ class Protocol:
     timed: bool = True
     history: Literal["removed", "kept"] = "removed"
     ks: tuple[int, ...] = KS
-    part: str = "test"
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,15 +86,30 @@ class Protocol:
             )
 
     @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "cases"
+
+    def metric_names(self) -> list[str]:
+        """``recall@5``, …"""
+        return metric_names(self.ks)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether events of equal time were shuffled; otherwise they stand in the source's order."""
+        return self.timed and self.tie_seed is not None
+
+    @property
     def ties(self) -> str:
         """How events of the same time are ordered."""
-        if self.timed and self.tie_seed is not None:
+        if self.shuffled:
             return f"ties in time shuffled (seed {self.tie_seed})"
-        return "source order" if self.timed else "source order (no timestamps)"
+        why = "" if self.timed else "no timestamps: "
+        return f"source order ({why}items of equal time stand as the source lists them, which may leak)"
 
     def brief(self) -> str:
         """The two rules that move figures most, for the tables that cannot carry the whole sentence."""
-        return f"{self.ties}; {_HISTORY[self.history]}"
+        return f"{self.ties if self.shuffled else 'source order'}; {_HISTORY[self.history]}"
 
     def sentence(self) -> str:
         """All rules in one sentence."""
@@ -72,15 +117,13 @@ class Protocol:
         rules += ["every item of the catalog is ranked", *self.remarks]
         return "; ".join(rules) + "."
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The rules for a JSON report."""
-        return {
-            "split": self.split,
-            "repeats": self.repeats,
-            "ties": self.ties,
-            "history": self.history,
-            "ks": list(self.ks),
-            "part": self.part,
-            "remarks": list(self.remarks),
-            "sentence": self.sentence(),
-        }
+        return {"kind": "next item", **asdict(self), "ties": self.ties}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Protocol:
+        """Inverse of ``to_dict``."""
+        names = ("split", "repeats", "tie_seed", "timed", "history")
+        chosen = {name: data[name] for name in names}
+        return cls(**chosen, ks=tuple(data["ks"]), remarks=tuple(data["remarks"]))

@@ -3,17 +3,21 @@
     cold: no training event;  head: the most popular 20 % of the other items;  torso: the next 30 %;  tail: the rest
 
 The 20 % are Pareto's, as in Abdollahpouri, Burke & Mobasher, "Managing popularity bias" (FLAIRS 2019). Deviation: the
-bins hold shares of items, not of events, and cold items form their own bin. Equal counts are split by index.
+bins hold shares of items, not of events, and cold items form their own bin. Equal counts are split by index. A user is
+new with a history of at most two events.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 HEAD_SHARE, TORSO_SHARE = 0.2, 0.3
 POPULARITY_BINS = ("head", "torso", "tail", "cold")
 HISTORY_EDGES = (0, 1, 5, 10, 20, 50)
-POPULARITY, HISTORY = "target popularity", "history length"
+NEW_USER_EVENTS = 2
+POPULARITY, HISTORY, USER = "target popularity", "history length", "user"
 
 
 def popularity_bins(train_counts: np.ndarray) -> np.ndarray:
@@ -49,5 +53,12 @@ def slice_masks(targets: np.ndarray, lengths: np.ndarray, train_counts: np.ndarr
     groups = {
         POPULARITY: {name: of_target == place for place, name in enumerate(POPULARITY_BINS)},
         HISTORY: {name: of_length == place for place, name in enumerate(history_labels())},
+        USER: {"new": lengths <= NEW_USER_EVENTS, "known": lengths > NEW_USER_EVENTS},
     }
-    return {group: {name: mask for name, mask in masks.items() if mask.any()} for group, masks in groups.items()}
+    return occupied(groups)
+
+
+def occupied(groups: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Without empty slices, and without the user's group where it says nothing (no new users, or only new ones)."""
+    kept = {group: {name: mask for name, mask in masks.items() if mask.any()} for group, masks in groups.items()}
+    return {group: masks for group, masks in kept.items() if group != USER or len(masks) > 1}

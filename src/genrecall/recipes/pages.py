@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from genrecall.artifacts import Artifact
 from genrecall.bundle.load import Recommendations
 from genrecall.catalog.items import Items
-from genrecall.eval import charts
+from genrecall.eval import costs
 from genrecall.eval.document import Block, Facts, Figure, Section, Table, Text, markdown
-from genrecall.eval.harness import Evaluation
-from genrecall.eval.report import metrics_table, verdict
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.report import verdict
+from genrecall.eval.tables import metrics_table
 from genrecall.sid.plots import draw
 from genrecall.sid.store import StoredSids
 
@@ -65,26 +65,7 @@ def sid_section(stored: StoredSids, plots: Path) -> Section:
 
 def training_section(model: Artifact) -> Section:
     """Loss and validation by epoch."""
-    lines = [json.loads(line) for line in model.file("metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    loss = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
-    valid = [(line["epoch"], line["validation"]) for line in lines if "validation" in line]
-    facts = model.manifest.facts
-    blocks: list[Block] = [
-        Facts(
-            values={
-                "epochs": f"{facts['epochs']:.1f}",
-                "seconds": f"{facts['seconds']:.0f}",
-                "tokens/s": f"{facts['tokens_per_s']:,}",
-                "stopped by": facts["stopped"],
-                "best validation Recall@10": f"{facts['best']:.4f}" if facts["best"] is not None else "–",
-            }
-        ),
-        Figure(svg=charts.lines({"loss": loss}, x_label="epoch", y_label="nats an item"), caption="Training loss."),
-    ]
-    if len(valid) > 1:
-        chart = charts.lines({"validation": valid}, x_label="epoch", y_label="Recall@10")
-        blocks.append(Figure(svg=chart, caption="Recall@10 on the validation sample."))
-    return Section(title="Training", blocks=blocks)
+    return costs.training_section(model.file("metrics.jsonl"), model.manifest.facts)
 
 
 def stages_section(seconds: Mapping[str, float]) -> Section:

@@ -17,8 +17,10 @@ from genrecall import hardware
 from genrecall.artifacts import open_artifact
 from genrecall.bundle.load import Recommendations, Recommender
 from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.eval.costs import Cost
 from genrecall.eval.document import Section
-from genrecall.eval.harness import Evaluation
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.lock import Final
 from genrecall.eval.report import evaluation_report
 from genrecall.model.config import ModelConfig, ModelSize
 from genrecall.prompt.history import HistoryConfig
@@ -139,7 +141,8 @@ def run(recipe: Recipe, directory: Path, *, cases: int | None = None, force: boo
     finished = None if force else _finished(directory, asked)
     if finished is None:
         with watch.stage("eval"):
-            evaluation = stages.evaluate_bundle(shop, catalog, cases=cases)
+            final = Final(run=directory, purpose=f"genrecall quickstart, recipe {recipe.name}")
+            evaluation = stages.evaluate_bundle(shop, catalog, final=final, cases=cases)
     with watch.stage("recommend"):
         users = example_users(shop, catalog)
     seconds = _stage_seconds(directory, watch.seconds)
@@ -229,7 +232,11 @@ def _report(
         pages.stages_section(seconds),
     ]
     page = evaluation_report(
-        evaluation, title="genrecall quickstart: UCI Online Retail", extra=extra, footer=f"bundle {shop.digest}"
+        evaluation,
+        title="genrecall quickstart: UCI Online Retail",
+        costs={"generative": Cost.of_model(model.path, model.manifest.facts)},
+        extra=extra,
+        footer=f"bundle {shop.digest}",
     )
     (directory / "report.md").write_text(page.to_markdown(), encoding="utf-8")
     (directory / "report.html").write_text(page.to_html(), encoding="utf-8")

@@ -60,7 +60,7 @@ class SplitConfig:
             return splits.temporal(histories)
         return splits.leave_one_out(histories, min_events=self.min_events)
 
-    def protocol(self, split: Split, *, part: str = "test", remarks: tuple[str, ...] = ()) -> Protocol:
+    def protocol(self, split: Split, *, remarks: tuple[str, ...] = ()) -> Protocol:
         """The rules as a table states them."""
         return Protocol(
             split=split.rule,
@@ -68,7 +68,6 @@ class SplitConfig:
             tie_seed=self.tie_seed,
             timed=split.train.timed,
             history=self.history,
-            part=part,
             remarks=remarks,
         )
 

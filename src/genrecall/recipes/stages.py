@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.engine import Engine
 from genrecall.errors import ArtifactError, ConfigError
-from genrecall.eval.harness import Evaluation, evaluate, queries_of
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.harness import evaluate, queries_of
+from genrecall.eval.lock import Final
 from genrecall.index.trie import Trie
 from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
 from genrecall.prompt.grounding import title_tokens
@@ -104,7 +106,7 @@ def recall_at_10(
     count = min(recipe.validation_cases, len(split.valid))
     cases = split.valid.subset(np.sort(np.random.default_rng(0).permutation(len(split.valid))[:count]))
     counts = split.train.item_counts(len(catalog.items))
-    queries = queries_of(cases, recipe.split.protocol(split, part="validation"), catalog.profile_of)
+    queries = queries_of(cases, recipe.split.protocol(split), catalog.profile_of)
     settings = EngineConfig(normalise=recipe.train.normalise, device=recipe.train.device)
     search = GenerativeConfig(beam=recipe.validation_beam)
 
@@ -146,7 +148,7 @@ def evaluate_bundle(
     recommender: Recommender,
     catalog: Catalog,
     *,
-    part: str = "test",
+    final: Final | None = None,
     cases: int | None = None,
     remarks: tuple[str, ...] = (),
     history: str | None = None,
@@ -156,7 +158,7 @@ def evaluate_bundle(
     Args:
         recommender: the bundle.
         catalog: with the events; its items are the bundle's.
-        part: ``test`` or ``validation``.
+        final: leave to read the test part, which is recorded; without it the validation cases are asked.
         cases: ask only so many, chosen by a fixed seed; stated in the protocol.
         remarks: whatever else a reader of the table must know.
         history: ``removed`` or ``kept``; None as the bundle says.
@@ -170,7 +172,7 @@ def evaluate_bundle(
         )
     config = SplitConfig(**{**recommender.split, **({"history": history} if history else {})})
     split = config.divide(catalog)
-    asked = split.test if part == "test" else split.valid
+    asked = split.test if final else split.valid
     if cases is not None and cases < len(asked):
         remarks = (*remarks, f"{cases:,} of {len(asked):,} cases, drawn at random (seed 0)")
         asked = asked.subset(np.sort(np.random.default_rng(0).permutation(len(asked))[:cases]))
@@ -179,9 +181,12 @@ def evaluate_bundle(
         [generative, *recommender.channels.values()],
         asked,
         num_items=len(catalog.items),
-        protocol=config.protocol(split, part=part, remarks=(*recommender.remarks, *remarks)),
+        protocol=config.protocol(split, remarks=(*recommender.remarks, *remarks)),
         train_counts=split.train.item_counts(len(catalog.items)),
+        final=replace(final, bundle=recommender.digest, catalog=catalog.digest) if final else None,
         profile=catalog.profile_of,
+        log_scores=(generative.name,),
+        groups=recommender.table.sids[:, 0],
     )
     return evaluation.with_invalid_sid_rate(generative.name, generative.invalid_sid_rate)
 
