@@ -80,7 +80,7 @@ def test_too_few_codes_are_refused_before_any_work(catalog: Catalog, vectors: Gi
 
 
 def test_bad_configuration_is_refused(catalog: Catalog, vectors: Given, tmp_path: Path) -> None:
-    for wrong in ({"quantizer": "pq"}, {"collisions": "luck"}, {"collaborative_weight": 2.0}, {"levels": 0}):
+    for wrong in ({"quantizer": "vq"}, {"collisions": "luck"}, {"collaborative_weight": 2.0}, {"levels": 0}):
         with pytest.raises(ConfigError):
             SidConfig(**wrong)
     with pytest.raises(ConfigError, match="training events"):

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from genrecall.errors import ConfigError
+from genrecall.sid.fsq import Fsq, FsqConfig, grid_shape
+from genrecall.sid.pq import Pq, PqConfig
 from genrecall.sid.quality import reconstruction_error
 from genrecall.sid.quantizer import Quantizer
 from genrecall.sid.registry import load_quantizer, quantizer_class, save_quantizer
@@ -131,12 +133,89 @@ class TestRqVae(QuantizerContract):
         assert errors[1] < errors[0]
 
 
+class TestRqVaeByGradients(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        config = RqVaeConfig(
+            device="cpu", hidden=(16,), latent=8, batch=64, epochs=1, min_steps=30, updates="gradient", commitment=0.25
+        )
+        return RqVae(levels=levels, codes=codes, config=config)
+
+    def test_gradients_move_the_codebooks(self) -> None:
+        vectors, found = cloud(), []
+        for updates in ("average", "gradient"):
+            config = RqVaeConfig(
+                device="cpu", hidden=(16,), latent=8, batch=64, min_steps=20, epochs=1, updates=updates
+            )
+            found.append(RqVae(levels=2, codes=CODES, config=config).fit(vectors, seed=0).codebooks.tables)
+        assert not torch.allclose(*found)
+
+
+class TestBalancedRqKMeans(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        return RqKMeans(levels=levels, codes=codes, config=RqKMeansConfig(device="cpu", balance=1.5))
+
+    def test_no_code_has_more_than_its_share(self) -> None:
+        skewed = np.concatenate([cloud(items=240), np.repeat(cloud(items=240)[:10], 24, 0)])
+        skewed[240:] += 0.1 * cloud(items=240, seed=1)
+        most = {}
+        for balance in (None, 1.2):
+            config = RqKMeansConfig(device="cpu", balance=balance)
+            fitted = RqKMeans(levels=2, codes=CODES, config=config).fit(skewed, seed=0)
+            codes = fitted.encode(skewed)
+            most[balance] = max(np.bincount(codes[:, level], minlength=CODES).max() for level in range(2))
+        mean = len(skewed) / CODES
+        assert most[1.2] <= 1.2 * mean < 1.6 * mean < most[None]
+
+
+class TestFsq(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        return Fsq(levels=levels, codes=codes, config=FsqConfig(device="cpu", values=4, hidden=(16,), min_steps=60))
+
+    def test_axes_alone_give_back_their_own_codes(self, vectors: np.ndarray) -> None:
+        fitted = Fsq(levels=LEVELS, codes=CODES, config=FsqConfig(device="cpu", epochs=0)).fit(vectors, seed=0)
+        every = np.stack(np.unravel_index(np.arange(CODES**LEVELS), (CODES,) * LEVELS), 1)
+        assert np.array_equal(fitted.encode(fitted.decode(every)), every)
+
+    def test_shapes_multiply_to_the_codes(self) -> None:
+        assert grid_shape(256, 8) == (8, 8, 4)
+        assert grid_shape(240, 8) == (8, 6, 5)
+        assert grid_shape(1, 8) == (1,)
+        with pytest.raises(ConfigError, match="so many codes"):
+            grid_shape(34, 8)
+
+
+class TestPq(QuantizerContract):
+    @staticmethod
+    def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
+        return Pq(levels=levels, codes=codes, config=PqConfig(device="cpu"))
+
+    def test_a_rotation_explains_more_than_a_cut_through_the_input(self, vectors: np.ndarray) -> None:
+        found = {}
+        for rotation in ("axes", "opq"):
+            config = PqConfig(device="cpu", rotation=rotation)
+            fitted = Pq(levels=LEVELS, codes=CODES, config=config).fit(vectors, seed=0)
+            found[rotation] = reconstruction_error(fitted, vectors, fitted.encode(vectors))
+        assert found["opq"] < found["axes"]
+
+    @pytest.mark.parametrize("config", [{"whiten": 1.0}, {"dim": 7}, {"whiten": 0.5, "rotation": "axes"}], ids=str)
+    def test_what_is_decoded_lies_nearer_than_chance(self, vectors: np.ndarray, config: dict[str, Any]) -> None:
+        fitted = Pq(levels=LEVELS, codes=CODES, config=PqConfig(device="cpu", **config)).fit(vectors, seed=0)
+        codes = fitted.encode(vectors)
+        error = reconstruction_error(fitted, vectors, codes)
+        assert error < 0.6
+        assert error < reconstruction_error(fitted, vectors, np.random.default_rng(0).integers(0, CODES, codes.shape))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"hidden": (16, 0)}, {"latent": 0}, {"epochs": 0}, {"min_steps": -1}, {"max_steps": 0}, {"batch": 0},
         {"learning_rate": 0.0}, {"weight_decay": -0.1}, {"commitment": -1.0}, {"decay": 1.0}, {"revive_below": -1.0},
         {"kmeans_steps": 0}, {"max_fit_items": 0}, {"normalise": "row"}, {"latent": float("nan")},
+        {"updates": "luck"}, {"alignment_weight": -1.0}, {"alignment_temperature": 0.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -150,12 +229,25 @@ def test_senseless_rq_vae_settings_are_refused(wrong: dict[str, Any]) -> None:
     assert name in refused.value.fix
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"max_fit_items": 0}, {"normalise": "row"}], ids=str)
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"balance": 1.0}, {"max_fit_items": 0}, {"normalise": "row"}], ids=str)
 def test_senseless_k_means_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         RqKMeansConfig(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (FsqConfig, {"values": 1}), (FsqConfig, {"epochs": -1}), (FsqConfig, {"hidden": (0,)}), (PqConfig, {"dim": 0}),
+        (PqConfig, {"whiten": 2.0}), (PqConfig, {"rotation": "luck"}), (PqConfig, {"rounds": 0}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_senseless_product_settings_are_refused(kind: type, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        kind(**wrong)
+
+
 def test_unknown_quantiser_is_refused() -> None:
     with pytest.raises(ConfigError, match="rq_kmeans"):
-        quantizer_class("pq")
+        quantizer_class("vq")

@@ -7,9 +7,9 @@ collisions were resolved, and the quality report. ``append`` adds items to it la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,12 +17,12 @@ from genrecall import artifacts
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError, ConfigError
-from genrecall.sid import collisions, quality, registry
-from genrecall.sid.collaborative import CollaborativeConfig, collaborative_vectors
+from genrecall.sid import collisions, quality
+from genrecall.sid.behaviour import Behaviour
+from genrecall.sid.config import SidConfig
 from genrecall.sid.fusion import Fusion
 from genrecall.sid.quantizer import Quantizer
-from genrecall.sid.rq_kmeans import RqKMeansConfig
-from genrecall.sid.rq_vae import RqVaeConfig
+from genrecall.sid.rq_vae import RqVae
 from genrecall.sid.space import SidSpace
 from genrecall.sid.store import KIND, write_sids
 from genrecall.sid.table import SidTable
@@ -42,71 +42,39 @@ class ItemVectors(Protocol):
     def digest(self) -> str: ...  # noqa: D102
 
 
-@dataclass(frozen=True, kw_only=True)
-class SidConfig:
-    """How SIDs are made.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantized:
+    """A quantiser fitted on a catalog, and what it makes of the items.
 
     Attributes:
-        levels, codes: L and C.
-        quantizer: "rq_vae" or "rq_kmeans"; only the chosen one's settings count.
-        collisions: "reassign", "sinkhorn", "extra_level" or "keep"; see ``collisions``.
-        collaborative_weight: share of the squared distances that training behaviour decides, 0 (text alone) to 1.
-        collaborative: settings of the behaviour vectors.
-        seed: of everything random.
+        quantizer: fitted.
+        fusion: what joins text and behaviour before it; None for text alone.
+        inputs: float (I, D') what it was fed.
+        codes: int32 (I, L), several items may share them.
     """
 
-    levels: int = 4
-    codes: int = 256
-    quantizer: Literal["rq_vae", "rq_kmeans"] = "rq_vae"
-    rq_vae: RqVaeConfig = field(default_factory=RqVaeConfig)
-    rq_kmeans: RqKMeansConfig = field(default_factory=RqKMeansConfig)
-    collisions: collisions.Rule = "reassign"
-    collaborative_weight: float = 0.0
-    collaborative: CollaborativeConfig = field(default_factory=CollaborativeConfig)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        registry.quantizer_class(self.quantizer)
-        SidSpace.uniform(self.levels, self.codes)
-        if self.collisions not in collisions.RULES:
-            allowed = ", ".join(collisions.RULES)
-            raise ConfigError(
-                "this rule for collisions is unknown", seen=self.collisions, allowed=allowed, fix="choose one"
-            )
-        if not 0 <= self.collaborative_weight <= 1:
-            raise ConfigError(
-                "the collaborative weight is a share",
-                seen=self.collaborative_weight, allowed="0 (text alone) to 1 (behaviour alone)", fix="try 0.5",
-            )  # fmt: skip
-
-    def resolved(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """What the artifact records, apart from the space that came out."""
-        own = asdict(self.rq_vae if self.quantizer == "rq_vae" else self.rq_kmeans)
-        own.pop("device")  # where it ran is no part of what it is
-        if self.collaborative_weight:
-            own["normalise"] = "scalar"
-        return {
-            "levels": self.levels,
-            "codes": self.codes,
-            "quantizer": {"name": self.quantizer, **own},
-            "collisions": self.collisions,
-            "collaborative_weight": self.collaborative_weight,
-            "collaborative": asdict(self.collaborative) if self.collaborative_weight else None,
-            "seed": self.seed,
-            "encoder": identity,
-        }
+    quantizer: Quantizer
+    fusion: Fusion | None
+    inputs: np.ndarray
+    codes: np.ndarray
 
 
 def is_built(
-    out: Path | str, config: SidConfig, catalog: Catalog, vectors: ItemVectors, histories: Histories | None
+    out: Path | str,
+    config: SidConfig,
+    catalog: Catalog,
+    vectors: ItemVectors,
+    histories: Histories | None,
+    behaviour: Behaviour | None = None,
 ) -> bool:
     """Whether ``out`` already holds what ``build_sids`` would write."""
     try:
         space = artifacts.open_artifact(out, kind=KIND, verify=False).manifest.config["space"]
     except ArtifactError:
         return False
-    expected = {"space": space, **config.resolved(vectors.identity)}
-    return artifacts.is_current(out, kind=KIND, config=expected, parents=_parents(config, catalog, vectors, histories))
+    expected = {"space": space, **_resolved(config, vectors, behaviour)}
+    parents = _parents(config, catalog, vectors, histories, behaviour)
+    return artifacts.is_current(out, kind=KIND, config=expected, parents=parents)
 
 
 def build_sids(
@@ -116,6 +84,7 @@ def build_sids(
     out: Path | str,
     config: SidConfig | None = None,
     histories: Histories | None = None,
+    behaviour: Behaviour | None = None,
 ) -> SidTable:
     """Fit a quantiser on the catalog's vectors, give every item its SID, and write the artifact.
 
@@ -124,7 +93,8 @@ def build_sids(
         vectors: one row an item, same ids in the same order.
         out: the artifact directory.
         config: defaults are 4 x 256, RQ-VAE, reassignment.
-        histories: *training* events; needed when ``collaborative_weight`` is above 0.
+        histories: *training* events; needed where behaviour has a say, unless ``behaviour`` is given.
+        behaviour: collaborative vectors to use instead of our own.
 
     Raises:
         CapacityError: L and C cannot hold the catalog.
@@ -132,60 +102,87 @@ def build_sids(
     """
     config = config or SidConfig()
     _require_same_items(catalog.items.ids, vectors.item_ids)
-    if config.collisions in ("reassign", "sinkhorn"):
-        SidSpace.uniform(config.levels, config.codes).require_capacity(len(vectors.item_ids))
-    inputs, fusion = _inputs(vectors.matrix, config, histories)
-    quantizer = _fit(inputs, config, fused=fusion is not None)
-    codes = quantizer.encode(inputs)
-    with progress("resolving collisions") as bar:
-        sids, space = collisions.resolve(codes, quantizer, inputs, config.collisions, bar=bar)
-    found = quality.report(
-        codes=codes, sids=sids, space=space, quantizer=quantizer, vectors=inputs, titles=catalog.items.titles
-    )
+    if behaviour is not None:
+        behaviour.require(items=len(vectors.item_ids), catalog=catalog.digest, histories=histories)
+    made = quantize(vectors.matrix, config, behaviour_for(config, len(vectors.item_ids), histories, behaviour))
+    table, found = resolve(made, config, vectors.item_ids, titles=catalog.items.titles)
     for line in found["alarms"]:
         log(f"alarm: {line}")
-    table = SidTable(space=space, item_ids=vectors.item_ids, sids=sids)
     return write_sids(
-        out, table, codes=codes, quantizer=quantizer, fusion=fusion, found=found,
-        config={"space": list(space.codes), **config.resolved(vectors.identity)},
-        parents=_parents(config, catalog, vectors, histories),
+        out, table, codes=made.codes, quantizer=made.quantizer, fusion=made.fusion, found=found,
+        config={"space": list(table.space.codes), **_resolved(config, vectors, behaviour)},
+        parents=_parents(config, catalog, vectors, histories, behaviour),
     )  # fmt: skip
 
 
-def _inputs(matrix: np.ndarray, config: SidConfig, histories: Histories | None) -> tuple[np.ndarray, Fusion | None]:
-    if not config.collaborative_weight:
-        return matrix, None
+def behaviour_for(
+    config: SidConfig, items: int, histories: Histories | None, given: Behaviour | None = None
+) -> Behaviour | None:
+    """The collaborative vectors that a configuration asks for: those given, or our own; None if it asks for none."""
+    if not config.needs_behaviour:
+        return None
+    if given is not None:
+        return given
     if histories is None:
+        asked = f"alignment {config.rq_vae.alignment_weight}" if config.aligned else "no events"
         raise ConfigError(
             "collaborative SIDs need training events",
-            seen=f"a collaborative weight of {config.collaborative_weight} and no events",
-            allowed="a catalog with events, or weight 0",
-            fix="import events with the catalog, or leave out --collaborative-weight",
+            seen=f"a collaborative weight of {config.collaborative_weight} and {asked}",
+            allowed="a catalog with events, or weights of 0",
+            fix="import events with the catalog, or leave out --collaborative-weight and --alignment-weight",
         )
-    behaviour = collaborative_vectors(histories, len(matrix), config=config.collaborative, seed=config.seed)
-    fusion = Fusion.fit(matrix, behaviour, config.collaborative_weight)
-    return fusion(matrix, behaviour), fusion
+    return Behaviour.factorised(histories, items, config=config.collaborative, seed=config.seed)
 
 
-def _fit(inputs: np.ndarray, config: SidConfig, *, fused: bool) -> Quantizer:
-    # Fused blocks were weighted on purpose: scaling each dimension to variance 1 would undo that.
-    quantizer: Quantizer
-    if config.quantizer == "rq_vae":
-        vae = replace(config.rq_vae, normalise="scalar") if fused else config.rq_vae
-        quantizer = registry.RqVae(levels=config.levels, codes=config.codes, config=vae)
-        total = vae.steps(len(inputs))
-    else:
-        kmeans = replace(config.rq_kmeans, normalise="scalar") if fused else config.rq_kmeans
-        quantizer = registry.RqKMeans(levels=config.levels, codes=config.codes, config=kmeans)
-        total = config.levels
-    with progress(f"fitting {config.quantizer} {config.levels} x {config.codes}", total) as bar:
-        return quantizer.fit(inputs, seed=config.seed, bar=bar)
+def quantize(matrix: np.ndarray, config: SidConfig, behaviour: Behaviour | None = None) -> Quantized:
+    """Fit on text vectors (I, D), joined or aligned with ``behaviour`` as configured, and encode all items."""
+    if config.collisions in ("reassign", "sinkhorn"):
+        SidSpace.uniform(config.levels, config.codes).require_capacity(len(matrix))
+    fusion, inputs = None, matrix
+    if config.collaborative_weight:
+        assert behaviour is not None
+        fusion = Fusion.fit(matrix, behaviour.matrix, config.collaborative_weight)
+        inputs = fusion(matrix, behaviour.matrix)
+    quantizer = config.make()
+    label = f"fitting {config.quantizer} {config.levels} x {config.codes}"
+    with progress(label, config.steps(len(inputs))) as bar:
+        if config.aligned:
+            assert isinstance(quantizer, RqVae)
+            assert behaviour is not None
+            quantizer.fit(inputs, seed=config.seed, bar=bar, behaviour=behaviour.matrix)
+        else:
+            quantizer.fit(inputs, seed=config.seed, bar=bar)
+    return Quantized(quantizer=quantizer, fusion=fusion, inputs=inputs, codes=quantizer.encode(inputs))
 
 
-def _parents(config: SidConfig, catalog: Catalog, vectors: ItemVectors, histories: Histories | None) -> dict[str, str]:
+def resolve(
+    made: Quantized, config: SidConfig, item_ids: Sequence[str], *, titles: Sequence[str] | None = None
+) -> tuple[SidTable, dict[str, Any]]:
+    """SIDs by the configured rule for collisions, and their quality report."""
+    with progress("resolving collisions") as bar:
+        sids, space = collisions.resolve(made.codes, made.quantizer, made.inputs, config.collisions, bar=bar)
+    found = quality.report(
+        codes=made.codes, sids=sids, space=space, quantizer=made.quantizer, vectors=made.inputs, titles=titles
+    )
+    return SidTable(space=space, item_ids=list(item_ids), sids=sids), found
+
+
+def _resolved(config: SidConfig, vectors: ItemVectors, behaviour: Behaviour | None) -> dict[str, Any]:
+    given = None if behaviour is None else {**behaviour.identity, "digest": behaviour.digest}
+    return config.resolved(vectors.identity, given)
+
+
+def _parents(
+    config: SidConfig,
+    catalog: Catalog,
+    vectors: ItemVectors,
+    histories: Histories | None,
+    behaviour: Behaviour | None,
+) -> dict[str, str]:
     parents = {"catalog": catalog.digest, "vectors": vectors.digest}
-    if config.collaborative_weight and histories is not None:
-        parents["histories"] = histories.digest
+    if config.needs_behaviour:
+        fitted_on = (behaviour.histories if behaviour is not None else "") or (histories.digest if histories else "")
+        parents |= {"histories": fitted_on} if fitted_on else {}
     return parents
 
 

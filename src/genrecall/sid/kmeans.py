@@ -15,13 +15,20 @@ _SEED_POINTS_PER_CLUSTER = 64
 
 
 def nearest(
-    points: torch.Tensor, centres: torch.Tensor, lengths: torch.Tensor | None = None
+    points: torch.Tensor,
+    centres: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    prices: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest centre of each point: int64 (n,) and squared distances (n,); ``lengths``: |x|² (n,) where it is known."""
+    """Nearest centre of each point: int64 (n,) and squared distances (n,).
+
+    ``lengths``: |x|² (n,) where it is known; ``prices``: (K,) added to the distances to each centre.
+    """
     lengths = points.square().sum(1) if lengths is None else lengths
     codes, distances = [], []
     for chunk, length in zip(points.split(CHUNK), lengths.split(CHUNK), strict=True):
-        distance, code = squared_distances(chunk, centres, length).min(1)
+        cost = squared_distances(chunk, centres, length)
+        distance, code = (cost if prices is None else cost.add_(prices)).min(1)
         codes.append(code)
         distances.append(distance)
     return torch.cat(codes), torch.cat(distances)
@@ -74,11 +81,16 @@ def lloyd(points: torch.Tensor, centres: torch.Tensor, *, steps: int) -> torch.T
         if before is not None and torch.equal(codes, before):
             break
         before = codes
-        counts = torch.bincount(codes, minlength=len(centres))
-        sums = torch.zeros_like(centres).index_add_(0, codes, points)
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-        centres = revive(centres, counts == 0, points, distances)
+        centres = means(points, centres, codes, distances)
     return centres
+
+
+def means(points: torch.Tensor, centres: torch.Tensor, codes: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Each centre moved to the mean of its points; those without points are revived."""
+    counts = torch.bincount(codes, minlength=len(centres))
+    sums = torch.zeros_like(centres).index_add_(0, codes, points)
+    centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+    return revive(centres, counts == 0, points, distances)
 
 
 def revive(centres: torch.Tensor, dead: torch.Tensor, points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ Without it residual quantisers collapse: a few outlier dimensions of a text enco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -63,3 +63,16 @@ class Normaliser:
     def undo(self, rows: torch.Tensor) -> torch.Tensor:
         """Back to the input's own units."""
         return rows * self.scale + self.mean
+
+    def encode(self, vectors: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor], levels: int) -> np.ndarray:
+        """Codes int32 (n, L) of raw vectors, where ``encode`` gives those of normalised rows."""
+        codes = [encode(rows).cpu().numpy() for rows in self.chunks(vectors)]
+        return np.concatenate(codes or [np.empty((0, levels))]).astype(np.int32)
+
+    def decode(self, codes: np.ndarray, decode: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        """Raw vectors float32 (n, D) of codes, where ``decode`` gives the normalised rows of int64 codes."""
+        parts = [
+            self.undo(decode(torch.as_tensor(codes[low : low + CHUNK], device=self.mean.device).long()))
+            for low in range(0, len(codes), CHUNK)
+        ]
+        return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.mean)), np.float32)

@@ -7,17 +7,20 @@ from pathlib import Path
 import torch
 
 from genrecall.errors import ConfigError
+from genrecall.sid.fsq import Fsq
 from genrecall.sid.fusion import Fusion
+from genrecall.sid.pq import Pq
 from genrecall.sid.quantizer import Quantizer, read_state, write_state
 from genrecall.sid.rq_kmeans import RqKMeans
 from genrecall.sid.rq_vae import RqVae
 
-QUANTIZERS: dict[str, type[RqVae] | type[RqKMeans]] = {kind.name: kind for kind in (RqVae, RqKMeans)}
+Kind = type[RqVae] | type[RqKMeans] | type[Fsq] | type[Pq]
+QUANTIZERS: dict[str, Kind] = {kind.name: kind for kind in (RqVae, RqKMeans, Fsq, Pq)}
 FILE = "quantizer.safetensors"
 _FUSION = "fusion."
 
 
-def quantizer_class(name: str) -> type[RqVae] | type[RqKMeans]:
+def quantizer_class(name: str) -> Kind:
     """The class of this name."""
     if name not in QUANTIZERS:
         raise ConfigError("this quantiser is unknown", seen=name, allowed=", ".join(QUANTIZERS), fix="choose one")

@@ -3,7 +3,7 @@
     a_l = argmin_k |r_l − c_{l,k}|²,   r_{l+1} = r_l − c_{l,a_l},   r_0 = normalised vector
 
 Source: GRID (arXiv:2507.22224) and OpenOneRec use it in place of RQ-VAE. We deviate: inputs are standardised, seeds are
-greedy k-means++, and clusters that run empty are revived.
+greedy k-means++, clusters that run empty are revived, and with ``balance`` the load of a code is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from genrecall.hardware import pick_device
 from genrecall.sid.codebooks import Codebooks
 from genrecall.sid.limits import require
-from genrecall.sid.normaliser import CHUNK, RULES, Normaliser, Rule
+from genrecall.sid.normaliser import RULES, Normaliser, Rule
 from genrecall.telemetry import Bar
 
 
@@ -28,12 +28,14 @@ class RqKMeansConfig:
 
     Attributes:
         steps: most Lloyd steps a level.
+        balance: largest load of a code over the mean load, above 1 (see ``balance``); None leaves loads as they fall.
         max_fit_items: at most so many items are held in memory for fitting (a seeded sample); all are encoded.
         normalise: "dimension" (standardise), "scalar" (centre, one scale) or "none".
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     steps: int = 30
+    balance: float | None = None
     max_fit_items: int = 262_144
     normalise: Rule = "dimension"
     device: str = "auto"
@@ -43,6 +45,7 @@ class RqKMeansConfig:
             self,
             (
                 ("steps", self.steps >= 1, "1 or more"),
+                ("balance", self.balance is None or self.balance > 1, "more than 1, for example 1.5"),
                 ("max_fit_items", self.max_fit_items >= 1, "1 or more"),
                 ("normalise", self.normalise in RULES, ", ".join(RULES)),
             ),
@@ -68,23 +71,18 @@ class RqKMeans:
             vectors = vectors[sample.sort().values.numpy()]
         points = self.normaliser.rows(vectors)
         self.codebooks = Codebooks.fit(
-            points, levels=self.levels, codes=self.codes, steps=self.config.steps, generator=generator, bar=bar
-        )
+            points, levels=self.levels, codes=self.codes, steps=self.config.steps, generator=generator,
+            balance=self.config.balance, bar=bar,
+        )  # fmt: skip
         return self
 
     def encode(self, vectors: np.ndarray) -> np.ndarray:
         """Codes int32 (n, L)."""
-        codes = [self.codebooks.encode(rows).cpu().numpy() for rows in self.normaliser.chunks(vectors)]
-        return np.concatenate(codes or [np.empty((0, self.levels))]).astype(np.int32)
+        return self.normaliser.encode(vectors, self.codebooks.encode, self.levels)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) of codes (n, ≤ L)."""
-        device = self.normaliser.mean.device
-        parts = [
-            self.normaliser.undo(self.codebooks.decode(torch.as_tensor(codes[low : low + CHUNK], device=device).long()))
-            for low in range(0, len(codes), CHUNK)
-        ]
-        return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.normaliser.mean)), np.float32)
+        return self.normaliser.decode(codes, self.codebooks.decode)
 
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
         """Squared distances float32 (n, C) to the codes of ``level`` after ``codes[:, :level]``."""
@@ -97,8 +95,8 @@ class RqKMeans:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Normalisation and codebooks."""
-        state = {"mean": self.normaliser.mean, "scale": self.normaliser.scale, "codebooks": self.codebooks.tables}
-        return {name: tensor.cpu() for name, tensor in state.items()}
+        state = {"mean": self.normaliser.mean, "scale": self.normaliser.scale}
+        return {name: tensor.cpu() for name, tensor in (state | self.codebooks.state()).items()}
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> RqKMeans:
@@ -107,5 +105,5 @@ class RqKMeans:
         device = pick_device(config.device if torch.cuda.is_available() else "cpu")
         fitted = cls(levels=settings["levels"], codes=settings["codes"], config=config)
         fitted.normaliser = Normaliser(mean=state["mean"].to(device), scale=state["scale"].to(device))
-        fitted.codebooks = Codebooks(state["codebooks"].to(device))
+        fitted.codebooks = Codebooks.from_state(state, device)
         return fitted
