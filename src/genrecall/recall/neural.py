@@ -157,7 +157,7 @@ class NeuralChannel(ABC, Generic[Config]):
     def scores(self, histories: Histories) -> np.ndarray:
         """float32 (N, I) of every item after each history; nothing is excluded."""
         answer = np.zeros((len(histories), len(self.counts)), dtype=np.float32)
-        for places, scores in self._scored(self._of_histories(histories)):
+        for places, scores in self._scored(self.of_histories(histories)):
             answer[places] = scores.cpu().numpy()
         return answer
 
@@ -171,7 +171,7 @@ class NeuralChannel(ABC, Generic[Config]):
         answer = np.zeros(len(cases), dtype=np.int64)
         targets = torch.from_numpy(cases.targets.astype(np.int64)).to(self.device)
         lengths = cases.histories.lengths
-        for places, scores in self._scored(self._of_histories(cases.histories)):
+        for places, scores in self._scored(self.of_histories(cases.histories, cases.users)):
             if removed:
                 own = cases.histories.take(places)
                 rows = np.repeat(np.arange(len(places)), lengths[places])
@@ -215,7 +215,8 @@ class NeuralChannel(ABC, Generic[Config]):
         """What the module reads beside the history, (N, ...) by name."""
         return {}
 
-    def _of_histories(self, histories: Histories) -> Rows:
+    def of_histories(self, histories: Histories, users: np.ndarray | None = None) -> Rows:
+        """Histories to be read; ``users`` int (N,) says whose they are, for channels that know users."""
         return Rows(items=histories.items, offsets=histories.offsets, times=histories.times if self.timed else None)
 
     def _of_queries(self, queries: Sequence[Query]) -> Rows:
