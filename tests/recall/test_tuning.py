@@ -12,7 +12,7 @@ from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.grids import counted_grids, tune_counted
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.transition import TransitionChannel, TransitionConfig
-from genrecall.recall.tuning import Grid, choose, fitting, ndcg, ranks, sample, search
+from genrecall.recall.tuning import Grid, choose, fitting, ndcg, places, sample, search
 
 from .contract import NUM_ITEMS, ask, checkerboard
 
@@ -98,14 +98,14 @@ def test_shared_counts_give_the_channels_that_fit_gives(kind: type) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_counted_ranks_are_those_of_the_lists(cases: tuple[list[Query], np.ndarray]) -> None:
+def test_counted_places_are_those_of_the_lists(cases: tuple[list[Query], np.ndarray]) -> None:
     channel = transitions(TransitionConfig())
 
     class Lists:
         name = "lists"
         recall = staticmethod(channel.recall)
 
-    np.testing.assert_array_equal(ranks(channel, *cases), ranks(Lists(), *cases))
+    np.testing.assert_array_equal(places(channel, *cases), places(Lists(), *cases))
 
 
 def test_ndcg_by_hand() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import numpy as np
 from genrecall.catalog.histories import Histories
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel, Query
+from genrecall.recall.dense import DenseChannel, DenseConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
+from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.neighbours import NeighbourChannel
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.transition import TransitionChannel, in_baskets, suited_to
@@ -38,6 +42,13 @@ _BASKET = {
     "last": (5, 10, 20, 50, 100),
     "size_damping": (0.0, 0.25, 0.5, 0.75, 1.0),
 }
+_LEXICAL = {
+    "decay": _DECAYS,
+    "last": (1, 2, 5, 10, 20),
+    "b": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "k1": (0.4, 0.8, 1.2, 2.0),
+}
+_DENSE = {"decay": _DECAYS, "last": (1, 2, 5, 10, 20), "centred": (True, False)}
 _HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)
 
 
@@ -97,3 +108,45 @@ def tune_counted(
         best = tuned[name].best
         log(f"{name}: NDCG@10 {best.ndcg:.4f} of {len(tuned[name].trials)} settings: {best.config}")
     return tuned
+
+
+def tune_lexical(
+    texts: Sequence[str],
+    counts: np.ndarray,
+    queries: list[Query],
+    targets: np.ndarray,
+    *,
+    cases: int = 4000,
+    seed: int = 0,
+) -> Tuned[LexicalConfig]:
+    """Tune BM25 over I texts; other arguments as in :func:`tune_counted`."""
+
+    @lru_cache(maxsize=2)
+    def indexed(k1: float, b: float) -> LexicalChannel:
+        return LexicalChannel.fit(texts, counts, LexicalConfig(k1=k1, b=b))
+
+    def make(config: LexicalConfig) -> Channel:
+        return indexed(config.k1, config.b).read_as(config)
+
+    return search(make, Grid(start=LexicalConfig(), axes=_LEXICAL), *sample(queries, targets, cases=cases, seed=seed))
+
+
+def tune_dense(
+    vectors: np.ndarray,
+    counts: np.ndarray,
+    queries: list[Query],
+    targets: np.ndarray,
+    *,
+    cases: int = 4000,
+    seed: int = 0,
+) -> Tuned[DenseConfig]:
+    """Tune nearest neighbours by I vectors; other arguments as in :func:`tune_counted`."""
+
+    @lru_cache(maxsize=2)
+    def centred(yes: bool) -> DenseChannel:
+        return DenseChannel.fit(vectors, counts, DenseConfig(centred=yes))
+
+    def make(config: DenseConfig) -> Channel:
+        return centred(config.centred).read_as(config)
+
+    return search(make, Grid(start=DenseConfig(), axes=_DENSE), *sample(queries, targets, cases=cases, seed=seed))

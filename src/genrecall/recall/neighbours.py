@@ -12,7 +12,6 @@ its rows alone.
 from __future__ import annotations
 
 import copy
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -22,7 +21,7 @@ import numpy as np
 from genrecall.catalog.histories import Histories, offsets_of
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.selection import Popularity, best, places_of, scipy_sparse
+from genrecall.recall.selection import Popularity, all_places, best_of, scipy_sparse
 
 # Products are cut into row blocks of about this many scored pairs (12 bytes each, a few copies).
 _PAIRS_A_BLOCK = 4_000_000
@@ -63,48 +62,41 @@ class Neighbours:
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query; history items that the matrix does not know are skipped."""
-        answers = [
-            best(product, queries[begin:end], self.popularity, k) for begin, end, product in self._products(queries)
-        ]
-        if not answers:
-            return Candidates(items=np.empty((0, k), np.int32), scores=np.empty((0, k), np.float32))
-        return Candidates(
-            items=np.concatenate([answer.items for answer in answers]),
-            scores=np.concatenate([answer.scores for answer in answers]),
-        )
+        return best_of(self._products(queries), queries, self.popularity, k)
 
-    def ranks(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
+    def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
         """int64 (R,) the place that each of ``targets`` (R,) would have in an endless ``recall``; 0 if excluded."""
-        parts = [
-            places_of(product, queries[begin:end], self.popularity, targets[begin:end])
-            for begin, end, product in self._products(queries)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return all_places(self._products(queries), queries, self.popularity, targets)
 
     def _products(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, Any]]:
         """Blocks of queries with their scores: SciPy CSR (rows, I) whose columns are places by popularity."""
-        left = self._weights(queries)
-        work = offsets_of(np.diff(self.matrix.indptr)[left.indices])[left.indptr]
-        for begin, end in _blocks(work):
-            yield begin, end, left[begin:end] @ self._by_place
+        left = history_weights(
+            queries, len(self.popularity), last=self.last, decay=self.decay, session_weight=self.session_weight
+        )
+        yield from products(left, self._by_place)
 
-    def _weights(self, queries: Sequence[Query]) -> Any:
-        """How much each history item counts: SciPy CSR float64 (R, I), a row's items from old to new."""
-        num_items = len(self.popularity)
-        if not queries:
-            return scipy_sparse().csr_matrix((0, num_items))
-        rows = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
-        items = np.concatenate([query.history for query in queries]).astype(np.int64)
-        known = (items >= 0) & (items < num_items)
-        rows, items = rows[known], items[known]
-        ends = np.cumsum(np.bincount(rows, minlength=len(queries)))
-        ages = ends[rows] - 1 - np.arange(len(items))
-        weights = np.power(self.decay, ages, dtype=np.float64)
-        if self.session_weight != 1:
-            weights[_earlier(queries, known, ends[rows] - 1)] *= self.session_weight
-        read = ages < (len(items) if self.last is None else self.last)
-        indptr = offsets_of(np.bincount(rows[read], minlength=len(queries)))
-        return scipy_sparse().csr_matrix((weights[read], items[read], indptr), shape=(len(queries), num_items))
+
+def history_weights(
+    queries: Sequence[Query], num_items: int, *, last: int | None, decay: float, session_weight: float = 1.0
+) -> Any:
+    """How much each history item counts: SciPy CSR float64 (R, I), a row's items from old to new.
+
+    Items that the catalog does not know are skipped; settings as in :class:`Neighbours`.
+    """
+    if not queries:
+        return scipy_sparse().csr_matrix((0, num_items))
+    rows = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
+    items = np.concatenate([query.history for query in queries]).astype(np.int64)
+    known = (items >= 0) & (items < num_items)
+    rows, items = rows[known], items[known]
+    ends = np.cumsum(np.bincount(rows, minlength=len(queries)))
+    ages = ends[rows] - 1 - np.arange(len(items))
+    weights = np.power(decay, ages, dtype=np.float64)
+    if session_weight != 1:
+        weights[_earlier(queries, known, ends[rows] - 1)] *= session_weight
+    read = ages < (len(items) if last is None else last)
+    indptr = offsets_of(np.bincount(rows[read], minlength=len(queries)))
+    return scipy_sparse().csr_matrix((weights[read], items[read], indptr), shape=(len(queries), num_items))
 
 
 def _earlier(queries: Sequence[Query], known: np.ndarray, newest: np.ndarray) -> np.ndarray:
@@ -200,6 +192,10 @@ class NeighbourChannel(ABC, Generic[Config]):
         """The best ``k`` items of each query."""
         return self.neighbours.recall(queries, k)
 
+    def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
+        """int64 (R,) the place that each of ``targets`` (R,) would have in an endless list; 0 if excluded."""
+        return self.neighbours.places(queries, targets)
+
     def state(self) -> dict[str, np.ndarray]:
         """What makes the channel again: ``indptr`` int64 (I+1,), ``indices`` int32, ``values`` float32, ``counts``."""
         matrix = self.neighbours.matrix
@@ -218,14 +214,15 @@ class NeighbourChannel(ABC, Generic[Config]):
         return cls(matrix, np.asarray(state["counts"], dtype=np.float64), config)
 
 
-def _blocks(work: np.ndarray) -> list[tuple[int, int]]:
-    """Row ranges of at most ``_PAIRS_A_BLOCK`` pairs; ``work[r]`` pairs stand before row r."""
-    cuts = [0]
-    rows = len(work) - 1
-    while cuts[-1] < rows:
-        end = int(np.searchsorted(work, work[cuts[-1]] + _PAIRS_A_BLOCK, side="right")) - 1
-        cuts.append(min(max(end, cuts[-1] + 1), rows))
-    return list(itertools.pairwise(cuts))
+def products(left: Any, right: Any) -> Iterator[tuple[int, int, Any]]:
+    """``left @ right`` (SciPy CSR) in row blocks of bounded work: first row, row behind the last, product."""
+    work = offsets_of(np.diff(right.indptr)[left.indices])[left.indptr]
+    begin = 0
+    while begin < left.shape[0]:
+        end = int(np.searchsorted(work, work[begin] + _PAIRS_A_BLOCK, side="right")) - 1
+        end = min(max(end, begin + 1), left.shape[0])
+        yield begin, end, left[begin:end] @ right
+        begin = end
 
 
 def keep_strongest(matrix: Any, neighbours: int | None) -> Any:

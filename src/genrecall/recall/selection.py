@@ -9,7 +9,7 @@ instead of being padded, and a query without history receives the popular items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 
 from genrecall.errors import DependencyError
 from genrecall.recall.channel import Candidates, Query
+
+Blocks = Iterable[tuple[int, int, Any]]
+"""Rows of queries with their scores: first row, row behind the last, SciPy CSR (rows, I) by place."""
 
 
 def scipy_sparse() -> Any:
@@ -113,6 +116,23 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
         items[row, found : found + len(extra)] = extra
         ranked[row, found : found + len(extra)] = 0.0
     return Candidates(items=items, scores=ranked)
+
+
+def best_of(blocks: Blocks, queries: Sequence[Query], popularity: Popularity, k: int) -> Candidates:
+    """``best`` of all queries, block by block."""
+    answers = [best(scores, queries[begin:end], popularity, k) for begin, end, scores in blocks]
+    if not answers:
+        return Candidates(items=np.empty((0, k), np.int32), scores=np.empty((0, k), np.float32))
+    return Candidates(
+        items=np.concatenate([answer.items for answer in answers]),
+        scores=np.concatenate([answer.scores for answer in answers]),
+    )
+
+
+def all_places(blocks: Blocks, queries: Sequence[Query], popularity: Popularity, targets: np.ndarray) -> np.ndarray:
+    """``places_of`` all targets, block by block."""
+    parts = [places_of(scores, queries[begin:end], popularity, targets[begin:end]) for begin, end, scores in blocks]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def places_of(scores: Any, queries: Sequence[Query], popularity: Popularity, targets: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -169,10 +169,10 @@ def fitting(kind: type[NeighbourChannel[Config]], histories: Histories, num_item
     return lambda config: weighed(replace(config, **neutral)).read_as(config)
 
 
-def ranks(channel: Channel, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
+def places(channel: Channel, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
     """int (N,) place of each target from 1, 0 where it is not among the first fifty (or, if counted, anywhere)."""
-    if isinstance(channel, NeighbourChannel):
-        return channel.neighbours.ranks(queries, targets)
+    if isinstance(channel, Placing):
+        return channel.places(queries, targets)
     found = np.zeros(len(queries), dtype=np.int64)
     for begin in range(0, len(queries), _BATCH):
         block = slice(begin, begin + _BATCH)
@@ -181,10 +181,17 @@ def ranks(channel: Channel, queries: Sequence[Query], targets: np.ndarray) -> np
     return found
 
 
-def ndcg(ranks: np.ndarray, k: int = 10) -> float:
+def ndcg(places: np.ndarray, k: int = 10) -> float:
     """Mean NDCG@k of places (N,) that count from 1, 0 for absent."""
-    hits = ranks[(ranks > 0) & (ranks <= k)]
-    return float((1.0 / np.log2(hits + 1.0)).sum() / len(ranks))
+    hits = places[(places > 0) & (places <= k)]
+    return float((1.0 / np.log2(hits + 1.0)).sum() / len(places))
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A channel that can tell the place of one item without listing those before it."""
+
+    def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray: ...  # noqa: D102
 
 
 class _Trials(Generic[Config]):
@@ -205,10 +212,10 @@ class _Trials(Generic[Config]):
         """The trial of this configuration; a new one only if there is none yet."""
         if config not in self._done:
             start = time.perf_counter()
-            places = ranks(self._make(config), self._queries, self._targets)
-            hit = float(((places > 0) & (places <= 10)).mean())
+            found = places(self._make(config), self._queries, self._targets)
+            hit = float(((found > 0) & (found <= 10)).mean())
             seconds = time.perf_counter() - start
-            self._done[config] = Trial(config=config, ndcg=ndcg(places), recall=hit, seconds=round(seconds, 3))
+            self._done[config] = Trial(config=config, ndcg=ndcg(found), recall=hit, seconds=round(seconds, 3))
             bar.advance(1, best=max(trial.ndcg for trial in self._done.values()))
         return self._done[config]
 
