@@ -87,6 +87,8 @@ def test_figures_by_hand_with_tiers(tmp_path: Path) -> None:
         assert words in found.sentence()
     page = evaluation_report(found, channel="good")
     assert "Capped recall@4" in page.to_markdown()
+    assert "Fill@4 ± half the 95% interval" in page.to_markdown()
+    assert "bootstrap over queries" in page.to_markdown()
     assert "<html" in page.to_html()
     tables = [block for section in sections(found, "good") for block in section.blocks if isinstance(block, Table)]
     assert all("search by the query's text" in table.caption.lower() for table in tables)

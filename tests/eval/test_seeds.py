@@ -63,9 +63,9 @@ def test_the_page_tells_of_the_seeds() -> None:
     merged = merge([one(seed) for seed in range(3)], ["a", "b", "c"])
     text = evaluation_report(merged).to_markdown()
     assert "2 channels x 3 seeds" in text
-    assert "**0.6667 ± 0.1667**" in text
+    assert "**0.6667 ±0.1667**" in text
     assert "Means of 3 runs that differ in their seed." in merged.sentence()
-    assert "| b | 0.6667 |" in text
+    assert "| generative | Recall@10 | 0.5000 | 0.6667 | 0.8333 |" in text
     assert "generative − popularity | Recall@10" in text
     assert verdict(merged).startswith("The channel generative is ahead")
     assert len(sections(merged)) == 6

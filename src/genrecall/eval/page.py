@@ -24,7 +24,8 @@ table{border-collapse:collapse;width:100%;font-size:14.5px;font-variant-numeric:
 th{font-weight:600;color:var(--soft);border-bottom:1px solid var(--ink);white-space:nowrap;font-size:13.5px}
 th,td{text-align:right;padding:7px 10px}
 th:first-child,td:first-child{text-align:left;padding-left:2px}
-table.words th,table.words td{text-align:left;vertical-align:top}
+td{white-space:nowrap}
+table.words th,table.words td{text-align:left;vertical-align:top;white-space:normal}
 tbody tr+tr td{border-top:1px solid var(--rule)}
 td.best{font-weight:700}
 .facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:10px;margin:14px 0}
@@ -33,7 +34,7 @@ dt{font-size:12.5px;color:var(--soft)}dd{margin:2px 0 0;font-size:17px;font-weig
 font-variant-numeric:tabular-nums}
 figure{margin:18px 0 22px}figcaption{font-size:13.5px;color:var(--soft);margin-top:6px}
 figure img{max-width:100%;background:#fff;border-radius:6px}
-svg.chart{width:100%;height:auto;display:block;font-size:13px;font-family:inherit}
+svg.chart{width:100%;height:auto;display:block;overflow:visible;font-size:13px;font-family:inherit}
 svg .label{fill:var(--ink)}svg .value{fill:var(--ink);font-weight:600}svg .tick{fill:var(--soft);font-size:12px}
 svg .series{font-weight:600}svg .grid{stroke:var(--rule)}
 svg .whisker line{stroke:var(--ink);stroke-width:1.4;opacity:.75}

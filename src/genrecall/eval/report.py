@@ -126,7 +126,7 @@ def _results(evaluation: Evaluation, channel: str) -> Section:
 
 
 def _slices(evaluation: Evaluation) -> Section:
-    main = headline(evaluation)
+    main, fill = headline(evaluation), f"fill@{cut_of(evaluation)}"
     blocks: list[Block] = []
     for group, parts in evaluation.slice_sizes.items():
         series = {
@@ -138,6 +138,7 @@ def _slices(evaluation: Evaluation) -> Section:
             Figure(svg=charts.dots(labels, series), caption=f"{label(main)} by {group}, with 95% intervals."),
             slice_table(evaluation, group),
         ]
+        blocks += [slice_table(evaluation, group, fill)] if group == FREQUENCY else []
     return Section(title="Where the hits are", blocks=blocks)
 
 
@@ -153,19 +154,18 @@ def _calibration(evaluation: Evaluation) -> Section:
         ends = [f"{part.hits:.4f}" for part in (told.bins[0], told.bins[-1])] if told.bins else ["–", "–"]
         rows.append([name, "–" if told.error is None else f"{told.error:.4f}", *expected, *ends])
     sure = {
-        name: [(part.confidence, part.hits) for part in told.bins] for name, told in found.items() if told.probability
+        name: [(part.confidence, part.hits) for part in told.bins if told.probability] for name, told in found.items()
     }
     order = {
-        name: [(float(place), part.hits) for place, part in enumerate(told.bins, 1)]
+        name: [(float(place), part.hits) for place, part in enumerate(told.bins, 1) if len(told.bins) > 1]
         for name, told in found.items()
-        if len(told.bins) > 1
-    }
+    }  # a channel without points keeps its place, so that all charts of the page share their colours
     blocks: list[Block] = []
     if any(sure.values()):
         top = max(x for points in sure.values() for x, _ in points)
         chart = charts.lines({**sure, "perfect": [(0.0, 0.0), (top, top)]}, x_label="expected", y_label="share of hits")
         blocks.append(Figure(svg=chart, caption=f"Expected hits (probability of the first {cut} items) and real ones."))
-    if order:
+    if any(order.values()):
         chart = charts.lines(order, x_label="from the least to the most confident lists", y_label="share of hits")
         blocks.append(Figure(svg=chart, caption=f"Hits among the first {cut} by confidence of the list."))
     caption = (

@@ -42,6 +42,8 @@ def metrics_table(evaluation: Evaluation) -> Table:
     names = evaluation.protocol.metric_names()
     shown = [main, *(name for name in names if name.startswith("recall@") and name != main)]
     shown += [name for name in names if name.endswith(f"@{cut}") and name != main]
+    if evaluation.num_runs > 1:  # deviations take the room of a column; MRR stands in the table of every metric
+        shown = [name for name in shown if not name.startswith("mrr")]
     columns = ["channel", *(label(metric) for metric in shown)]
     columns.insert(2, "95% interval")
     results = list(evaluation.results.values())
@@ -53,17 +55,20 @@ def metrics_table(evaluation: Evaluation) -> Table:
     bold = _best(rows, [1, *range(3, len(columns))], lambda cell: float(cell.split()[0]))
     caption = evaluation.sentence()
     if evaluation.num_runs > 1:
-        caption += " ± is the standard deviation over seeds; the interval resamples users, seeds averaged."
+        caption += f" ± is the standard deviation over seeds; the interval resamples {_resampled(evaluation)}, "
+        caption += "seeds averaged."
     return Table(columns=columns, rows=rows, bold=bold, caption=caption)
 
 
 def seeds_table(evaluation: Evaluation) -> Table:
     """The headline metric and NDCG of every run on its own."""
-    shown = [headline(evaluation), f"ndcg@{cut_of(evaluation)}"]
-    columns = ["run", *(f"{name} {label(metric)}" for metric in shown for name in evaluation.results)]
-    values = [result.by_seed(metric) for metric in shown for result in evaluation.results.values()]
-    rows = [[run, *(f"{value[place]:.4f}" for value in values)] for place, run in enumerate(evaluation.runs)]
-    return Table(columns=columns, rows=rows, caption=f"Each run on the same cases. {rules(evaluation)}")
+    rows = [
+        [result.name, label(metric), *(f"{value:.4f}" for value in result.by_seed(metric))]
+        for metric in (headline(evaluation), f"ndcg@{cut_of(evaluation)}")
+        for result in evaluation.results.values()
+    ]
+    caption = f"Each run on the same cases. {rules(evaluation)}"
+    return Table(columns=["channel", "metric", *evaluation.runs], rows=rows, caption=caption)
 
 
 def comparison_table(evaluation: Evaluation, channel: str) -> Table:
@@ -82,8 +87,8 @@ def comparison_table(evaluation: Evaluation, channel: str) -> Table:
         for row in found
     ]
     caption = (
-        f"Paired bootstrap over users; p after Holm, over the {len(found)} rows of this table; ahead means p < 0.05. "
-        f"{rules(evaluation)}"
+        f"Paired bootstrap over {_resampled(evaluation)}; p after Holm, over the {len(found)} rows of this table; "
+        f"ahead means p < 0.05. {rules(evaluation)}"
     )
     return Table(columns=["", "metric", "difference", "95% interval", "p (Holm)", "ahead"], rows=rows, caption=caption)
 
@@ -101,8 +106,8 @@ def all_metrics_table(evaluation: Evaluation) -> Table:
         columns=["metric", *(result.name for result in results)],
         rows=rows,
         bold=frozenset(bold),
-        caption=f"± half the 95% interval (percentile bootstrap over users, {evaluation.resamples:,} resamples). "
-        f"{one}{rules(evaluation)}",
+        caption=f"± half the 95% interval (percentile bootstrap over {_resampled(evaluation)}, "
+        f"{evaluation.resamples:,} resamples). {one}{rules(evaluation)}",
     )
 
 
@@ -142,9 +147,9 @@ def cost_table(evaluation: Evaluation, costs: Mapping[str, Cost]) -> Table:
     return Table(columns=columns, rows=rows, caption=caption)
 
 
-def slice_table(evaluation: Evaluation, group: str) -> Table:
-    """The headline metric by slice of one group."""
-    main = headline(evaluation)
+def slice_table(evaluation: Evaluation, group: str, metric: str | None = None) -> Table:
+    """One metric (the headline unless told) by slice of one group."""
+    main = metric or headline(evaluation)
     results = list(evaluation.results.values())
     rows, bold = [], set()
     for place, (name, cases) in enumerate(evaluation.slice_sizes[group].items()):
@@ -157,9 +162,14 @@ def slice_table(evaluation: Evaluation, group: str) -> Table:
     return Table(columns=columns, rows=rows, bold=frozenset(bold), caption=caption)
 
 
+def _resampled(evaluation: Evaluation) -> str:
+    """What the bootstrap draws: cases of one user depend on each other."""
+    return "users" if evaluation.protocol.unit == "cases" else evaluation.protocol.unit
+
+
 def _mean(result: ChannelResult, metric: str) -> str:
     sd = result.deviation(metric)
-    return f"{result.metrics[metric].mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+    return f"{result.metrics[metric].mean:.4f}" + ("" if sd is None else f" ±{sd:.4f}")
 
 
 def _who(interval: Interval, p: float, first: str, second: str) -> str:
