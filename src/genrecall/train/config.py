@@ -8,6 +8,7 @@ from typing import Literal
 from genrecall.errors import ConfigError
 from genrecall.model.lora import LoraSettings
 from genrecall.train.distil import DistilConfig
+from genrecall.train.mixture import Mixture
 
 Normalise = Literal["trie", "level"]
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -32,6 +33,7 @@ class TrainConfig:
         dropout: on embeddings and on what every attention and MLP block adds; not part of the saved model.
         label_smoothing: probability spread evenly over the codes that the softmax runs over.
         distil: learn from a teacher of counts, too; needs ``train(teacher=...)``.
+        mixture: train on several tasks in these shares; needs ``train(corpus=...)``. None: on the next item alone.
         normalise: softmax over the valid codes of each prefix ("trie") or over all codes of the level ("level").
         ema_decay: validate and save the moving average of the weights with this decay a step; 0: the weights.
         overlap: in histories longer than the prompt, the share of a window that is context only, so that no target is
@@ -65,6 +67,7 @@ class TrainConfig:
     dropout: float = 0.2
     label_smoothing: float = 0.0
     distil: DistilConfig | None = None
+    mixture: Mixture | None = None
     normalise: Normalise = "trie"
     ema_decay: float = 0.0
     overlap: float = 0.2
@@ -112,6 +115,13 @@ class TrainConfig:
                     f"the training setting {name} is out of range",
                     seen=values[name], allowed=allowed, fix=f"choose another {name}",
                 )  # fmt: skip
+        if self.mixture is not None and self.distil is not None:
+            raise ConfigError(
+                "a teacher of counts knows nothing of other tasks",
+                seen="distil with a mixture of tasks",
+                allowed="one of them",
+                fix="align first, and distil while training on the next item alone",
+            )
         if self.shard and self.lora is not None:
             raise ConfigError(
                 "LoRA cannot be sharded",

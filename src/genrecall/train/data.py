@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Batch:
         positions: int64 (B, T); None where rows are plain prompts, and the attention plainly causal.
         segment: int64 (B, T): which history a token belongs to, -1 for filling; with ``branch`` and ``limit`` (see Row)
             it says who sees whom; None as above.
+        text_source, text_tokens: int64 (K,) index of what predicts each token of the answers that are texts, and those
+            tokens; None where all answers are SIDs.
     """
 
     tokens: np.ndarray
@@ -45,6 +47,38 @@ class Batch:
     segment: np.ndarray | None = None
     branch: np.ndarray | None = None
     limit: np.ndarray | None = None
+    text_source: np.ndarray | None = None
+    text_tokens: np.ndarray | None = None
+
+
+class Plan(Protocol):
+    """What an epoch consists of."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int64 (N,) answers that each of N rows asks for."""
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+class ExampleSource(Protocol[PlanT]):
+    """Where a run takes its batches from."""
+
+    prompts: PromptBuilder
+
+    def plan(self, epoch: int) -> tuple[PlanT, list[np.ndarray]]:
+        """The rows of an epoch, and its batches as arrays of row indices."""
+        ...
+
+    def collate(self, plan: PlanT, group: np.ndarray) -> Batch:
+        """Tokens and targets of one batch of the plan made last."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the model's manifest says of the examples."""
+        ...
 
 
 class Examples:
@@ -82,7 +116,7 @@ class Examples:
             windows = cut(lengths, capacity=self.capacity, context=context, seed=config.seed, epoch=epoch)
         else:
             windows = singles(lengths)
-        sizes = self._sizes(windows)
+        sizes = self.sizes(windows)
         groups = batches(
             sizes if self._branched else _rounded(sizes),
             budget=config.batch_tokens,
@@ -94,14 +128,15 @@ class Examples:
 
     def collate(self, windows: Windows, group: np.ndarray) -> Batch:
         """Tokens and targets of one batch of the plan made last."""
-        rows = [self._row(windows, int(index)) for index in group]
+        rows = [self.row(windows, int(index)) for index in group]
         return pack(rows, self.prompts.vocabulary.pad) if self._branched else pad(rows, self.prompts.vocabulary.pad)
 
-    @property
-    def _branched(self) -> bool:
-        return self.prompts.history.grows and not self.prompts.causal
+    def facts(self) -> dict[str, Any]:
+        """Nothing that the settings do not say."""
+        return {}
 
-    def _row(self, windows: Windows, index: int) -> Row:
+    def row(self, windows: Windows, index: int) -> Row:
+        """The tokens and targets of one window."""
         user, begin = int(windows.users[index]), int(windows.begin[index])
         stretch = slice(begin, int(windows.end[index]))
         # Order numbers are no times: serving has none to give either, so all of a history is one session.
@@ -113,7 +148,7 @@ class Examples:
         write = causal_row if self.prompts.causal else branched_row
         return write(self.prompts, profile, items, times, int(windows.first_target[index]) - begin)
 
-    def _sizes(self, windows: Windows) -> np.ndarray:
+    def sizes(self, windows: Windows) -> np.ndarray:
         """int64 (N,) tokens of each window's row; an estimate from above where events differ in length."""
         shown_items = windows.end - windows.begin
         if not self.prompts.history.grows:
@@ -121,6 +156,10 @@ class Examples:
         sizes = self._heads[windows.users] + shown_items * self._item_tokens
         tail = len(self.prompts.tail())
         return sizes + (windows.targets * (tail + self.prompts.levels - 1) if self._branched else tail)
+
+    @property
+    def _branched(self) -> bool:
+        return self.prompts.history.grows and not self.prompts.causal
 
     @property
     def _item_tokens(self) -> int:
@@ -186,16 +225,21 @@ def pack(rows: Sequence[Row], filling: int) -> Batch:
         here = (line, slice(start, start + len(row.tokens)))
         tokens[here], positions[here], branch[here] = row.tokens, row.positions, row.branch
         segment[here], limit[here] = number, row.limit + start
-    starts = place[:, 0] * width + place[:, 1]
+    starts = (place[:, 0] * width + place[:, 1]).tolist()
+    asked = any(len(row.text_tokens) for row in rows)
     return Batch(
         tokens=tokens,
-        source=np.concatenate([row.source + start for row, start in zip(rows, starts.tolist(), strict=True)]),
+        source=np.concatenate([row.source + start for row, start in zip(rows, starts, strict=True)]),
         items=np.concatenate([row.items for row in rows]),
         contexts=_contexts(rows),
         positions=positions,
         segment=segment,
         branch=branch,
         limit=limit,
+        text_source=np.concatenate([row.text_source + at for row, at in zip(rows, starts, strict=True)])
+        if asked
+        else None,
+        text_tokens=np.concatenate([row.text_tokens for row in rows]) if asked else None,
     )
 
 

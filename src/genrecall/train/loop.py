@@ -20,14 +20,15 @@ import torch
 
 from genrecall import artifacts, telemetry
 from genrecall.catalog.histories import Histories
-from genrecall.errors import DataError
 from genrecall.index.trie import Trie
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.train import checkpoint
+from genrecall.train.alignment import examples_of
 from genrecall.train.attention import float32_attention
 from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
-from genrecall.train.data import Examples, Profiles
+from genrecall.train.corpus import Corpus
+from genrecall.train.data import Profiles
 from genrecall.train.distil import Counts, Teacher
 from genrecall.train.dropout import residual_dropout
 from genrecall.train.interrupt import interrupts
@@ -53,6 +54,7 @@ def train(
     config: TrainConfig,
     trie: Trie | None = None,
     teacher: Counts | None = None,
+    corpus: Corpus | None = None,
     profile_of: Profiles | None = None,
     validate: Validate | None = None,
     parents: Mapping[str, str] | None = None,
@@ -68,29 +70,27 @@ def train(
         config: settings.
         trie: of all valid SIDs; built from the prompts' SIDs where absent.
         teacher: counts of the training events, where ``config.distil`` is set.
+        corpus: texts and queries, where ``config.mixture`` is set.
         profile_of: a user's profile columns by row of ``histories``.
         validate: a figure to maximise (Recall@10, say), of the plain model in evaluation mode.
         parents: digests of catalog and SIDs.
         recipe: whatever else made the model (sizes, backbone); goes into the manifest.
 
     Raises:
-        DataError: there is not a single event.
+        DataError: there is not a single event, or no text, to learn from.
         ConfigError: the loss left the numbers.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    if len(histories.items) == 0:
-        raise DataError(
-            "there is nothing to train on", seen=f"{len(histories)} users, 0 events", allowed="at least one event",
-            fix="check the split, or import more events",
-        )  # fmt: skip
     out = Path(out)
     work = out.with_name(out.name + ".work")
     manifest = artifact_config(config, prompts, recipe)
     identity = {"run": manifest, "parents": dict(parents or {}), "data": histories.digest}
+    if corpus is not None:
+        identity["corpus"] = corpus.digest
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
-        examples = Examples(prompts, histories, profile_of, config)
+        examples = examples_of(prompts, histories, profile_of, config, corpus)
         trie = trie or Trie.build(prompts.vocabulary.space, prompts.sids)
         assert (teacher is None) == (config.distil is None), "a teacher and its settings come together"
         told = Teacher(teacher, trie, config.distil) if teacher is not None and config.distil else None
@@ -265,6 +265,7 @@ class _Loop:
             "seconds": round(progress.seconds, 1),
             "tokens_per_s": round(self.tokens_per_s),
             "bfloat16": run.bfloat16,
+            **run.examples.facts(),
         }
         write_model(
             out,

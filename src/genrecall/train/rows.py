@@ -9,12 +9,14 @@ place and itself, at the positions it would have in a prompt of its own: the tre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from genrecall.prompt.history import shown
 from genrecall.prompt.prompt import PromptBuilder
+
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +32,8 @@ class Row:
         positions: int64 (T,) place of each token in its own prompt; None for a causal row.
         branch: int64 (T,): 0 in the trunk, 1, 2, … in branches; None for a causal row.
         limit: int64 (T,): a token sees the trunk's tokens up to this index; None for a causal row.
+        text_source: int64 (K,): index of the token whose hidden state predicts each token of a text.
+        text_tokens: int64 (K,) those tokens; empty where nothing but SIDs is asked.
     """
 
     tokens: np.ndarray
@@ -40,6 +44,52 @@ class Row:
     positions: np.ndarray | None = None
     branch: np.ndarray | None = None
     limit: np.ndarray | None = None
+    text_source: np.ndarray = field(default_factory=lambda: _NOTHING)
+    text_tokens: np.ndarray = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def trunk(self) -> Row:
+        """The same row with places, so that it can be packed beside rows with branches."""
+        if self.positions is not None:
+            return self
+        place = np.arange(len(self.tokens))
+        return replace(self, positions=place, branch=np.zeros_like(place), limit=place)
+
+
+def sid_row(question: np.ndarray, sid: np.ndarray, item: int) -> Row:
+    """A question whose answer is an item's SID.
+
+    Args:
+        question: int64 (T,).
+        sid: int64 (L,) the SID's token ids.
+        item: its item index.
+    """
+    return Row(
+        tokens=np.concatenate([question, sid[:-1]]),
+        source=(len(question) - 1 + np.arange(len(sid)))[None],
+        items=np.asarray([item], dtype=np.int64),
+        events=np.asarray([item], dtype=np.int64),
+        times=None,
+    )
+
+
+def text_row(question: np.ndarray, words: np.ndarray, levels: int) -> Row:
+    """A question whose answer is a text: no code is asked of it.
+
+    Args:
+        question: int64 (T,).
+        words: int64 (K,) tokens of the answer.
+        levels: L.
+    """
+    return Row(
+        tokens=np.concatenate([question, words[:-1]]),
+        source=np.zeros((0, levels), dtype=np.int64),
+        items=_NOTHING,
+        events=_NOTHING,
+        times=None,
+        text_source=len(question) - 1 + np.arange(len(words)),
+        text_tokens=words,
+    )
 
 
 def causal_row(

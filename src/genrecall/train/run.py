@@ -16,12 +16,11 @@ from genrecall.model.lora import add_lora, is_lora, merge_lora
 from genrecall.train.average import Average
 from genrecall.train.checkpoint import Progress, random_state
 from genrecall.train.config import TrainConfig
-from genrecall.train.data import Examples
+from genrecall.train.data import ExampleSource, Plan
 from genrecall.train.optimizers import optimizers
 from genrecall.train.schedule import rate
 from genrecall.train.sharding import on_cpu, rebuilt, shard
 from genrecall.train.supervised import SidLearner, Targets
-from genrecall.train.windows import Windows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,7 +37,9 @@ class Run:
         config: settings.
     """
 
-    def __init__(self, model: PreTrainedModel, examples: Examples, targets: Targets, config: TrainConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, examples: ExampleSource[Any], targets: Targets, config: TrainConfig
+    ) -> None:
         self.config, self.examples, self.targets = config, examples, targets
         self.device = hardware.pick_device(config.device)
         self.accelerator = accelerator(self.device)
@@ -60,6 +61,7 @@ class Run:
             vocabulary.space.codes,
             label_smoothing=config.label_smoothing,
             autocast=self.bfloat16,
+            text_weight=config.mixture.text_weight if config.mixture is not None else 0.0,
         )
         if self.sharded:
             shard(learner, model, self.device)
@@ -69,7 +71,7 @@ class Run:
         self.learner = learner if self.world == 1 or self.sharded else self.accelerator.prepare(learner)
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.tokens = 0
-        self.windows: Windows
+        self.rows: Plan
         self.groups: list[np.ndarray] = []
 
     @property
@@ -89,12 +91,12 @@ class Run:
 
     def plan(self, epoch: int) -> None:
         """Lay out an epoch."""
-        self.windows, self.groups = self.examples.plan(epoch)
+        self.rows, self.groups = self.examples.plan(epoch)
 
     def step(self, progress: Progress) -> int:
         """One optimiser step on the next batches; returns its number of target items. Moves ``progress``."""
         share = self.groups[progress.batch : progress.batch + self._stride]
-        total = int(sum(self.windows.targets[group].sum() for group in share))
+        total = int(sum(self.rows.targets[group].sum() for group in share))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate(progress.share, self.config)
@@ -105,7 +107,7 @@ class Run:
             place = number * world + rank
             # Every process does as many passes as the others; one without a batch repeats the first with weight 0.
             weight = 1.0 if place < len(share) else 0.0
-            batch = self.examples.collate(self.windows, share[place if weight else 0])
+            batch = self.examples.collate(self.rows, share[place if weight else 0])
             with self._gradients_stay(number < rounds - 1):
                 loss = self.learner(self.targets.inputs(batch, self.device)) * weight
                 # Data parallelism averages gradients over processes; we want their sum over all targets.

@@ -4,6 +4,7 @@
 so it is in nats an item. After the next-token loss of TIGER (Rajput et al. 2023, arXiv 2305.05065). We deviate: the
 softmax runs over the codes that are valid after the prefix ("trie"; levels with one valid code cost nothing and are
 skipped) or over the C codes of the level ("level"), never over the whole vocabulary, and only targets meet its rows.
+Answers that are texts (alignment) add ``- w Σ_k log softmax_{v ∈ V} (h_k · e_v) [t_k]``, over all rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from genrecall.index.trie import Trie
 from genrecall.model.lora import plain
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 
 _TARGETS_STEP = 256
+_TEXT_STEP = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +60,8 @@ class Inputs:
     positions: torch.Tensor | None
     visible: torch.Tensor | None
     levels: list[LevelTargets]
+    text_source: torch.Tensor | None = None
+    text_tokens: torch.Tensor | None = None
 
 
 class Targets:
@@ -111,6 +116,8 @@ class Targets:
             positions=tensor(batch.positions),
             visible=visibility(tensor(batch.segment), tensor(batch.branch), tensor(batch.limit)),
             levels=levels,
+            text_source=None if batch.text_source is None else tensor(batch.text_source),
+            text_tokens=None if batch.text_tokens is None else tensor(batch.text_tokens),
         )
 
 
@@ -123,6 +130,7 @@ class SidLearner(nn.Module):
         codes: C of each level.
         label_smoothing: see TrainConfig.
         autocast: run matrix products in bfloat16.
+        text_weight: of a token of a text, beside 1 for a code.
     """
 
     def __init__(
@@ -133,14 +141,15 @@ class SidLearner(nn.Module):
         *,
         label_smoothing: float = 0.0,
         autocast: bool = False,
+        text_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._slices = [slice(int(first), int(first) + size) for first, size in zip(level_starts, codes, strict=True)]
-        self._smoothing, self._autocast = label_smoothing, autocast
+        self._smoothing, self._autocast, self._text_weight = label_smoothing, autocast, text_weight
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """Sum over all targets and levels of the negative log-likelihood, float32 ()."""
+        """Sum over all targets and levels, and the weighted one over texts, of the negative log-likelihood, ()."""
         inner = plain(self.model)
         with torch.autocast(inputs.tokens.device.type, torch.bfloat16, enabled=self._autocast):
             hidden = inner.get_decoder()(
@@ -154,6 +163,8 @@ class SidLearner(nn.Module):
                 self._level(_logits(hidden, level.source, table[rows]).float(), level)
                 for rows, level in zip(self._slices, inputs.levels, strict=True)
             ]
+            if inputs.text_source is not None and inputs.text_tokens is not None:
+                losses.append(self._text_weight * _text(hidden, table, inputs.text_source, inputs.text_tokens))
         return torch.stack(losses).sum()
 
     def _level(self, logits: torch.Tensor, level: LevelTargets) -> torch.Tensor:
@@ -178,6 +189,18 @@ def _logits(hidden: torch.Tensor, source: torch.Tensor, table: torch.Tensor) -> 
     """Scores (M', C) of the chosen hidden states; computed for a round number of them, see ``data._WIDTH_STEP``."""
     filled = nn.functional.pad(source, (0, -len(source) % _TARGETS_STEP))
     return nn.functional.linear(hidden[filled], table)[: len(source)]
+
+
+def _text(hidden: torch.Tensor, table: torch.Tensor, source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Summed loss of K tokens over the whole vocabulary; logits are made again in the backward pass, not kept."""
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for part, right in zip(source.split(_TEXT_STEP), tokens.split(_TEXT_STEP), strict=True):
+        total = total + checkpoint(_whole_vocabulary, hidden[part], table, right, use_reentrant=False)
+    return total
+
+
+def _whole_vocabulary(states: torch.Tensor, table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(nn.functional.linear(states, table).float(), tokens, reduction="sum")
 
 
 def visibility(segment: torch.Tensor, branch: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:

@@ -65,14 +65,17 @@ def singles(lengths: np.ndarray) -> Windows:
     return Windows(users=users, begin=np.zeros_like(place), end=place + 1, first_target=place)
 
 
-def batches(sizes: np.ndarray, *, budget: int, padded: bool, seed: int, epoch: int) -> list[np.ndarray]:
-    """Group rows of similar size under a budget of tokens, in random order.
+def batches(
+    sizes: np.ndarray, *, budget: int, padded: bool, seed: int, epoch: int, alike: bool = True
+) -> list[np.ndarray]:
+    """Group rows under a budget of tokens, in random order.
 
     Args:
         sizes: int (N,) tokens of each row.
         budget: the most tokens of a batch; a row that is longer stands alone.
         padded: whether rows are filled up to the longest of their batch, which then counts.
         seed, epoch: of the order.
+        alike: rows of one batch have similar sizes; else they are mixed, as rows of several tasks must be.
     """
     rng = np.random.default_rng((seed, epoch, 1))
     order = rng.permutation(len(sizes))
@@ -81,7 +84,8 @@ def batches(sizes: np.ndarray, *, budget: int, padded: bool, seed: int, epoch: i
     groups: list[np.ndarray] = []
     for start in range(0, len(order), chunk):
         part = order[start : start + chunk]
-        part = part[np.argsort(sizes[part], kind="stable")]
+        if alike:
+            part = part[np.argsort(sizes[part], kind="stable")]
         begin = used = 0
         for place, size in enumerate(sizes[part].tolist()):
             cost = size * (place - begin + 1) if padded else used + size
