@@ -32,7 +32,7 @@ def test_prefill_and_steps_equal_transformers(name):
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 20, (n,), generator=generator).tolist() for n in (11, 3, 1)]
     padded = torch.tensor([prompt + [0] * (11 - len(prompt)) for prompt in prompts])
-    hidden, prefix = decoder.prefill(padded, torch.tensor([11, 3, 1]))
+    hidden, prefix = decoder.read(padded, torch.tensor([11, 3, 1]))
     found = decoder.level_logits(hidden, 0)
 
     # Five beams: two of the first request, none of the second, three of the third, one of which changes its parent.

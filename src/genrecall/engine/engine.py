@@ -17,14 +17,14 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.batch import Filters, Prompts
 from genrecall.engine.device.beams import BeamSearch, Frontier
-from genrecall.engine.device.decoder import Decoder
-from genrecall.engine.device.weights import read_weights
+from genrecall.engine.device.open import open_decoder
 from genrecall.engine.host.batching import plan_batches
 from genrecall.engine.host.request import Answer, LevelTrace, Request, Sid, TracedBeam
 from genrecall.errors import ConfigError
 from genrecall.hardware import has_bf16, pick_device
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
+from genrecall.model.trunk import ItemTrunk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,9 +34,9 @@ class Engine:
     """Constrained generation with one model and one trie. Weights are copied when it is made; nothing is cached after.
 
     Args:
-        model: a Llama, Qwen2 or Qwen3 causal language model of transformers, adapters merged.
+        model: a Llama, Qwen2 or Qwen3 causal language model of transformers, adapters merged, or an item trunk.
         trie: the active catalog.
-        sid_tokens: for each of L levels, the int64 (C,) token ids of its codes.
+        sid_tokens: for each of L levels, the int64 (C,) token ids of its codes (in a trunk: of its depth decoder).
         config: settings.
 
     Raises:
@@ -44,20 +44,21 @@ class Engine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig | None = None
+        self,
+        model: PreTrainedModel | ItemTrunk,
+        trie: Trie,
+        sid_tokens: Sequence[np.ndarray],
+        config: EngineConfig | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.trie = trie
         self.device = pick_device(self.config.device)
         self.dtype = _pick_dtype(self.config.dtype, self.device)
-        self.architecture = Architecture.read(model)
-        _require_tokens(sid_tokens, trie, self.architecture.vocabulary)
-        weights = read_weights(
-            model.state_dict(), self.architecture, sid_tokens, device=self.device, dtype=self.dtype
-        )  # fmt: skip
+        _require_tokens(sid_tokens, trie, _written_rows(model))
+        self._decoder = open_decoder(model, sid_tokens, device=self.device, dtype=self.dtype)
         tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.device) for ids in sid_tokens]
         self._search = BeamSearch(
-            Decoder(self.architecture, weights), TrieTensors.of(trie, self.device), tokens, self.config.normalise
+            self._decoder, TrieTensors.of(trie, self.device), tokens, self.config.normalise
         )
 
     @torch.inference_mode()
@@ -121,9 +122,9 @@ class Engine:
         return scores
 
     def _require(self, requests: Sequence[Request]) -> None:
-        window = self.architecture.window - self.trie.space.levels + 1
+        decoder = self._decoder
         for request in requests:
-            request.require(vocabulary=self.architecture.vocabulary, window=window, items=self.trie.num_items)
+            request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
 
     def _plan(self, requests: Sequence[Request], rows: Sequence[int]) -> list[list[int]]:
         budget = self.config
@@ -183,6 +184,10 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _split(rows: np.ndarray, most: int) -> list[np.ndarray]:
     return [rows[begin : begin + most] for begin in range(0, len(rows), most)]
+
+
+def _written_rows(model: PreTrainedModel | ItemTrunk) -> int:
+    return model.space.num_tokens if isinstance(model, ItemTrunk) else Architecture.read(model).vocabulary
 
 
 def _require_tokens(sid_tokens: Sequence[np.ndarray], trie: Trie, vocabulary: int) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from genrecall.engine.config import Normalise
 from genrecall.engine.device.batch import Filters, Prompts
-from genrecall.engine.device.decoder import Decoder, Prefix, Suffix
+from genrecall.engine.device.decoder import Prefix, Suffix
+from genrecall.engine.device.open import SidDecoder
 from genrecall.errors import DataError
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import ROOT
@@ -47,7 +48,7 @@ class BeamSearch:
     """Search and teacher-forced scoring with one decoder and one trie."""
 
     def __init__(
-        self, decoder: Decoder, trie: TrieTensors, sid_tokens: Sequence[torch.Tensor], normalise: Normalise
+        self, decoder: SidDecoder, trie: TrieTensors, sid_tokens: Sequence[torch.Tensor], normalise: Normalise
     ) -> None:
         self.decoder = decoder
         self.trie = trie
@@ -64,7 +65,7 @@ class BeamSearch:
         device = prompts.tokens.device
         width = torch.tensor(widths, dtype=torch.int64, device=device)
         requests = torch.arange(len(widths), device=device)
-        hidden, prefix = self.decoder.prefill(prompts.tokens, prompts.length)
+        hidden, prefix = self.decoder.read(prompts.tokens, prompts.length)
         suffix = Suffix(len(prefix.keys), sum(sum(row[:-1]) for row in widths), prefix.keys[0])
         empty = requests.new_empty(len(widths), 0)
         frontier = Frontier(
@@ -108,7 +109,7 @@ class BeamSearch:
         Returns:
             float32 (M,).
         """
-        hidden, prefix = self.decoder.prefill(prompts.tokens, prompts.length)
+        hidden, prefix = self.decoder.read(prompts.tokens, prompts.length)
         suffix = Suffix(len(prefix.keys), len(codes) * (self.levels - 1), prefix.keys[0])
         logits, logits_row = self._logits(hidden, 0, torch.full_like(prompts.length, ROOT)), request
         score = torch.zeros(len(codes), device=codes.device)

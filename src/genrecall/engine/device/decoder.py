@@ -47,20 +47,34 @@ class Decoder:
         self._inverse_frequency = architecture.inverse_frequency.to(weights.embedding.device)
         self._scale = architecture.head_width**-0.5
 
-    def prefill(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
+    @property
+    def window(self) -> int:
+        """The most prompt tokens that leave room for the SID."""
+        return self.architecture.window - len(self.weights.level_heads) + 1
+
+    @property
+    def vocabulary(self) -> int:
+        """V of prompts."""
+        return self.architecture.vocabulary
+
+    def read(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
+        """``prefill`` of prompt tokens int64 (R, T), padded on the right with any token."""
+        return self.prefill(F.embedding(tokens, self.weights.embedding), length)
+
+    def prefill(self, x: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
         """Read R prompts.
 
         Args:
-            tokens: int64 (R, T), padded on the right with any token.
+            x: input vectors (R, T, E), padded on the right with any.
             length: int64 (R,), at least 1.
 
         Returns:
             Normed hidden state of each prompt's last token (R, E), and the prefix.
         """
         prefix = Prefix(keys=[], values=[], length=length)
-        requests = torch.arange(len(tokens), device=tokens.device)
-        cos_sin = self._rotation(torch.arange(tokens.shape[1], device=tokens.device))
-        x = F.embedding(tokens, self.weights.embedding)
+        width = x.shape[1]
+        requests = torch.arange(len(x), device=x.device)
+        cos_sin = self._rotation(torch.arange(width, device=x.device))
         for index, layer in enumerate(self.weights.layers):
             query, key, value = self._heads(x, index, cos_sin)
             key, value = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
@@ -74,7 +88,7 @@ class Decoder:
                 # Of the last layer only the last token's output is read.
                 last = length - 1
                 x, query = x[requests, last], query[requests, last]
-                seen = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+                seen = torch.arange(width, device=x.device) < length[:, None]
                 attended = _attention(query[:, :, None], key, value, self._scale, seen[:, None, None]).flatten(1)
             x = finish_layer(x, attended, layer, self.architecture.epsilon)
         return self._final(x), prefix
