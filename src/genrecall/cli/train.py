@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +31,33 @@ def command(
     backbone: Annotated[
         str | None,
         typer.Option(help="Tune this instead: a HF causal LM (directory or Hub name; Qwen2/3, Llama family)."),
+    ] = None,
+    align: Annotated[
+        float,
+        typer.Option(
+            help="Epochs of a first phase that teaches SIDs from texts and texts from SIDs; 0: no such phase."
+        ),
+    ] = 0.0,
+    align_tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Its mixture, TASK=SHARE,…: query_to_sid, COLUMN_to_sid, sid_to_COLUMN (any text column). "
+            "Default: titles, queries, categories, brands and descriptions, both ways."
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Mixture of the phase after it, for example next_item=8,search=1,title_to_sid=1. "
+            "Default: the next item alone."
+        ),
+    ] = None,
+    train_queries: Annotated[
+        Path | None, typer.Option(help="Queries to train on (query_id, query), beside those of the log.")
+    ] = None,
+    train_query_items: Annotated[
+        Path | None,
+        typer.Option(help="Their items (query_id, item_id). The catalog's own queries are never trained on."),
     ] = None,
     lora: Annotated[int, typer.Option(help="Rank of LoRA for a backbone; 0 tunes all weights.")] = 0,
     template: Annotated[
@@ -64,6 +93,12 @@ def command(
     ] = "trie",
     patience: Annotated[int, typer.Option(help="Stop after so many validations without a better one; 0: never.")] = 5,
     eval_every: Annotated[float, typer.Option(help="Epochs between validations.")] = 1.0,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: spread the model over the processes (FSDP2), no copies.")
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to store fewer.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     split: SplitRule = "leave_one_out",
     repeats: Repeats = "first",
@@ -79,7 +114,14 @@ def command(
     """Train on every prefix of every history; stop early by Recall@10 on validation. Killed runs resume.
 
     Example: genrecall train --run runs/shop --size small --epochs 20
+
+    Example: genrecall train --backbone Qwen/Qwen3-0.6B --align 3 --epochs 4 --tasks next_item=8,search=1,title_to_sid=1
+
+    Example: torchrun --nproc-per-node 8 -m genrecall train -r runs/shop --backbone DIR --align 3 --shard
+    (torchrun reads --run as its own: write -r there.)
     """
+    from genrecall import telemetry
+    from genrecall.catalog.queries import read_search_cases
     from genrecall.catalog.store import Catalog
     from genrecall.model.config import ModelConfig
     from genrecall.model.lora import LoraSettings
@@ -87,11 +129,39 @@ def command(
     from genrecall.recipes.recipe import Recipe
     from genrecall.recipes.stages import train_model
     from genrecall.train.config import TrainConfig
+    from genrecall.train.corpus import Pairs
     from genrecall.train.distil import DistilConfig
+    from genrecall.train.mixture import Mixture, parse_shares
 
     _require_consistent(size, backbone, lora)
+    _require_whole(align, align_tasks, train_queries, train_query_items, align > 0 or tasks is not None)
+    if not _is_main():
+        telemetry.console.quiet = True
     chosen: Any = normalise  # checked by TrainConfig
     usual_rate = (3e-4 if lora else 1e-4) if backbone else 2e-3
+    second = TrainConfig(
+        epochs=epochs,
+        max_seconds=max_seconds,
+        batch_tokens=batch_tokens,
+        accumulate=accumulate,
+        optimizer="adamw" if backbone else "muon",
+        learning_rate=usual_rate if learning_rate is None else learning_rate,
+        dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
+        distil=DistilConfig() if distil else None,
+        mixture=Mixture(shares=parse_shares(tasks)) if tasks else None,
+        max_events_per_user=last_events,
+        reshuffle_ties=reshuffle_ties,
+        normalise=chosen,
+        patience=patience,
+        eval_every=eval_every,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        lora=LoraSettings(rank=lora, alpha=2 * lora) if lora else None,
+        device=device,
+        shard=shard,
+        seed=seed,
+    )
+    first = Mixture(shares=parse_shares(align_tasks)) if align_tasks else Mixture()
     recipe = Recipe(
         name="train",
         split=split_config(split, repeats, tie_seed),
@@ -99,41 +169,35 @@ def command(
         model=ModelConfig(size=size or "small", seed=seed),
         template=template or ("zh" if backbone else "compact"),
         history=HistoryConfig(max_items=max_items, order=order, deduplicate=deduplicate, session_gap=session_gap),
-        train=TrainConfig(
-            epochs=epochs,
-            max_seconds=max_seconds,
-            batch_tokens=batch_tokens,
-            accumulate=accumulate,
-            optimizer="adamw" if backbone else "muon",
-            learning_rate=usual_rate if learning_rate is None else learning_rate,
-            dropout=dropout if dropout is not None else (0.0 if backbone else 0.2),
-            distil=DistilConfig() if distil else None,
-            max_events_per_user=last_events,
-            reshuffle_ties=reshuffle_ties,
-            normalise=chosen,
-            patience=patience,
-            eval_every=eval_every,
-            precision=precision,
-            lora=LoraSettings(rank=lora, alpha=2 * lora) if lora else None,
-            device=device,
-            seed=seed,
-        ),
+        align=replace(second, epochs=align, max_seconds=None, mixture=first, distil=None) if align else None,
+        train=second,
     )
     loaded = Catalog.load(catalog or run / "catalog")
+    pairs = None
+    if train_queries is not None and train_query_items is not None:
+        pairs = Pairs.of(read_search_cases(train_queries, train_query_items, loaded.items, leave_out_unknown=True))
     model = train_model(
         loaded,
         recipe.split.divide(loaded),
         sid=sid or run / "sid",
         out=out or run / "model",
         recipe=recipe,
+        pairs=pairs,
         force=force,
     )
+    if not _is_main():
+        return
     facts = model.manifest.facts
     if as_json:
         print(json.dumps({"path": str(model.path), "digest": model.digest, **facts}, ensure_ascii=False, indent=2))
     else:
         best = "no validation" if facts["best"] is None else f"validation Recall@10 {facts['best']:.4f}"
         print(f"model  {best}  {facts['epochs']:.1f} epochs in {facts['seconds']:.0f} s  {model.path}  {model.digest}")
+
+
+def _is_main() -> bool:
+    """Whether this process speaks: under torchrun, only the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _require_consistent(size: str | None, backbone: str | None, lora: int) -> None:
@@ -146,3 +210,24 @@ def _require_consistent(size: str | None, backbone: str | None, lora: int) -> No
             allowed="--size for a model from scratch, or --backbone (with or without --lora)",
             fix="leave one of them out",
         )
+
+
+def _require_whole(
+    align: float, align_tasks: str | None, queries: Path | None, items: Path | None, has_tasks: bool
+) -> None:
+    """Options that mean nothing without another one."""
+    from genrecall.errors import ConfigError
+
+    alone = [
+        (align_tasks is not None and not align, "--align-tasks", "--align"),
+        ((queries is None) != (items is None), "one of --train-queries and --train-query-items", "the other"),
+        (queries is not None and not has_tasks, "--train-queries", "--align or --tasks"),
+    ]
+    for wrong, seen, missing in alone:
+        if wrong:
+            raise ConfigError(
+                "an option means nothing without another",
+                seen=f"{seen} without {missing}",
+                allowed="both, or neither",
+                fix=f"add {missing}",
+            )

@@ -17,6 +17,7 @@ from genrecall.prompt.history import HistoryConfig
 from genrecall.recall.generative import GenerativeConfig
 from genrecall.sid.build import SidConfig
 from genrecall.train.config import TrainConfig
+from genrecall.train.result import learnt_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ class Recipe:
         model: sizes of a model from scratch.
         template: prompt template.
         history: which events a prompt shows.
+        align: a first phase that trains the backbone (or the model from scratch) on a mixture of alignment tasks; the
+            second phase, ``train``, starts from its weights. None: one phase.
         train: the training run.
         validation_cases: at most so many cases are asked at each validation.
         validation_beam: their beam.
@@ -102,6 +105,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     template: str = "compact"
     history: HistoryConfig = field(default_factory=HistoryConfig)
+    align: TrainConfig | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     validation_cases: int = 1000
     validation_beam: int = 20
@@ -116,4 +120,5 @@ class Recipe:
             "backbone": digest_of_backbone(self.backbone) if self.backbone else None,
             "model": None if self.backbone else asdict(self.model),
             "validation": {"cases": self.validation_cases, "beam": self.validation_beam},
+            **({"align": learnt_from(self.align)} if self.align is not None else {}),
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrecall.artifacts import Artifact, is_current, open_artifact
+from genrecall.artifacts import MANIFEST, Artifact, is_current, open_artifact
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.split import Split
@@ -23,6 +23,7 @@ from genrecall.eval.harness import evaluate, queries_of
 from genrecall.eval.lock import Final
 from genrecall.index.trie import Trie
 from genrecall.model.backbones import build_scratch, load_backbone, load_tokenizer
+from genrecall.model.weights import load_model
 from genrecall.prompt.grounding import title_tokens
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.prompt.template import Template, load_template
@@ -33,22 +34,48 @@ from genrecall.recall.transition import TransitionChannel, in_baskets
 from genrecall.recipes.recipe import Recipe, SplitConfig
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
+from genrecall.train.corpus import Corpus, Pairs, corpus_of
 from genrecall.train.distil import Counts
 from genrecall.train.loop import artifact_config, train
+from genrecall.train.mixture import NEXT_ITEM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def train_model(
-    catalog: Catalog, split: Split, *, sid: Path, out: Path, recipe: Recipe, force: bool = False
+    catalog: Catalog,
+    split: Split,
+    *,
+    sid: Path,
+    out: Path,
+    recipe: Recipe,
+    pairs: Pairs | None = None,
+    force: bool = False,
 ) -> Artifact:
-    """Train on the split's training events, choose by Recall@10 on its validation cases; a current model is kept."""
+    """Train on the split's training events, choose by Recall@10 on its validation cases; a current model is kept.
+
+    Args:
+        catalog: items and events.
+        split: of its events.
+        sid: ``sid`` artifact.
+        out: directory of the model; a first phase (``recipe.align``) lies beside it, as ``<out>-aligned``.
+        recipe: settings.
+        pairs: queries with items to train on, beside those of the log, where a mixture asks for queries.
+        force: train even if the model is current.
+    """
+    if recipe.align is not None:
+        first = replace(recipe, train=recipe.align, align=None)
+        place = out.with_name(f"{out.name}-aligned")
+        aligned = train_model(catalog, split, sid=sid, out=place, recipe=first, pairs=pairs, force=force)
+        recipe = replace(recipe, backbone=str(aligned.path))
     table = SidTable.load(sid)
     table.require_items(catalog.items.ids)
     _require_same_events(sid, split)
     template = load_template(recipe.template)
-    vocabulary = _vocabulary(catalog, table, template, recipe)
+    mixture = recipe.train.mixture
+    corpus = corpus_of(catalog, split.train, mixture, pairs) if mixture is not None else None
+    vocabulary = _vocabulary(catalog, table, template, recipe, corpus)
     window = None if recipe.backbone else recipe.model.window
     model: PreTrainedModel | None = None
     if recipe.backbone:
@@ -58,6 +85,8 @@ def train_model(
         vocabulary, template, recipe.history, table.sids, titles=catalog.items.titles, max_tokens=window
     )
     parents = {"catalog": catalog.digest, "sid": table.digest}
+    if corpus is not None:
+        parents["corpus"] = corpus.digest
     facts = recipe.facts()
     config = artifact_config(recipe.train, prompts, facts)
     if not force and is_current(out, kind="model", config=config, parents=parents):
@@ -68,6 +97,7 @@ def train_model(
         model = build_scratch(recipe.model, vocabulary.size)
     data = f"{len(split.train.items):,} events of {len(split.train):,} users"
     log(f"training {model.num_parameters():,} parameters on {data}")
+    asked = mixture is None or NEXT_ITEM in mixture.shares  # pure alignment cannot answer validation cases yet
     result = train(
         model,
         prompts,
@@ -75,9 +105,10 @@ def train_model(
         out=out,
         config=recipe.train,
         trie=trie,
+        corpus=corpus,
         teacher=counts_teacher(split, len(catalog.items)) if recipe.train.distil else None,
         profile_of=catalog.profile_of,
-        validate=recall_at_10(catalog, split, table, trie, prompts, recipe) if len(split.valid) else None,
+        validate=recall_at_10(catalog, split, table, trie, prompts, recipe) if len(split.valid) and asked else None,
         parents=parents,
         recipe=facts,
     )
@@ -191,7 +222,9 @@ def evaluate_bundle(
     return evaluation.with_invalid_sid_rate(generative.name, generative.invalid_sid_rate)
 
 
-def _vocabulary(catalog: Catalog, table: SidTable, template: Template, recipe: Recipe) -> Vocabulary:
+def _vocabulary(
+    catalog: Catalog, table: SidTable, template: Template, recipe: Recipe, corpus: Corpus | None
+) -> Vocabulary:
     if recipe.backbone:
         return Vocabulary.extend(load_tokenizer(recipe.backbone), table.space)
     texts = template.texts()
@@ -199,12 +232,17 @@ def _vocabulary(catalog: Catalog, table: SidTable, template: Template, recipe: R
         texts += [name for name in catalog.users.column_names if name != "user_id"]
         users = range(len(catalog.events.user_ids))
         texts += sorted({value for user in users for value in catalog.profile_of(user).values()})
+    if corpus is not None:
+        texts += template.task_texts() + [text for own in corpus.texts.values() for told in own for text in told]
+        texts += corpus.pairs.texts
     return Vocabulary.scratch(table.space, [*texts, *(catalog.items.titles if template.uses_titles else [])])
 
 
 def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe) -> PreTrainedModel:
     """The backbone with grounded rows: a code starts from the title tokens of the items that carry it."""
     assert recipe.backbone is not None
+    if (Path(recipe.backbone) / MANIFEST).is_file():
+        return _aligned(Path(recipe.backbone), table)
     model = load_backbone(
         recipe.backbone,
         vocab_size=vocabulary.size,
@@ -214,6 +252,19 @@ def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recip
     )
     Architecture.read(model)  # what the engine could not serve is refused before it is trained
     return model
+
+
+def _aligned(backbone: Path, table: SidTable) -> PreTrainedModel:
+    """A model of ours to go on from: its rows have learnt these SIDs, and are kept."""
+    learnt = open_artifact(backbone, kind="model").manifest.parents.get("sid")
+    if learnt != table.digest:
+        raise ConfigError(
+            "the backbone was trained on other SIDs",
+            seen=f"backbone: {learnt}; table: {table.digest}",
+            allowed="one SID table for both phases",
+            fix="align with this table first, or give the --sid that the backbone was trained with",
+        )
+    return load_model(backbone)
 
 
 def _require_same_events(sid: Path, split: Split) -> None:

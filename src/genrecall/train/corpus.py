@@ -12,6 +12,7 @@ import numpy as np
 from genrecall.artifacts import canonical_json
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.items import Items
+from genrecall.catalog.queries import SearchCases
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
 from genrecall.telemetry import log
@@ -37,6 +38,17 @@ class Pairs:
     items: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     query_ids: Sequence[str] = ()
     users: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def of(cls, cases: SearchCases) -> Pairs:
+        """The queries of a file with the items that answer them."""
+        queries = np.repeat(np.arange(len(cases)), cases.lengths).tolist()
+        return cls(
+            texts=[cases.texts[query] for query in queries],
+            items=cases.items.astype(np.int64),
+            query_ids=[cases.query_ids[query] for query in queries],
+            users=np.full(len(queries), -1),
+        )
 
     def allowed(self, held_out: HeldOut) -> Pairs:
         """The pairs whose query is none of those held out, by id and by text."""

@@ -49,15 +49,17 @@ class TrainResult:
     tokens_per_s: float
 
 
+def learnt_from(config: TrainConfig) -> dict[str, Any]:
+    """The settings that make a model what it is; where it was computed and how often the run spoke do not."""
+    return {name: value for name, value in asdict(config).items() if name not in _NOT_LEARNT_FROM}
+
+
 def artifact_config(
     config: TrainConfig, prompts: PromptBuilder, recipe: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded.
-
-    Settings that decide where a run computes and how often it speaks are left out: they make no other model.
-    """
+    """The manifest's configuration of a model, for ``artifacts.is_current`` before anything is loaded."""
     return {
-        "train": {name: value for name, value in asdict(config).items() if name not in _NOT_LEARNT_FROM},
+        "train": learnt_from(config),
         "prompt": prompts.settings(),
         "normalise": config.normalise,
         "recipe": dict(recipe or {}),
