@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def export_bundle(
     catalog: Catalog,
     train: Histories,
     *,
-    sid: Path | str,
-    model: Path | str,
+    sid: Path | str | Sequence[Path],
+    model: Path | str | Sequence[Path],
     out: Path | str,
     config: BundleConfig | None = None,
     force: bool = False,
@@ -53,38 +54,50 @@ def export_bundle(
     Args:
         catalog: its items are shipped, its events are not.
         train: the histories that the classic channels are fitted on.
-        sid: ``sid`` artifact.
-        model: ``model`` artifact, trained on exactly these SIDs.
+        sid: ``sid`` artifact, or one for each of several generators.
+        model: ``model`` artifact, trained on exactly these SIDs; as many.
         out: directory of the bundle.
         config: settings.
         force: write even if ``out`` is current.
     """
     config = config or BundleConfig()
-    sids, weights = open_artifact(sid, kind="sid"), open_artifact(model, kind="model")
-    table = SidTable.load(sid)
-    table.require_items(catalog.items.ids)
-    _require_lineage(catalog, sids, weights)
+    generators = list(zip(_opened(sid, "sid"), _opened(model, "model"), strict=True))
+    tables = [SidTable.load(sids.path) for sids, _ in generators]
+    for table, (sids, weights) in zip(tables, generators, strict=True):
+        table.require_items(catalog.items.ids)
+        _require_lineage(catalog, sids, weights)
+    parts = {name: part for place, pair in enumerate(generators) for name, part in zip(parts_of(place), pair, strict=True)}
     settings = {
-        "space": list(table.space.codes),
-        "normalise": weights.manifest.config["normalise"],
+        "spaces": [list(table.space.codes) for table in tables],
+        "normalise": [weights.manifest.config["normalise"] for _, weights in generators],
         "generative": asdict(config.generative),
         "channels": asdict(config.channels),
         "split": config.split,
         "remarks": list(config.remarks),
     }
-    parents = {"catalog": catalog.digest, "sid": sids.digest, "model": weights.digest}
+    parents = {"catalog": catalog.digest, **{name: part.digest for name, part in parts.items()}}
     if not force and is_current(out, kind=KIND, config=settings, parents=parents):
         return open_artifact(out, kind=KIND)
     with write_artifact(out, kind=KIND, config=settings, parents=parents) as writer:
         pq.write_table(catalog.items.table, writer.path / "items.parquet", compression="zstd")
-        for name, artifact in (("sid", sids), ("model", weights)):
+        for name, artifact in parts.items():
             for file in artifact.manifest.files:
                 target = writer.path / name / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / file, target)
         classic.save(classic.fit(train, len(catalog.items), config.channels), writer.path / "channels")
-        writer.facts |= {"items": len(catalog.items), "training": weights.manifest.facts}
+        writer.facts |= {"items": len(catalog.items), "training": [weights.manifest.facts for _, weights in generators]}
     return open_artifact(out, kind=KIND)
+
+
+def parts_of(generator: int) -> tuple[str, str]:
+    """Folders of a generator's SIDs and model within a bundle: ``sid``, ``model``; ``sid-1``, ``model-1``; …"""
+    return ("sid", "model") if generator == 0 else (f"sid-{generator}", f"model-{generator}")
+
+
+def _opened(paths: Path | str | Sequence[Path], kind: str) -> list[Artifact]:
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    return [open_artifact(path, kind=kind) for path in listed]
 
 
 def _require_lineage(catalog: Catalog, sids: Artifact, model: Artifact) -> None:

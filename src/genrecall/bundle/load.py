@@ -13,17 +13,15 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.export import KIND
+from genrecall.bundle.export import KIND, parts_of
 from genrecall.catalog.items import Items
 from genrecall.engine.config import EngineConfig
-from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer
 from genrecall.errors import CapacityError
-from genrecall.index.trie import Trie
-from genrecall.model.weights import load_model
-from genrecall.prompt.prompt import PromptBuilder
 from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.recall.generator import open_generator
 from genrecall.sid.space import SidSpace
 from genrecall.sid.table import FILE, SidTable
 
@@ -63,7 +61,7 @@ class Recommender:
 
     items: Items
     table: SidTable
-    generative: GenerativeChannel
+    generative: GenerativeChannel | EnsembleChannel
     channels: Mapping[str, ClassicChannel]
     split: Mapping[str, Any]
     digest: str
@@ -76,23 +74,19 @@ class Recommender:
         bundle = open_artifact(path, kind=KIND)
         config = bundle.manifest.config
         items = Items(table=pq.read_table(bundle.file("items.parquet")))
-        table = SidTable.read(
-            bundle.file(f"sid/{FILE}"), SidSpace(tuple(config["space"])), bundle.manifest.parents["sid"]
-        )
-        prompts = PromptBuilder.load(bundle.path / "model", table.sids, items.titles)
-        engine = Engine(
-            load_model(bundle.path / "model"),
-            Trie.build(table.space, table.sids),
-            prompts.vocabulary.sid_tokens,
-            EngineConfig(normalise=config["normalise"], device=device, dtype=dtype),
-        )
         channels = classic.load(bundle.path / "channels")
+        counts, search = channels["popularity"].counts, GenerativeConfig(**config["generative"])
+        members = []
+        for place, (codes, normalise) in enumerate(zip(config["spaces"], config["normalise"], strict=True)):
+            sid, model = parts_of(place)
+            table = SidTable.read(bundle.file(f"{sid}/{FILE}"), SidSpace(tuple(codes)), bundle.manifest.parents[sid])
+            settings = EngineConfig(normalise=normalise, device=device, dtype=dtype)
+            engine, prompts = open_generator(bundle.path / model, table, items.titles, settings)
+            members.append(GenerativeChannel(engine, prompts, table, counts, search))
         return cls(
             items=items,
-            table=table,
-            generative=GenerativeChannel(
-                engine, prompts, table, channels["popularity"].counts, GenerativeConfig(**config["generative"])
-            ),
+            table=members[0].table,
+            generative=members[0] if len(members) == 1 else EnsembleChannel(members),
             channels=channels,
             split=config["split"],
             digest=bundle.digest,
@@ -141,6 +135,8 @@ class Recommender:
             return self._pack(found, "popularity", k, notes, None)
         if len(indices) == 0:
             notes.append("cold start: no history, so the answer rests on the profile alone")
+        if isinstance(self.generative, EnsembleChannel):
+            return self._pack(self.generative.recall([query], k), "generative", k, notes, None)
         dropped = self.generative.prompts.dropped
         answer = self.generative.answer([query], k, trace=explain)[0]
         if self.generative.prompts.dropped > dropped:
@@ -154,7 +150,7 @@ class Recommender:
 
     def _reads(self, profile: Mapping[str, str]) -> bool:
         """Whether the prompt shows anything of this profile."""
-        prompts = self.generative.prompts
+        prompts = self.generative.members[0].prompts
         return bool(profile) and prompts.head(profile) != prompts.head()
 
     def _require_k(self, k: int) -> None:

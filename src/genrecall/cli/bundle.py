@@ -86,9 +86,10 @@ def load(
         "digest": shop.digest,
         "items": len(shop.items),
         "space": list(shop.table.space.codes),
-        "normalise": shop.generative.engine.config.normalise,
+        "generators": len(shop.generative.members),
+        "normalise": shop.generative.members[0].engine.config.normalise,
         "channels": [shop.generative.name, *shop.channels],
-        "beam": shop.generative.config.beam,
+        "beam": shop.generative.members[0].config.beam,
         "split": dict(shop.split),
     }
     if as_json:

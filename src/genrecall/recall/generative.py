@@ -16,8 +16,8 @@ from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
 from genrecall.errors import ConfigError
 from genrecall.index.availability import allowed_items
-from genrecall.prompt.prompt import PromptBuilder
 from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.generator import Prompts
 from genrecall.sid.table import SidTable
 
 
@@ -59,7 +59,7 @@ class GenerativeChannel:
     def __init__(
         self,
         engine: Engine,
-        prompts: PromptBuilder,
+        prompts: Prompts,
         table: SidTable,
         counts: np.ndarray,
         config: GenerativeConfig | None = None,
@@ -70,6 +70,11 @@ class GenerativeChannel:
         self._owners = {
             sid: sorted(items, key=lambda item: (-int(counts[item]), item)) for sid, items in table.items_of.items()
         }
+
+    @property
+    def members(self) -> tuple[GenerativeChannel, ...]:
+        """Itself alone; see ``ensemble``."""
+        return (self,)
 
     @property
     def invalid_sid_rate(self) -> float:
@@ -101,6 +106,15 @@ class GenerativeChannel:
         self.written_sids += sum(len(answer.sids) for answer in answers)
         self.invalid_sids += sum(sid not in self._owners for answer in answers for sid in answer.sids)
         return answers
+
+    def score(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """float32 scores of given items int (n,) for each query, the same sums that ``recall`` ranks by."""
+        requests = [
+            Request(tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)))
+            for query in queries
+        ]
+        sids = [[tuple(sid) for sid in self.table.sids[chosen].tolist()] for chosen in items]
+        return self.engine.score(requests, sids)
 
     def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
         """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""

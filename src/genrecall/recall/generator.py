@@ -1,0 +1,61 @@
+"""A generator: an engine with the prompts that it was trained on, whatever the model's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from genrecall.engine.config import EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.index.trie import Trie
+from genrecall.model import trunk
+from genrecall.model.trunk import ItemTrunk
+from genrecall.model.weights import load_model
+from genrecall.prompt.item_prompt import ItemPrompt
+from genrecall.prompt.prompt import PromptBuilder
+from genrecall.sid.table import SidTable
+
+
+class Prompts(Protocol):
+    """What a channel asks of ``PromptBuilder`` and ``ItemPrompt``."""
+
+    @property
+    def dropped(self) -> int:
+        """Events left out so far because a prompt was longer than the model's window."""
+        ...
+
+    def head(self, profile: Mapping[str, str] = ...) -> list[int]:
+        """Tokens before the history."""
+        ...
+
+    def encode(
+        self,
+        history: np.ndarray,
+        profile: Mapping[str, str] = ...,
+        times: np.ndarray | None = ...,
+        query: str | None = ...,
+    ) -> list[int]:
+        """The whole prompt."""
+        ...
+
+
+def open_generator(
+    directory: Path, table: SidTable, titles: Sequence[str], config: EngineConfig
+) -> tuple[Engine, Prompts]:
+    """Read a ``model`` artifact's files for a catalog with these SIDs.
+
+    Args:
+        directory: of the model's files.
+        table: SIDs of the I items; the model's own, or a table that items were appended to since.
+        titles: of the I items.
+        config: of the engine.
+    """
+    trie = Trie.build(table.space, table.sids)
+    if (directory / trunk.CONFIG).is_file():
+        prompt = ItemPrompt.load(directory, len(table.sids))
+        return Engine(ItemTrunk.load(directory, table.sids), trie, prompt.sid_tokens, config), prompt
+    prompts = PromptBuilder.load(directory, table.sids, titles)
+    return Engine(load_model(directory), trie, prompts.vocabulary.sid_tokens, config), prompts

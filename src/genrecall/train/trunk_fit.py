@@ -1,0 +1,141 @@
+"""Training an item trunk, and the ``model`` artifact that comes out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrecall import artifacts, hardware
+from genrecall.catalog.histories import Histories
+from genrecall.index.trie import Trie
+from genrecall.model.trunk import ItemTrunk, TrunkConfig
+from genrecall.prompt.item_prompt import ItemPrompt
+from genrecall.sid.table import SidTable
+from genrecall.train.attention import float32_attention
+from genrecall.train.norm import cheap_norms
+from genrecall.train.result import KIND, METRICS
+from genrecall.train.sequence.config import SequenceConfig
+from genrecall.train.sequence.data import SequenceData
+from genrecall.train.sequence.fit import fit
+from genrecall.train.sequence.result import FitResult
+from genrecall.train.trunk import PREFIX, SOFT_ITEMS, SOFT_WEIGHTS, TrunkLearner
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SoftTargets:
+    """What a teacher expects in place of each of E training events.
+
+    Attributes:
+        items: int32 (E, K) items.
+        weights: float16 (E, K) the share of the loss that goes to each; a row's sum is the trust in the teacher.
+        digest: of what they were made from.
+    """
+
+    items: np.ndarray
+    weights: np.ndarray
+    digest: str
+
+
+def trunk_manifest(
+    model: TrunkConfig, train: SequenceConfig, *, normalise: str, sessions: bool, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest's configuration, for ``artifacts.is_current`` before anything is trained."""
+    return {
+        "shape": "trunk",
+        "model": asdict(model),
+        "train": train.identity(),
+        "normalise": normalise,
+        "sessions": sessions,
+        "recipe": dict(recipe),
+    }
+
+
+def train_trunk(
+    table: SidTable,
+    histories: Histories,
+    *,
+    out: Path,
+    model: TrunkConfig,
+    train: SequenceConfig,
+    prompt: ItemPrompt,
+    profile_of: Callable[[int], Mapping[str, str]],
+    normalise: str = "trie",
+    soft: SoftTargets | None = None,
+    validate: Callable[[ItemTrunk], float] | None = None,
+    parents: Mapping[str, str],
+    recipe: Mapping[str, Any],
+) -> FitResult:
+    """Train on U users' histories and write the artifact; a killed run goes on from its checkpoint.
+
+    Args:
+        table: the SIDs that are learnt.
+        histories: training events only.
+        out: directory of the artifact; the run works beside it, in ``<out>.work``.
+        model, train: sizes and settings; ``train.window`` is the model's.
+        prompt: the same that serves.
+        profile_of: profile columns by row of ``histories``.
+        normalise: "trie" or "level".
+        soft: a teacher's targets, row by row the events of ``histories``.
+        validate: a figure to maximise, of the model in evaluation mode.
+        parents: digests of catalog, SIDs and teacher.
+        recipe: whatever else made the model; goes into the manifest.
+    """
+    assert train.window == model.window == prompt.window, "one window for training and serving"
+    trie = Trie.build(table.space, table.sids)
+    trunk = ItemTrunk(
+        model, table.space, table.sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()),
+        sessions=prompt.sessions,
+    )  # fmt: skip
+    learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise)
+    users = range(len(histories))
+    beside = {} if soft is None else {SOFT_ITEMS: soft.items, SOFT_WEIGHTS: soft.weights}
+    data = SequenceData(
+        histories=histories,
+        beside_targets=beside,
+        beside_users={PREFIX: np.array([prompt.head(profile_of(user)) for user in users], dtype=np.int32)},
+        timed=prompt.sessions,
+    )
+    manifest = trunk_manifest(model, train, normalise=normalise, sessions=prompt.sessions, recipe=recipe)
+    work = out.with_name(out.name + ".work")
+    device = hardware.pick_device(train.device)
+    with ExitStack() as patched:
+        for decoder in (trunk.trunk, trunk.depth):
+            on_cpu = device.type == "cpu"
+            patched.enter_context(float32_attention(decoder, active=on_cpu and hardware.has_bf16(device)))
+            patched.enter_context(cheap_norms(decoder, active=True))
+        result = fit(
+            learner,
+            data,
+            train,
+            validate=None if validate is None else lambda learning: validate(learning.model),
+            work=work,
+            identity={"run": manifest, "parents": dict(parents)},
+            label=out.name,
+        )
+    with artifacts.write_artifact(out, kind=KIND, config=manifest, parents=parents) as writer:
+        trunk.save(writer.path)
+        prompt.save(writer.path)
+        _keep_figures(work / METRICS, writer.path / METRICS)
+        writer.facts |= {**_facts(result), "machine": hardware.describe()}
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _facts(result: FitResult) -> dict[str, Any]:
+    facts = asdict(result)
+    facts.pop("validations")
+    return facts
+
+
+def _keep_figures(source: Path, target: Path) -> None:
+    """Equal runs write equal files, so times stay out."""
+    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    kept = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    target.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
