@@ -14,6 +14,7 @@ sharing mass equally over all codes, because with fewer items than codes equal s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ from genrecall.telemetry import Bar
 
 Rule = Literal["reassign", "sinkhorn", "extra_level", "keep"]
 RULES: tuple[Rule, ...] = ("reassign", "sinkhorn", "extra_level", "keep")
-_CHUNK = 16_384
+_CELLS_AT_ONCE = 32_000_000
 
 
 class Distances(Protocol):
@@ -80,41 +81,52 @@ def place(
     codes: np.ndarray, quantizer: Distances, vectors: np.ndarray, space: SidSpace, *, taken: np.ndarray,
     bar: Bar | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Give every row a SID that nobody in ``taken`` and no other row has; rows that need not move stay."""
+    """Give every row a SID that nobody in ``taken`` and no other row has; rows that need not move stay.
+
+    Time: a sort of all rows, and for those that share a SID their costs and one look at what is free under their prefix.
+    """
     sids = codes.astype(np.int32, copy=True)
-    owners = _groups(np.concatenate([taken.astype(np.int32), sids]))
+    taken = taken.astype(np.int32).reshape(-1, space.levels)
+    owners = _groups(np.concatenate([taken, sids]))
     sizes = np.bincount(owners)
+    gone = np.zeros(len(sizes), bool)
+    gone[owners[: len(taken)]] = True
     owners = owners[len(taken) :]
     crowded = np.flatnonzero(sizes[owners] > 1)
     if not len(crowded):
         return sids
     last = space.levels - 1
-    own = np.empty(len(crowded), np.float32)
-    for low in range(0, len(crowded), _CHUNK):
-        rows = crowded[low : low + _CHUNK]
-        cost = _costs(quantizer, vectors[rows], sids[rows], last, space)
-        own[low : low + _CHUNK] = np.take_along_axis(cost, sids[rows, last][:, None], 1)[:, 0]
+    own = np.concatenate([
+        np.take_along_axis(cost, sids[rows, last][:, None], 1)[:, 0]
+        for rows, cost in _all_costs(crowded, quantizer, vectors, sids, space)
+    ])  # fmt: skip
     order = crowded[np.lexsort((crowded, own, owners[crowded]))]
-
-    settled = np.ones(len(sids), bool)
-    settled[crowded] = False
-    occupied = Occupancy(space, np.concatenate([taken.astype(np.int32), sids[settled]]))
-    movers = []
-    for row in order.tolist():  # the nearest of each group comes first and keeps the SID, unless it was taken before
-        sid = tuple(sids[row].tolist())
-        if occupied.holds(sid):
-            movers.append(row)
-        else:
-            occupied.take(sid)
-    for low in range(0, len(movers), _CHUNK):
-        rows = np.array(movers[low : low + _CHUNK])
-        costs = _costs(quantizer, vectors[rows], sids[rows], last, space)
+    # The nearest of each group comes first and keeps the SID, unless it was taken before.
+    keeps = np.diff(owners[order], prepend=-1) != 0
+    keeps &= ~gone[owners[order]]
+    movers = order[~keeps]
+    stays = np.ones(len(sids), bool)
+    stays[movers] = False
+    occupied = Occupancy(space, np.concatenate([taken, sids[stays]]))
+    for rows, costs in _all_costs(movers, quantizer, vectors, sids, space):
         for row, cost in zip(rows.tolist(), costs, strict=True):
-            sids[row] = _nearest_free(row, cost, sids, quantizer, vectors, occupied)
-            occupied.take(tuple(sids[row].tolist()))
+            sid = _nearest_free(row, cost, sids, quantizer, vectors, occupied)
+            sids[row] = sid
+            occupied.take(sid)
             if bar is not None:
                 bar.advance()
     return sids
+
+
+def _all_costs(
+    rows: np.ndarray, quantizer: Distances, vectors: np.ndarray, sids: np.ndarray, space: SidSpace
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows, a bounded number at a time, with their costs (n, C) of the last level's codes."""
+    last = space.levels - 1
+    step = max(_CELLS_AT_ONCE // space.codes[last], 1)
+    for low in range(0, len(rows), step):
+        some = rows[low : low + step]
+        yield some, _costs(quantizer, vectors[some], sids[some], last, space)
 
 
 def _nearest_free(

@@ -13,33 +13,55 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrecall.sid.normaliser import Normaliser
-
-_QUERIES_AT_ONCE = 64
+from genrecall.sid.normaliser import CHUNK, Normaliser
+from genrecall.sid.tree import Tree
 
 
 def neighbour_overlap(
     sids: np.ndarray, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int
 ) -> dict[str, Any]:
-    """Neighbours by longest common SID prefix against neighbours by cosine, on a seeded sample of items."""
+    """Neighbours by longest common SID prefix against neighbours by cosine, on a seeded sample of items.
+
+    One pass over the (I, D) vectors, whatever the number of queries.
+    """
     items = len(sids)
     k = min(neighbours, items - 1)
     if k < 1:
         return {"k": 0, "queries": 0, "overlap": 0.0, "chance": 0.0}
     chosen = np.sort(np.random.default_rng(seed).permutation(items)[:queries])
-    total = 0.0
-    for low in range(0, len(chosen), _QUERIES_AT_ONCE):
-        rows = chosen[low : low + _QUERIES_AT_ONCE]
-        near = np.argpartition(-_cosines(vectors, normaliser, rows), k - 1, axis=1)[:, :k]
-        shared = common_prefix(sids, rows)
-        for line, neighbours in zip(shared, near, strict=True):
-            at = np.bincount(line + 1, minlength=sids.shape[1] + 2)[
-                1:
-            ]  # items by shared levels; the query itself is −1
-            longer = at[::-1].cumsum()[::-1] - at
-            drawn = np.clip((k - longer) / np.maximum(at, 1), 0, 1)
-            total += float(drawn[line[neighbours]].sum())
-    return {"k": k, "queries": len(chosen), "overlap": total / (k * len(chosen)), "chance": k / (items - 1)}
+    near = _nearest(vectors, normaliser, chosen, k)
+    tree = Tree.of(sids)
+    leaves = tree.leaf_of[chosen]
+    shared = np.zeros(near.shape, np.int64)
+    sharing = [np.full(len(chosen), items - 1)]  # other items that share so many codes with the query, or more
+    for depth, nodes in enumerate(tree.nodes, 1):
+        shared += nodes[leaves][:, None] == nodes[tree.leaf_of[near]]
+        begin, end = tree.extent(leaves, depth)
+        ends = tree.owners.cumsum()
+        sharing.append(ends[end - 1] - ends[begin] + tree.owners[begin] - 1)
+    sharing.append(np.zeros(len(chosen), np.int64))
+    at_least = np.stack(sharing, 1)
+    longer = np.take_along_axis(at_least, shared + 1, 1)
+    tied = np.take_along_axis(at_least, shared, 1) - longer
+    drawn = np.clip((k - longer) / np.maximum(tied, 1), 0, 1)
+    return {"k": k, "queries": len(chosen), "overlap": float(drawn.mean()), "chance": k / (items - 1)}
+
+
+def _nearest(vectors: np.ndarray, normaliser: Normaliser, rows: np.ndarray, k: int) -> np.ndarray:
+    """int64 (n, k): the nearest other items of the items ``rows`` by cosine, in any order."""
+    query = torch.nn.functional.normalize(normaliser.rows(vectors[rows]))
+    asked = torch.from_numpy(rows).to(query.device)
+    best = torch.full((len(rows), 0), -2.0, device=query.device)
+    found = torch.empty((len(rows), 0), dtype=torch.int64, device=query.device)
+    for low in range(0, len(vectors), CHUNK):
+        chunk = torch.nn.functional.normalize(normaliser.rows(vectors[low : low + CHUNK]))
+        places = torch.arange(low, low + len(chunk), device=query.device)
+        cosines = (query @ chunk.T).masked_fill_(asked[:, None] == places, -2)
+        best = torch.cat([best, cosines], 1)
+        found = torch.cat([found, places.expand(len(rows), -1)], 1)
+        best, index = best.topk(min(k, best.shape[1]), 1)
+        found = found.gather(1, index)
+    return found.cpu().numpy()
 
 
 def common_prefix(sids: np.ndarray, rows: np.ndarray) -> np.ndarray:
