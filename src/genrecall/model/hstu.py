@@ -81,8 +81,8 @@ class _Block(nn.Module):
         self.heads, self.window = heads, window
         self.norm, self.attended_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mixed, self.joined = nn.Linear(width, 4 * width), nn.Linear(width, width)
-        self.by_distance = nn.Parameter(torch.zeros(heads, window))
-        self.by_time = nn.Parameter(torch.zeros(_TIME_BUCKETS, heads)) if timed else None
+        self.by_distance = nn.Embedding(window, heads)
+        self.by_time = nn.Embedding(_TIME_BUCKETS, heads) if timed else None
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, gaps: torch.Tensor | None) -> torch.Tensor:
@@ -92,12 +92,12 @@ class _Block(nn.Module):
         gate, value, query, key = parts.permute(2, 0, 3, 1, 4)
         place = torch.arange(places, device=x.device)
         distance = place[:, None] - place
-        bias = self.by_distance[:, distance.clamp(min=0)]
+        bias = self.by_distance(distance.clamp(min=0)).permute(2, 0, 1)
         if self.by_time is not None and gaps is not None:
-            bias = bias + self.by_time[gaps].permute(0, 3, 1, 2)
+            bias = bias + self.by_time(gaps).permute(0, 3, 1, 2)
         weights = nn.functional.silu(query @ key.mT / (width // self.heads) ** 0.5 + bias)
         # Divided by the window, not by the batch's length, so that a row counts the same in every batch.
-        weights = torch.where(distance >= 0, weights, 0) / self.window
+        weights = weights.masked_fill(distance < 0, 0) / self.window
         attended = (weights.to(value.dtype) @ value).transpose(1, 2).reshape(rows, places, width)
         gated = self.attended_norm(attended) * gate.transpose(1, 2).reshape(rows, places, width)
         return x + self.drop(self.joined(gated))

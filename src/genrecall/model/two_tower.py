@@ -106,7 +106,7 @@ class TwoTower(SequenceEncoder):
         own = torch.arange(len(offered), device=targets.device) == right[:, None]
         wrong = (empty | (offered == targets[:, None])) & ~own
         log_p = torch.log_softmax(scores.masked_fill(wrong, float("-inf")), -1)
-        return -torch.where(asked, log_p[right, right], 0).sum(), count
+        return -log_p[right, right].masked_fill(~asked, 0).sum(), count
 
     def users(self, batch: SequenceBatch) -> torch.Tensor:
         """(B, E)."""

@@ -82,9 +82,9 @@ class DeviceFeed(Feed):
         asked = real & (where + 1 >= first_target[:, None])
         beside = {name: array[there] for name, array in self._beside_targets.items()}
         return SequenceBatch(
-            items=torch.where(real, self._items[here], 0).long(),
+            items=self._items[here].masked_fill(~real, 0).long(),
             lengths=(end - begin - 1).clamp(min=0),
-            targets=torch.where(asked, self._items[there], -1).long(),
+            targets=self._items[there].masked_fill(~asked, -1).long(),
             times=None if self._times is None else self._times[here],
             extra={**beside, **{name: array[users] for name, array in self._beside_users.items()}},
         )
@@ -121,7 +121,7 @@ class HostFeed(Feed):
                 continue
             key = (shape, name, self._loaded % IN_FLIGHT)
             if key not in self._pinned:
-                self._pinned[key] = torch.empty_like(fresh, pin_memory=True)
+                self._pinned[key] = torch.empty(fresh.shape, dtype=fresh.dtype, pin_memory=True)
             if name not in self._static[shape]:
                 self._static[shape][name] = torch.empty_like(fresh, device=self._device)
             self._pinned[key].copy_(fresh)
