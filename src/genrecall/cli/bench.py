@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,3 +58,61 @@ def engine(
     print(f"engine        {found['engine_requests_per_s']:10.2f} requests/s")
     if not alone:
         print(f"transformers  {found['transformers_requests_per_s']:10.2f} requests/s   ratio {found['ratio']:.1f}")
+
+
+@app.command()
+def sid(
+    items: Annotated[int, typer.Option(help="Synthetic items.")] = 1_000_000,
+    dims: Annotated[int, typer.Option(help="Width of their vectors.")] = 768,
+    shape: Annotated[list[str] | None, typer.Option(help="Levels x codes, such as 4x256. Can be repeated.")] = None,
+    quantizer: Annotated[str, typer.Option(help="rq_vae, rq_kmeans, fsq or pq.")] = "rq_vae",
+    collisions: Annotated[str, typer.Option(help="reassign, sinkhorn, extra_level or keep.")] = "reassign",
+    no_report: Annotated[bool, typer.Option("--no-report", help="Leave the quality report out.")] = False,
+    directory: Annotated[Path | None, typer.Option(help="Where the vectors are put while it runs.")] = None,
+    seed: Annotated[int, typer.Option(help="Of vectors and quantiser.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Seconds and memory to turn synthetic clustered vectors into distinct semantic IDs.
+
+    Default shapes: 4x256 and 3x8192.
+
+    Example: genrecall bench sid --items 1000000 --dims 768 --quantizer rq_vae --device cuda
+    """
+    from genrecall.bench.sid import SidBench, measure
+
+    chosen = {"shapes": tuple(_shape(one) for one in shape)} if shape else {}
+    bench = SidBench(
+        items=items,
+        dims=dims,
+        quantizer=quantizer,
+        collisions=collisions,
+        report=not no_report,
+        device=device,
+        seed=seed,
+        directory=directory,
+        **chosen,
+    )
+    found = measure(bench)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    machine = found["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
+    print(f"{items:,} items x {dims}, {found['vectors']}; peak memory {found['peak_rss_gb']:.1f} GB")
+    for run in found["runs"]:
+        stages = "  ".join(f"{name} {value:.0f} s" for name, value in run["seconds"].items())
+        print(f"{quantizer} {run['levels']} x {run['codes']}: {run['total_s']:.0f} s  ({stages})")
+        print(f"  shared a SID {run['shared_before']:.1%} → {run['shared_after']:.1%}, moved {run['moved']:.1%}")
+
+
+def _shape(text: str) -> tuple[int, int]:
+    from genrecall.errors import ConfigError
+
+    levels, cross, codes = text.lower().partition("x")
+    if not (cross and levels.strip().isdigit() and codes.strip().isdigit()):
+        raise ConfigError(
+            "this is not a shape of SIDs", seen=text, allowed="levels x codes, such as 4x256", fix="write --shape 4x256"
+        )
+    return int(levels), int(codes)

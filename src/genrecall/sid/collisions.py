@@ -26,6 +26,7 @@ from genrecall.telemetry import Bar
 
 Rule = Literal["reassign", "sinkhorn", "extra_level", "keep"]
 RULES: tuple[Rule, ...] = ("reassign", "sinkhorn", "extra_level", "keep")
+_CHUNK = 16_384
 _CELLS_AT_ONCE = 32_000_000
 
 
@@ -83,7 +84,7 @@ def place(
 ) -> np.ndarray:  # fmt: skip
     """Give every row a SID that nobody in ``taken`` and no other row has; rows that need not move stay.
 
-    Time: a sort of all rows, and for those that share a SID their costs and one look at what is free under their prefix.
+    Time: a sort of all rows; for those that share a SID, their costs and one look at what is free under their prefix.
     """
     sids = codes.astype(np.int32, copy=True)
     taken = taken.astype(np.int32).reshape(-1, space.levels)
@@ -123,7 +124,7 @@ def _all_costs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows, a bounded number at a time, with their costs (n, C) of the last level's codes."""
     last = space.levels - 1
-    step = max(_CELLS_AT_ONCE // space.codes[last], 1)
+    step = min(max(_CELLS_AT_ONCE // space.codes[last], 1), _CHUNK)
     for low in range(0, len(rows), step):
         some = rows[low : low + step]
         yield some, _costs(quantizer, vectors[some], sids[some], last, space)

@@ -92,7 +92,9 @@ class SidConfig:
     def steps(self, items: int) -> int:
         """How often fitting advances its bar."""
         own = self.chosen
-        return own.steps(items) if isinstance(own, RqVaeConfig | FsqConfig) else self.levels
+        if isinstance(own, RqVaeConfig):
+            return own.for_codes(self.codes).steps(items)
+        return own.steps(items) if isinstance(own, FsqConfig) else self.levels
 
     def resolved(self, encoder: dict[str, Any], behaviour: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the artifact records, apart from the space that came out.

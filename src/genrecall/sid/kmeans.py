@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 
 CHUNK = 16_384
-_SEED_POINTS_PER_CLUSTER = 64
+_MANY = 1024  # clusters: from there on seeding, which takes them one by one, is what costs
+_SEED_POINTS_PER_CLUSTER = {False: 64, True: 16}
 
 
 def nearest(
@@ -48,11 +49,11 @@ def kmeans(points: torch.Tensor, clusters: int, *, steps: int, generator: torch.
 
 def seeds(points: torch.Tensor, clusters: int, *, generator: torch.Generator) -> torch.Tensor:
     """Greedy k-means++: each next centre is the best of a few points drawn by squared distance."""
-    limit = _SEED_POINTS_PER_CLUSTER * clusters
+    limit = _SEED_POINTS_PER_CLUSTER[clusters > _MANY] * clusters
     if len(points) > limit:
         sample = torch.randperm(len(points), generator=generator)[:limit].sort().values
         points = points[sample.to(points.device)]
-    trials = 4 if clusters <= 1024 else 1
+    trials = 1 if clusters > _MANY else 4
     first = int(torch.randint(len(points), (1,), generator=generator))
     chosen = [first]
     lengths = points.square().sum(1)

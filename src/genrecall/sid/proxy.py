@@ -3,13 +3,13 @@
     P_k(c | p; s) = (N(s_<k → p c) + α P_{k−1}(c | p; s)) / (N(s_<k → p) + α),   P_{−1} uniform over the children of p
     score(j | h)  = Σ_i γ^{age of i} Π_l P_L(a_l | a_<l; s_i)
 
-N counts how often an item whose SID begins with s_<k was soon followed by one whose SID begins with p c; s_<0 is any item
-at all. Source: interpolated back-off as in MacKay and Peto 1995, "A hierarchical Dirichlet language model", here over the
-trie of SIDs on both sides. We deviate: not every prefix length is a context, only 0, 1, 2 and all codes, and a length
-that groups no more items than the one after it is skipped, or long SIDs would be smoothed again and again.
+N counts how often an item whose SID begins with s_<k was soon followed by one whose SID begins with p c; s_<0 is any
+item at all. Source: interpolated back-off as in MacKay and Peto 1995, "A hierarchical Dirichlet language model", here
+over the trie of SIDs on both sides. We deviate: not every prefix length is a context, only 0, 1, 2 and all codes, and a
+length that groups no fewer items than the one before it is skipped, or long SIDs would be smoothed again and again.
 
-What it is: the recall of *items*, items of one SID ranked by popularity, so rules for collisions can be compared on what
-they cost or gain. What it is not: a trained model. It knows no order beyond the age of items and no text beyond the SIDs.
+What it is: the recall of *items*, those of one SID ranked by popularity, so that rules for collisions can be compared
+too. What it is not: a trained model. It knows no order beyond the age of items, and no text beyond the SIDs.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Counts:
         return flat.reshape(len(begin), -1).astype(np.float32)
 
     def _smoothed(self, counted: np.ndarray, before: list[np.ndarray]) -> list[np.ndarray]:
-        """Chances of every node after its parent, by level, from counts by leaf and the chances of the wider context."""
+        """Chances of every node after its parent, by level: counts by leaf, smoothed with those of a wider context."""
         total, found = counted.sum(1, keepdims=True), []
         for starts, parent, wider in zip(self.tree.starts, self.tree.parents, before, strict=True):
             here = np.add.reduceat(counted, starts, axis=1)
@@ -197,7 +197,7 @@ def _pairs(histories: Histories, config: ProxyConfig) -> tuple[np.ndarray, np.nd
         neighbouring = rows[1:] == rows[:-1]
         tied = neighbouring & (histories.times[1:] == histories.times[:-1])
         directed = not (histories.timed and tied.sum() > BASKET_SHARE * neighbouring.sum())
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for distance in range(1, config.window + 1):
         near = (rows[distance:] == rows[:-distance]) & (items[distance:] != items[:-distance])
         a, b = items[:-distance][near], items[distance:][near]

@@ -15,7 +15,7 @@ moving averages, dead codes replaced). We deviate where the paper's schedule (20
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -42,7 +42,7 @@ class RqVaeConfig:
         hidden: widths between input and latent, mirrored in the decoder.
         latent: E, the width that is quantised; at most D.
         epochs: passes over the items; ``min_steps`` and ``max_steps`` bound them for small and for large catalogs.
-        batch: items a step.
+        batch: items a step; at least twice the codes, so that averages and restarts know every code (``for_codes``).
         learning_rate: peak of AdamW's, with a cosine down to zero.
         weight_decay: AdamW's.
         updates: how codebooks move: "average" or "gradient".
@@ -100,6 +100,10 @@ class RqVaeConfig:
             ),
         )
 
+    def for_codes(self, codes: int) -> RqVaeConfig:
+        """These settings with a batch that suits C codes."""
+        return replace(self, batch=max(self.batch, 2 * codes))
+
     def steps(self, items: int) -> int:
         """Training steps for so many items."""
         return min(max(self.epochs * (items // min(self.batch, items)), self.min_steps), self.max_steps)
@@ -127,7 +131,7 @@ class RqVae:
             bar: told of every training step.
             behaviour: float32 (I, K) collaborative vectors, zeros where an item has none; for ``alignment_weight``.
         """
-        config, items = self.config, len(vectors)
+        config, items = self.config.for_codes(self.codes), len(vectors)
         generator = torch.Generator().manual_seed(seed)
         device = pick_device(config.device)
         self.normaliser = Normaliser.fit(vectors, config.normalise, device)
