@@ -136,7 +136,7 @@ def test_towers_correct_for_what_is_often_on_offer():
             if item == target and other != (row, place, target):
                 continue
             key = (item, other[:2])
-            scores[key] = float(users[row, place] @ every[item]) / 0.1 - math.log(4 * float(share[item]))
+            scores[key] = float((users[row, place] @ every[item]).detach()) / 0.1 - math.log(4 * float(share[item]))
         total += math.log(sum(map(math.exp, scores.values()))) - scores[(target, (row, place))]
     assert int(count) == 4
     assert float(loss) == pytest.approx(total, rel=1e-4)
@@ -150,3 +150,21 @@ def test_folding_text_into_items_changes_no_answer():
     module.fold()
     assert "project.weight" not in module.state_dict()
     torch.testing.assert_close((module.users(b), module.catalogue()), before)
+
+
+@pytest.mark.parametrize("make", [sasrec, hstu, two_tower])
+def test_no_step_asks_the_host_what_is_in_a_batch(make):
+    """Tensors without values: whatever would read one, or take its shape from one, cannot be captured as a graph."""
+    module, real = make().to("meta"), batch()
+    ghost = SequenceBatch(
+        items=real.items.to("meta"),
+        lengths=real.lengths.to("meta"),
+        targets=real.targets.to("meta"),
+        times=real.times.to("meta"),
+        extra={name: tensor.to("meta") for name, tensor in real.extra.items()},
+    )
+    loss, count = module.train().loss(ghost)
+    (loss / count.clamp(min=1)).backward()
+    assert loss.shape == count.shape == ()
+    assert loss.dtype == torch.float32
+    assert all(parameter.grad is not None for parameter in module.parameters())

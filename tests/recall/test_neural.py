@@ -15,9 +15,10 @@ from genrecall.catalog.split import Cases, leave_one_out
 from genrecall.errors import ConfigError, DataError
 from genrecall.recall.channel import Channel, Query
 from genrecall.recall.hstu import HstuChannel, HstuConfig
-from genrecall.recall.neural import NeuralChannel, Validation
+from genrecall.recall.neural import NeuralChannel
 from genrecall.recall.sasrec import SasrecChannel, SasrecConfig
 from genrecall.recall.two_tower import TwoTowerChannel, TwoTowerConfig
+from genrecall.recall.validation import Validation
 from genrecall.train.sequence.config import SequenceConfig
 
 from .contract import NUM_ITEMS, ChannelContract, ask, checkerboard, rows
@@ -127,7 +128,7 @@ def test_time_gaps_are_read_where_there_are_times() -> None:
     """After a pause everybody goes back to item 0; without one, on to the next."""
     rng = np.random.default_rng(0)
     items, times = [], []
-    for _ in range(150):
+    for _ in range(80):
         row, clock = [int(rng.integers(1, 8))], [0]
         for _ in range(7):
             pause = bool(rng.random() < 0.5)
@@ -136,7 +137,7 @@ def test_time_gaps_are_read_where_there_are_times() -> None:
         items.append(row)
         times.append(clock)
     histories = Histories.from_lists(items, times)
-    config = replace(KINDS[HstuChannel], train=replace(TRAIN, epochs=15))
+    config = replace(KINDS[HstuChannel], train=replace(TRAIN, epochs=20))
     channel = HstuChannel.fit(histories, 8, config)
     assert channel.config.timed
     history = np.array([2, 3], np.int32)

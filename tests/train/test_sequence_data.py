@@ -131,3 +131,15 @@ def test_a_memory_map_is_read_in_place(tmp_path):
         feed.begin(plan(data, config, 0))
         feed.load(0)
         assert int((feed.batch(0).targets >= 0).sum()) == 15
+
+
+def test_batches_are_gathered_without_asking_the_host():
+    """On tensors without values: what a CUDA graph may hold."""
+    data = SequenceData(histories=numbered([5, 6, 7]), beside_targets={"soft": np.zeros((18, 2))}, timed=True)
+    config = SequenceConfig(window=8, batch_tokens=24, lengths=())
+    feed = DeviceFeed(data, config, torch.device("meta"))
+    feed.begin(plan(data, config, 0))
+    feed.load(0)
+    batch = feed.batch(0)
+    assert (batch.items.shape, batch.targets.shape, batch.lengths.shape) == ((3, 8), (3, 8), (3,))
+    assert batch.extra["soft"].shape == (3, 8, 2)

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
+
+
+def is_mixed(kind: str) -> bool:
+    """Whether autocast is on for this kind of device."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def plain_precision(kind: str) -> AbstractContextManager[object]:
+    """Inside this block autocast is off."""
+    return torch.autocast(kind, enabled=False) if is_mixed(kind) else nullcontext()
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -12,7 +24,7 @@ def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     In float32 on CPUs: torch's bfloat16 backward pass is several times slower there at the lengths of histories.
     """
     if query.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
+        with plain_precision("cpu"):
             return nn.functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
     return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import torch
 
-# Scores of a piece: on CPUs a piece should stay near the caches, on GPUs it should fill the device.
-_PIECE = {"cpu": 2**21, "cuda": 2**27}
+from genrecall.model.blocks import is_mixed, plain_precision
+
+# Scores of a piece: on CPUs a piece should stay near the caches, elsewhere it should fill the device.
+_PIECE = {"cpu": 2**21}
+_LARGE_PIECE = 2**27
 
 
 def item_cross_entropy(
@@ -30,7 +33,7 @@ def item_cross_entropy(
         asked = targets >= 0
         hidden, targets = hidden[asked], targets[asked]
     kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    dtype = torch.get_autocast_dtype(kind) if is_mixed(kind) else hidden.dtype
     return _ItemCrossEntropy.apply(hidden, table, targets, dtype), count
 
 
@@ -39,7 +42,7 @@ class _ItemCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
+        with plain_precision(hidden.device.type):
             return _pieces(ctx, hidden, table, targets, dtype)
 
     @staticmethod
@@ -60,7 +63,7 @@ def _pieces(
     by_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
     loss = torch.zeros((), dtype=torch.float32, device=h.device)
     learning = any(ctx.needs_input_grad)
-    step = max(1, _PIECE[h.device.type] // len(e))
+    step = max(1, _PIECE.get(h.device.type, _LARGE_PIECE) // len(e))
     for begin in range(0, len(h), step):
         piece = slice(begin, begin + step)
         scores = h[piece] @ e.T

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from genrecall.model.blocks import start
+from genrecall.model.blocks import plain_precision, start
 from genrecall.model.sequence import SequenceBatch, SequenceEncoder, at_last
 
 PROFILE = "profile"
@@ -98,7 +98,7 @@ class TwoTower(SequenceEncoder):
         # How often an item is expected among what is offered.
         expected = self.share[offered] * count + self.negatives / len(self.share)
         users = self.hidden(batch).flatten(0, 1)
-        with torch.autocast(users.device.type, enabled=False):  # a cosine over a small temperature needs its digits
+        with plain_precision(users.device.type):  # a cosine over a small temperature needs its digits
             scores = users @ vectors.T / self.temperature - torch.log(expected.clamp(min=1e-9))
         # Not on offer: empty places, and the right item a second time.
         empty = torch.cat([~asked, torch.zeros_like(drawn, dtype=torch.bool)])

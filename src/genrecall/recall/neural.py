@@ -97,7 +97,7 @@ class NeuralChannel(ABC, Generic[Config]):
             histories: U users' training events.
             num_items: I.
             config: settings.
-            validate: a figure to maximise, of the channel as it would answer (see ``Validation``).
+            validate: a figure to maximise, of the channel as it would answer (see ``validation.Validation``).
             work: directory for checkpoints and figures; None keeps nothing.
         """
         config = config or cls.default()
@@ -285,28 +285,6 @@ class NeuralChannel(ABC, Generic[Config]):
         bits = scores.contiguous().view(torch.int32)
         ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
         return (ordered.long() << 32) | self._tie
-
-
-class Validation:
-    """NDCG at a cut-off on validation cases, for ``fit(validate=...)``; the lists are exact, nothing is sampled.
-
-    Args:
-        cases: validation cases.
-        cutoff: length of the lists.
-        removed: whether lists leave out the history's items.
-        sample: use so many cases, drawn with a fixed seed; None uses all.
-    """
-
-    def __init__(self, cases: Cases, *, cutoff: int = 10, removed: bool = True, sample: int | None = None) -> None:
-        if sample is not None and sample < len(cases):
-            cases = cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:sample]))
-        self.cases, self.cutoff, self.removed = cases, cutoff, removed
-
-    def __call__(self, channel: NeuralChannel[Any]) -> float:
-        """The mean gain."""
-        ranks = channel.ranks(self.cases, removed=self.removed)
-        hit = (ranks > 0) & (ranks <= self.cutoff)
-        return float(np.where(hit, 1 / np.log2(1 + np.maximum(ranks, 1)), 0.0).mean())
 
 
 def settings(value: SequenceConfig | Mapping[str, Any]) -> SequenceConfig:
