@@ -1,0 +1,139 @@
+"""A study: the whole configuration of `genrecall run`, from files to tables over several seeds.
+
+One default serves every catalog: ``suited_to`` reads what it needs to know off the data (times, baskets, repeats, a
+split of its own, how many events there are) and off the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from genrecall.catalog.store import Catalog
+from genrecall.model.trunk import TrunkConfig
+from genrecall.recall.generative import GenerativeConfig
+from genrecall.recall.sasrec import SasrecConfig
+from genrecall.recall.teacher import TeacherConfig
+from genrecall.recall.transition import in_baskets
+from genrecall.recipes.recipe import SplitConfig
+from genrecall.sid.build import SidConfig
+from genrecall.train.sequence.config import SequenceConfig
+
+_SEED_STRIDE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Settings of all stages.
+
+    Attributes:
+        name: in artifacts and reports.
+        split: the rules of training and judging.
+        encoder, fields: of the items' text; ``fields`` None takes the text columns there are.
+        tables: one generator is trained for each of these SID tables, and their scores are added.
+        trunk, train: of every generator.
+        sessions: whether items that open a session are told apart.
+        normalise: of the softmax over codes.
+        teacher: soft targets from counts and SASRec, out of fold; None learns from the events alone.
+        count_folds, sasrec_folds: of the teachers; 0 leaves one out.
+        sasrec: of the baseline, and of the teacher.
+        sasrec_weight: of the SASRec teacher beside 1 for the counts.
+        generative: the search that is shipped and judged.
+        validation_cases, validation_beam: for early stopping.
+        seed: of everything random.
+    """
+
+    name: str = "default"
+    split: SplitConfig = field(default_factory=SplitConfig)
+    encoder: str = "minilm"
+    fields: str | None = None
+    tables: tuple[SidConfig, ...]
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    train: SequenceConfig
+    sessions: bool = False
+    normalise: str = "trie"
+    teacher: TeacherConfig | None = field(default_factory=TeacherConfig)
+    count_folds: int = 10
+    sasrec_folds: int = 3
+    sasrec: SasrecConfig
+    sasrec_weight: float = 1.0
+    generative: GenerativeConfig = field(default_factory=GenerativeConfig)
+    validation_cases: int = 4000
+    validation_beam: int = 20
+    seed: int = 0
+
+    def seeded(self, seed: int) -> Study:
+        """The same study with other random numbers everywhere, SIDs included."""
+        return replace(
+            self,
+            seed=seed,
+            tables=tuple(replace(table, seed=seed * _SEED_STRIDE + n) for n, table in enumerate(self.tables)),
+            trunk=replace(self.trunk, seed=seed),
+            train=replace(self.train, seed=seed),
+            teacher=None if self.teacher is None else replace(self.teacher, seed=seed),
+            sasrec=replace(self.sasrec, train=replace(self.sasrec.train, seed=seed)),
+        )
+
+    def on(self, device: str) -> Study:
+        """The same study on this device."""
+        return replace(
+            self,
+            train=replace(self.train, device=device),
+            sasrec=replace(self.sasrec, train=replace(self.sasrec.train, device=device)),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able, for reports."""
+        return asdict(self)
+
+
+def split_of(catalog: Catalog) -> SplitConfig:
+    """A split of the source's own where it brings one, else leave-one-out."""
+    if catalog.events.split is not None:
+        return SplitConfig(rule="source", repeats="keep", history="kept")
+    return SplitConfig()
+
+
+def suited_to(catalog: Catalog, *, name: str = "default", split: SplitConfig | None = None, small: bool = False) -> Study:
+    """The default study for a catalog.
+
+    Args:
+        catalog: with events.
+        name: in artifacts and reports.
+        split: None chooses by :func:`split_of`.
+        small: sizes for two CPU cores rather than a GPU.
+    """
+    split = split or split_of(catalog)
+    train = split.divide(catalog).train
+    baskets = in_baskets(train)
+    codes = 256 if len(catalog.items) >= 5000 else 64
+    weights = (0.5,) if small else (0.5, 0.35, 0.65)
+    window = 50
+    wide = not small and len(train.items) >= 50_000
+    return Study(
+        name=name,
+        split=split,
+        tables=tuple(
+            SidConfig(levels=4, codes=codes, quantizer="rq_kmeans", collaborative_weight=weight) for weight in weights
+        ),
+        trunk=TrunkConfig(
+            width=256 if wide else 128,
+            layers=3 if wide else 2,
+            depth_layers=1 if small else 2,
+            heads=4,
+            window=window,
+        ),
+        train=SequenceConfig(
+            epochs=20 if small else 30,
+            window=window,
+            optimizer="muon",
+            adamw_only=("lm_head",),
+            learning_rate=2e-3,
+            warmup=0.03,
+            eval_every=5,
+            patience=2,
+        ),
+        sessions=baskets,
+        sasrec_folds=0 if small else 3,
+        sasrec=SasrecConfig(train=SequenceConfig(epochs=60, eval_every=5, patience=3)),
+    )
