@@ -122,6 +122,8 @@ def test_validation_is_the_gain_of_the_lists_and_chooses_the_weights() -> None:
     hits = channel.recall(queries, 3).items == split.valid.targets[:, None]
     assert validation(channel) == pytest.approx((hits / np.log2(2 + np.arange(3))).sum() / 48)
     assert len(Validation(split.valid, sample=10).cases) == 10
+    with pytest.raises(AssertionError, match="test cases"):
+        Validation(split.test)
 
 
 def test_time_gaps_are_read_where_there_are_times() -> None:

@@ -25,6 +25,7 @@ class Validation:
     """
 
     def __init__(self, cases: Cases, *, cutoff: int = 10, removed: bool = True, sample: int | None = None) -> None:
+        assert cases.part == "validation", "nothing is chosen by test cases"
         if sample is not None and sample < len(cases):
             cases = cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:sample]))
         self.cases, self.cutoff, self.removed = cases, cutoff, removed
