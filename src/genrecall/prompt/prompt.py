@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class PromptBuilder:
         newest_first = history.order == "newest_first" and template.head_newest_first
         self._head = template.head_newest_first if newest_first else template.head
         self._heads: dict[str, list[int]] = {}
+        self._words = lru_cache(maxsize=16)(vocabulary.encode)  # of the template's own words around a query
 
     @property
     def levels(self) -> int:
@@ -155,7 +156,7 @@ class PromptBuilder:
         gap = before[len(before.rstrip(" ")) :]
         words = self.vocabulary.encode(gap + self.vocabulary.literal(query))[: min(most, _QUERY_TOKENS)]
         opening = ("" if alone else self.template.search_joiner) + before.rstrip(" ")
-        return [*self.vocabulary.encode(opening), *words, *self.vocabulary.encode(after)]
+        return [*self._words(opening), *words, *self._words(after)]
 
     def room(self, head: list[int], tail: list[int]) -> int:
         """How many tokens of history fit between head and tail."""
