@@ -208,7 +208,7 @@ def differences(gains: dict[str, np.ndarray], evaluation: Any, seed: int) -> dic
                         gains[second][mask][:, names.index(metric)],
                         evaluation.users[mask],
                         seed=seed,
-                    )
+                    ).interval
                 ]
             }
             for part, mask in masks.items()
