@@ -116,7 +116,10 @@ def main(options: argparse.Namespace) -> None:
     chosen = np.sort(np.random.default_rng(0).permutation(len(asked))[: options.cases])
     cases = asked.subset(chosen)
     trie = Trie.build(table.space, table.sids)
-    backbones = {"pretrained": options.backbone, "random": randomised(options.backbone, work / "random-weights", options.seed)}
+    backbones = {
+        "pretrained": options.backbone,
+        "random": randomised(options.backbone, work / "random-weights", options.seed),
+    }
     protocol = split_of(options).protocol(split, remarks=(f"{len(cases):,} of {len(asked):,} cases",))
     found: dict[str, Any] = {
         "machine": hardware.describe(),
