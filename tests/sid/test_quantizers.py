@@ -174,6 +174,21 @@ class TestFsq(QuantizerContract):
     def make(levels: int = LEVELS, codes: int = CODES) -> Quantizer:
         return Fsq(levels=levels, codes=codes, config=FsqConfig(device="cpu", values=4, hidden=(16,), min_steps=60))
 
+    def test_first_level_is_not_starved(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        # No codebook adapts to the items, so a corner of the grid may stay empty.
+        assert len(np.unique(fitted.encode(vectors)[:, 0])) >= CODES - 2
+
+    def test_training_improves_on_the_axes_and_keeps_the_codes_in_use(self, vectors: np.ndarray) -> None:
+        errors, used = [], []
+        for epochs in (0, 1):
+            config = FsqConfig(device="cpu", values=4, hidden=(16,), epochs=epochs, min_steps=150)
+            fitted = Fsq(levels=2, codes=16, config=config).fit(vectors, seed=0)
+            codes = fitted.encode(vectors)
+            errors.append(reconstruction_error(fitted, vectors, codes))
+            used.append(len(np.unique(codes[:, 0])))
+        assert errors[1] < 0.8 * errors[0]
+        assert used[1] >= 8
+
     def test_axes_alone_give_back_their_own_codes(self, vectors: np.ndarray) -> None:
         fitted = Fsq(levels=LEVELS, codes=CODES, config=FsqConfig(device="cpu", epochs=0)).fit(vectors, seed=0)
         every = np.stack(np.unravel_index(np.arange(CODES**LEVELS), (CODES,) * LEVELS), 1)

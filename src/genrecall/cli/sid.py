@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genrecall.cli import sid_compare
 from genrecall.cli.options import (
     RUN,
     AsJson,
@@ -25,9 +26,14 @@ from genrecall.cli.options import (
 if TYPE_CHECKING:
     from genrecall.sid.store import StoredSids
 
-app = typer.Typer(help="Build and inspect semantic IDs, and append items.", no_args_is_help=True)
+app = typer.Typer(help="Build, compare and inspect semantic IDs, and append items.", no_args_is_help=True)
 
 VectorsPath = Annotated[Path | None, typer.Option("--vectors", help="Vectors artifact. Default: RUN/vectors.")]
+BehaviourPath = Annotated[
+    Path | None,
+    typer.Option(help="Item matrix fitted on the training events, .npy or .safetensors. Default: our own (PPMI-SVD)."),
+]
+app.command("compare")(sid_compare.command)
 
 
 @app.command()
@@ -35,17 +41,24 @@ def build(
     run: Run = RUN,
     levels: Annotated[int, typer.Option(help="L: codes in a SID.")] = 4,
     codes: Annotated[int, typer.Option(help="C: codes to choose from at each level.")] = 256,
-    quantizer: Annotated[str, typer.Option(help="rq_vae or rq_kmeans.")] = "rq_vae",
+    quantizer: Annotated[str, typer.Option(help="rq_vae, rq_kmeans, fsq or pq.")] = "rq_vae",
     collisions: Annotated[str, typer.Option(help="reassign, sinkhorn, extra_level or keep.")] = "reassign",
     collaborative_weight: Annotated[
         float, typer.Option(help="Share of training behaviour in the vectors: 0 (text alone) to 1.")
     ] = 0.0,
+    alignment_weight: Annotated[
+        float, typer.Option(help="rq_vae: of the contrastive loss that teaches the codes behaviour; try 1.")
+    ] = 0.0,
+    behaviour_vectors: BehaviourPath = None,
     split: SplitRule = "leave_one_out",
     repeats: Repeats = "first",
     tie_seed: TieSeed = 0,
     latent: Annotated[int | None, typer.Option(help="rq_vae: width that is quantised.")] = None,
     epochs: Annotated[int | None, typer.Option(help="rq_vae: passes over the items.")] = None,
     steps: Annotated[int | None, typer.Option(help="rq_kmeans: most Lloyd steps a level.")] = None,
+    balance: Annotated[
+        float | None, typer.Option(help="rq_kmeans: largest load of a code over the mean load, such as 1.5.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     device: Device = "auto",
     catalog: CatalogPath = None,
@@ -56,34 +69,37 @@ def build(
 ) -> None:
     """Give every item of the catalog its semantic ID.
 
-    With --collaborative-weight, --split, --repeats and --tie-seed say which events may be learnt from: those that the
-    model will train on.
+    With --collaborative-weight or --alignment-weight, --split, --repeats and --tie-seed say which events may be learnt
+    from: those that the model will train on. --behaviour-vectors must have been fitted on just these.
 
     Example: genrecall sid build --run runs/shop --levels 4 --codes 256 --collaborative-weight 0.5
     """
     from genrecall.catalog.store import Catalog
-    from genrecall.sid.build import SidConfig, build_sids, is_built
+    from genrecall.sid.behaviour import Behaviour
+    from genrecall.sid.build import build_sids, is_built
+    from genrecall.sid.config import SidConfig
     from genrecall.sid.rq_kmeans import RqKMeansConfig
     from genrecall.sid.rq_vae import RqVaeConfig
     from genrecall.sid.store import StoredSids
     from genrecall.telemetry import log
     from genrecall.text.vectors import Vectors
 
-    vae = _given(latent=latent, epochs=epochs) | {"device": device}
+    vae = _given(latent=latent, epochs=epochs, alignment_weight=alignment_weight)
     config = SidConfig(
         levels=levels, codes=codes, quantizer=quantizer, collisions=collisions,  # type: ignore[arg-type]
-        rq_vae=RqVaeConfig(**vae), rq_kmeans=RqKMeansConfig(**_given(steps=steps), device=device),
+        rq_vae=RqVaeConfig(**vae), rq_kmeans=RqKMeansConfig(**_given(steps=steps, balance=balance)),
         collaborative_weight=collaborative_weight, seed=seed,
-    )  # fmt: skip
+    ).on(device)  # fmt: skip
     target = out or run / "sid"
     loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(vectors or run / "vectors")
-    histories = split_config(split, repeats, tie_seed).divide(loaded).train if collaborative_weight else None
+    histories = split_config(split, repeats, tie_seed).divide(loaded).train if config.needs_behaviour else None
+    behaviour = Behaviour.load(behaviour_vectors) if behaviour_vectors else None
     if not force:
         _require_not_appended(target)
-    if not force and is_built(target, config, loaded, item_vectors, histories):
+    if not force and is_built(target, config, loaded, item_vectors, histories, behaviour):
         log(f"{target} is current; --force builds it again")
     else:
-        build_sids(loaded, item_vectors, out=target, config=config, histories=histories)
+        build_sids(loaded, item_vectors, out=target, config=config, histories=histories, behaviour=behaviour)
     stored = StoredSids.load(target)
     if as_json:
         _print_json({"path": str(target), "digest": stored.table.digest, **stored.quality})

@@ -77,6 +77,16 @@ class SidConfig:
         # Fused blocks were weighted on purpose: scaling each dimension to variance 1 would undo that.
         return replace(own, normalise="scalar") if self.collaborative_weight else own
 
+    def on(self, device: str) -> SidConfig:
+        """The same, fitted on another device."""
+        return replace(
+            self,
+            rq_vae=replace(self.rq_vae, device=device),
+            rq_kmeans=replace(self.rq_kmeans, device=device),
+            fsq=replace(self.fsq, device=device),
+            pq=replace(self.pq, device=device),
+        )
+
     def make(self) -> Quantizer:
         """The quantiser, not fitted."""
         match self.chosen:

@@ -157,7 +157,8 @@ class Counts:
         return chances
 
     def _chunk(self, sources: np.ndarray) -> np.ndarray:
-        chances, extent_before, row_of = self._any_item, np.array([-1]), np.zeros(len(sources), np.int64)
+        chances, row_of = self._any_item, np.zeros(len(sources), np.int64)
+        extent_before = np.array([self.tree.leaves])
         for depth in self.depths:
             begin, end = self.tree.extent(sources, depth)
             groups, first, back = np.unique(begin, return_index=True, return_inverse=True)
