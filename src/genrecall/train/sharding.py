@@ -40,6 +40,8 @@ def shard(learner: nn.Module, model: PreTrainedModel, device: torch.device) -> N
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor of which each process holds a part; every process must ask."""
+    if not _several():
+        return tensor
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -47,6 +49,8 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """This process's part of a full tensor that all processes hold, laid out as ``like`` is."""
+    if not _several():
+        return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
@@ -73,3 +77,8 @@ def rebuilt(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], device:
         for name, tensor in weights.items():
             parameters[name].copy_(tensor)
     return fresh.to(device).eval()  # type: ignore[arg-type]
+
+
+def _several() -> bool:
+    """Whether there are processes to share with; without them nothing of torch.distributed is loaded."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
