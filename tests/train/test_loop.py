@@ -20,7 +20,8 @@ from genrecall.prompt.prompt import PromptBuilder, read_settings
 from genrecall.train.checkpoint import set_aside
 from genrecall.train.config import TrainConfig
 from genrecall.train.distil import DistilConfig, Teacher
-from genrecall.train.dropout import drop, residual_dropout
+from genrecall.model.dropout import drop
+from genrecall.train.dropout import residual_dropout
 from genrecall.train.loop import artifact_config, train
 from genrecall.train.run import Run
 

@@ -253,4 +253,4 @@ def test_dropout_differs_between_replays(histories):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Steps, "mean_loss", mean_loss)
         fit(Noise(), histories, config)
-    assert len(set(values)) > len(values) // 2
+    assert len(set(values)) > 5  # sums of a few dozen coins: some are alike, but not all

@@ -2,7 +2,8 @@
 
 ``score(i | h) = x_T · e_i`` with ``x = LayerNorm(Block_n(… Block_1(√E e_h + p)))``, trained with the cross-entropy over
 all items (Kang & McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018; the loss after Klenitskiy & Vasilev,
-"Turning Dross Into Gold Loss", RecSys 2023). We deviate: pre-norm blocks with GELU, and rows padded on the right.
+"Turning Dross Into Gold Loss", RecSys 2023). We deviate: pre-norm blocks with GELU, rows padded on the right, history
+items blanked at random where asked for, and a teacher's soft targets where the data brings them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import nn
 
 from genrecall.model.blocks import CausalBlock, start
 from genrecall.model.item_softmax import item_cross_entropy
-from genrecall.model.sequence import SequenceBatch, SequenceEncoder, at_last
+from genrecall.model.sequence import SOFT_ITEMS, SOFT_WEIGHTS, SequenceBatch, SequenceEncoder, at_last
 
 
 class Sasrec(SequenceEncoder):
@@ -24,10 +25,22 @@ class Sasrec(SequenceEncoder):
         blocks, heads: of attention.
         window: the longest row.
         dropout: on the input and on what every block adds.
+        item_dropout: share of history items that are blanked while training.
     """
 
-    def __init__(self, num_items: int, *, width: int, blocks: int, heads: int, window: int, dropout: float) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        width: int,
+        blocks: int,
+        heads: int,
+        window: int,
+        dropout: float,
+        item_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.item_dropout = item_dropout
         self.items, self.places = nn.Embedding(num_items, width), nn.Embedding(window, width)
         self.blocks = nn.ModuleList(CausalBlock(width, heads, dropout) for _ in range(blocks))
         self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
@@ -35,7 +48,10 @@ class Sasrec(SequenceEncoder):
 
     def hidden(self, items: torch.Tensor) -> torch.Tensor:
         """(B, T, E) what is asked after each place of ``items`` int64 (B, T)."""
-        x = self.items(items) * self.items.embedding_dim**0.5 + self.places.weight[: items.shape[1]]
+        x = self.items(items) * self.items.embedding_dim**0.5
+        if self.training and self.item_dropout:
+            x = x * (torch.rand(items.shape, device=items.device) >= self.item_dropout)[..., None]
+        x = x + self.places.weight[: items.shape[1]]
         x = self.drop(x)
         for block in self.blocks:
             x = block(x)
@@ -43,8 +59,17 @@ class Sasrec(SequenceEncoder):
         return out
 
     def loss(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy at every place that has a target."""
-        return item_cross_entropy(self.hidden(batch.items).flatten(0, 1), self.items.weight, batch.targets.flatten())
+        """Cross-entropy at every place that has a target, or with a teacher's distribution over items there."""
+        hidden, targets = self.hidden(batch.items).flatten(0, 1), batch.targets.flatten()
+        nats, count = item_cross_entropy(hidden, self.items.weight, targets)
+        if SOFT_ITEMS in batch.extra:
+            # ln Σ exp is the same for any target, so only the scores of what is wanted are exchanged.
+            items, weights = (batch.extra[name].flatten(0, 1) for name in (SOFT_ITEMS, SOFT_WEIGHTS))
+            weights = weights * (targets >= 0)[:, None]
+            right = (hidden * self.items(targets.clamp(min=0))).sum(-1, dtype=torch.float32)
+            told = torch.einsum("md,mkd->mk", hidden, self.items(items.long()).to(hidden.dtype)).float()
+            nats = nats + (weights * (right[:, None] - told)).sum()
+        return nats, count
 
     def users(self, batch: SequenceBatch) -> torch.Tensor:
         """(B, E)."""

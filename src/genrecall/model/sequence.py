@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+SOFT_ITEMS, SOFT_WEIGHTS = "soft_items", "soft_weights"
+"""Names of what a teacher puts beside the targets: items (B, T, K), and the share of the loss that goes to each."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceBatch:

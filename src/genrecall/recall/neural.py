@@ -100,13 +100,16 @@ class NeuralChannel(ABC, Generic[Config]):
             validate: a figure to maximise, of the channel as it would answer (see ``validation.Validation``).
             work: directory for checkpoints and figures; None keeps nothing.
         """
-        config = config or cls.default()
+        channel = cls.fresh(histories, num_items, config or cls.default())
+        return channel.learn(SequenceData(histories=histories, timed=channel.timed), validate, work)
+
+    @classmethod
+    def fresh(cls, histories: Histories, num_items: int, config: Config) -> Self:
+        """The channel before it has learnt anything."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed)
             module = cls.build(num_items, config)
-        counts = histories.item_counts(num_items).astype(np.float64)
-        channel = cls(module, counts, config, config.train.device)
-        return channel.learn(SequenceData(histories=histories, timed=channel.timed), validate, work)
+        return cls(module, histories.item_counts(num_items).astype(np.float64), config, config.train.device)
 
     @classmethod
     @abstractmethod

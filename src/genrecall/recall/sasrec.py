@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.model.sasrec import Sasrec
 from genrecall.recall.neural import NeuralChannel, settings
 from genrecall.train.sequence.config import SequenceConfig
+from genrecall.train.sequence.data import SequenceData
+from genrecall.train.sequence.soft import SoftTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,7 @@ class SasrecConfig:
         width: E of items and places.
         blocks, heads: of attention.
         dropout: on the input and on what every block adds.
+        item_dropout: share of history items that are blanked while training.
         train: settings of the training; its window is the longest history that is read.
     """
 
@@ -25,11 +29,12 @@ class SasrecConfig:
     blocks: int = 2
     heads: int = 2
     dropout: float = 0.5
+    item_dropout: float = 0.0
     train: SequenceConfig = field(default_factory=SequenceConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", settings(self.train))
-        require_sizes(self.width, self.blocks, self.heads, self.dropout)
+        require_sizes(self.width, self.blocks, self.heads, max(self.dropout, self.item_dropout))
 
 
 def require_sizes(width: int, blocks: int, heads: int, dropout: float) -> None:
@@ -49,6 +54,12 @@ class SasrecChannel(NeuralChannel[SasrecConfig]):
     name = "sasrec"
 
     @classmethod
+    def taught(cls, histories: Histories, num_items: int, config: SasrecConfig, soft: SoftTargets) -> SasrecChannel:
+        """Train on the training histories and on a teacher's targets for their events."""
+        channel = cls.fresh(histories, num_items, config)
+        return channel.learn(SequenceData(histories=histories, beside_targets=soft.beside()), None)
+
+    @classmethod
     def default(cls) -> SasrecConfig:
         """As trained for Amazon Beauty."""
         return SasrecConfig()
@@ -63,4 +74,5 @@ class SasrecChannel(NeuralChannel[SasrecConfig]):
             heads=config.heads,
             window=config.train.window,
             dropout=config.dropout,
+            item_dropout=config.item_dropout,
         )

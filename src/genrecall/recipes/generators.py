@@ -30,7 +30,8 @@ from genrecall.sid.build import build_sids, is_built
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
 from genrecall.text.vectors import Vectors
-from genrecall.train.trunk_fit import SoftTargets, train_trunk, trunk_manifest
+from genrecall.train.sequence.soft import SoftTargets
+from genrecall.train.trunk_fit import train_trunk, trunk_manifest
 
 _SOFT = "soft.safetensors"
 
@@ -57,6 +58,7 @@ def teacher(split: Split, num_items: int, study: Study, out: Path) -> SoftTarget
         "counts": "basket" if baskets else "transition",
         "folds": [study.count_folds, study.sasrec_folds],
         "sasrec": {**asdict(study.sasrec), "train": study.sasrec.train.identity(), "weight": study.sasrec_weight},
+        "sasrec_teacher": asdict(study.sasrec_teacher),
     }
     parents = {"histories": split.train.digest}
     if not is_current(out, kind="teacher", config=config, parents=parents):
@@ -74,12 +76,15 @@ def _teachers(study: Study, num_items: int, baskets: bool) -> list[Teacher]:
             return BasketChannel.fit(histories, num_items)
         return TransitionChannel.fit(histories, num_items, replace(suited_to(histories), directed=True))
 
+    counting = Teacher(name="counts", fit=counts, folds=study.count_folds)
+
     def sasrec(histories: Histories) -> Any:
-        # Without validation cases of its own: it trains as long as the baseline's schedule says, no choice is made.
-        return SasrecChannel.fit(histories, num_items, study.sasrec)
+        # Taught by counts of its own fold alone. No validation: it trains as long as its schedule says.
+        soft = soft_targets([counting], histories, study.sasrec_teacher)
+        return SasrecChannel.taught(histories, num_items, study.sasrec, soft)
 
     every = [
-        Teacher(name="counts", fit=counts, folds=study.count_folds),
+        counting,
         Teacher(name="sasrec", fit=sasrec, folds=study.sasrec_folds, weight=study.sasrec_weight, log_scores=True),
     ]
     return [one for one in every if one.folds]

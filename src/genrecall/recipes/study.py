@@ -37,6 +37,7 @@ class Study:
         teacher: soft targets from counts and SASRec, out of fold; None learns from the events alone.
         count_folds, sasrec_folds: of the teachers; 0 leaves one out.
         sasrec: of the baseline, and of the teacher.
+        sasrec_teacher: how counts teach the SASRec that teaches.
         sasrec_weight: of the SASRec teacher beside 1 for the counts.
         generative: the search that is shipped and judged.
         validation_cases, validation_beam: for early stopping.
@@ -56,6 +57,7 @@ class Study:
     count_folds: int = 10
     sasrec_folds: int = 3
     sasrec: SasrecConfig
+    sasrec_teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(trust=0.4, sharpness=1.0))
     sasrec_weight: float = 1.0
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     validation_cases: int = 4000
@@ -135,5 +137,10 @@ def suited_to(catalog: Catalog, *, name: str = "default", split: SplitConfig | N
         ),
         sessions=baskets,
         sasrec_folds=0 if small else 3,
-        sasrec=SasrecConfig(train=SequenceConfig(epochs=60, eval_every=5, patience=3)),
+        sasrec=SasrecConfig(
+            item_dropout=0.15,
+            train=SequenceConfig(
+                epochs=25, window=window, optimizer="muon", learning_rate=2e-3, warmup=0.03, eval_every=5, patience=2
+            ),
+        ),
     )
