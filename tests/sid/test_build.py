@@ -17,7 +17,9 @@ from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.cli.sid import app
 from genrecall.errors import ArtifactError, CapacityError, ConfigError, DataError
 from genrecall.sid.append import append_sids
-from genrecall.sid.build import SidConfig, build_sids, is_built
+from genrecall.sid.behaviour import Behaviour
+from genrecall.sid.build import build_sids, is_built
+from genrecall.sid.config import SidConfig
 from genrecall.sid.rq_vae import RqVaeConfig
 from genrecall.sid.store import StoredSids
 from genrecall.sid.table import SidTable
@@ -112,6 +114,28 @@ def test_appended_items_leave_old_rows_alone(catalog: Catalog, vectors: Given, t
     assert np.array_equal(ordered.sids[1:], old.sids)
 
 
+def test_aligned_sids_learn_from_given_vectors_and_new_items_need_none(
+    catalog: Catalog, vectors: Given, tmp_path: Path
+) -> None:
+    histories = catalog.events.histories()
+    vae = RqVaeConfig(hidden=(16,), latent=8, min_steps=10, epochs=1, alignment_weight=1.0)
+    config = replace(SMALL, quantizer="rq_vae", codes=16, rq_vae=vae)
+    given = Behaviour(matrix=cloud(items=ITEMS, dim=5, seed=1), identity={"source": "sasrec"}, catalog=catalog.digest)
+    build_sids(catalog, vectors, out=tmp_path / "sid", config=config, histories=histories, behaviour=given)
+    manifest = artifacts.open_artifact(tmp_path / "sid").manifest
+    assert manifest.config["collaborative"] == {"source": "sasrec", "digest": given.digest}
+    assert manifest.parents["histories"] == histories.digest  # not named by the vectors: the caller's word
+    assert is_built(tmp_path / "sid", config, catalog, vectors, histories, given)
+    other = replace(given, matrix=given.matrix + 1, digest="")
+    assert not is_built(tmp_path / "sid", config, catalog, vectors, histories, other)
+    grown = append_sids(tmp_path / "sid", ["n"], vectors.matrix[:1] + 0.01, out=tmp_path / "grown", identity=IDENTITY)
+    assert len(grown.items_of) == ITEMS + 1
+    with pytest.raises(ArtifactError, match="another catalog"):
+        build_sids(catalog, vectors, out=tmp_path / "x", config=config, behaviour=replace(given, catalog="sha256:no"))
+    with pytest.raises(ConfigError, match="training events"):
+        build_sids(catalog, vectors, out=tmp_path / "x", config=config)
+
+
 def test_append_refuses_other_encoders_repeats_and_a_full_space(
     catalog: Catalog, vectors: Given, tmp_path: Path
 ) -> None:
@@ -148,6 +172,9 @@ def test_verbs(catalog: Catalog, vectors: Given, tmp_path: Path) -> None:
     built = json.loads(call("build", *options))
     assert built["collision_rate"]["after"] == 0
     assert json.loads(call("build", *options))["digest"] == built["digest"]
+    np.save(run / "behaviour.npy", cloud(items=ITEMS, dim=5))
+    given = ("--behaviour-vectors", str(run / "behaviour.npy"), "--out", str(run / "given"))
+    assert json.loads(call("build", *options, *given))["digest"] != built["digest"]
     text = call("inspect", "--plots", str(run / "plots"))
     assert "Levels" in text
     assert len(list((run / "plots").glob("*.png"))) == 4

@@ -109,6 +109,13 @@ def test_ranks_are_those_of_a_sorted_list() -> None:
         order = np.lexsort((np.arange(64), -popular, -scores[tree.leaf_of]))
         order = order[~np.isin(order, history)]
         target = split.valid.targets[case]
+        met = any(
+            target in split.train.of(user)[at + 1 : at + 1 + config.window]
+            for user in range(len(split.train))
+            for at, item in enumerate(split.train.of(user).tolist())
+            if item in history[-config.last :]
+        )
+        assert found.met[found.cases.tolist().index(case)] == met
         assert rank == (order.tolist().index(target) + 1 if target in order else 65)
 
 

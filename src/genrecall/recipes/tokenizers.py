@@ -52,21 +52,33 @@ def _results(rows: Sequence[Row], rule: str) -> Section:
     hits = {k: np.column_stack([_ranks(row) <= k for row in rows]).astype(np.float64) for k in (10, 50)}
     ten, fifty = intervals(hits[10]), intervals(hits[50])
     best = int(np.argmax([one.mean for one in ten]))
-    lines = []
+    first, lines = rows[0].ranks, []
+    assert first is not None
     for place, row in enumerate(rows):
         gap = "–" if place == best else f"{paired(hits[10][:, place], hits[10][:, best]).p_value:.3f}"
         assert row.ranks is not None
         lines.append([
             row.candidate.name, f"{ten[place].mean:.4f}", f"{ten[place].low:.4f} to {ten[place].high:.4f}",
-            f"{row.ranks.ndcg(10):.4f}", f"{fifty[place].mean:.4f}", gap,
+            f"{row.ranks.ndcg(10):.4f}", f"{fifty[place].mean:.4f}",
+            f"{row.ranks.recall(50, unmet=True):.4f}", gap,
         ])  # fmt: skip
+    unmet = int((~first.met).sum())
     names = [row.candidate.name for row in rows]
     table = Table(
-        columns=["tokeniser", "Recall@10", "95% interval", "NDCG@10", "Recall@50", "p against the best"],
+        columns=[
+            "tokeniser",
+            "Recall@10",
+            "95% interval",
+            "NDCG@10",
+            "Recall@50",
+            "Recall@50 unmet",
+            "p against the best",
+        ],
         rows=lines,
         bold=frozenset({(best, 1)}),
-        caption=f"{len(hits[10]):,} validation cases, the same for every row; intervals and p by the bootstrap over "
-        f"cases. {rule}",
+        caption=f"{len(hits[10]):,} validation cases, the same for every row; intervals and p (of Recall@10) by the "
+        f"bootstrap over cases. Unmet: the {unmet:,} cases whose target never followed an item of the history in "
+        f"training, so that only shared codes can find it. {rule}",
     )
     chart = charts.bars({f"{place + 1}": one for place, one in enumerate(ten)})
     numbered = " · ".join(f"{place + 1} {name}" for place, name in enumerate(names))

@@ -76,6 +76,7 @@ class Row:
         if self.ranks is not None:
             found = {f"recall@{k}": self.ranks.recall(k) for k in (10, 50)}
             proxy = {"cases": len(self.ranks.ranks), **found, "ndcg@10": self.ranks.ndcg(10)}
+            proxy |= {"unmet": int((~self.ranks.met).sum()), "recall@50, unmet": self.ranks.recall(50, unmet=True)}
         return {
             "name": self.candidate.name,
             "config": asdict(self.candidate.config),

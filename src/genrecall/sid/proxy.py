@@ -79,14 +79,18 @@ class ProxyRanks:
     Attributes:
         cases: int64 (N,) which validation cases were asked.
         ranks: int64 (N,) 1-based rank of the target item among all items.
+        met: bool (N,) whether the target was ever counted after one of the history's items: what is left, counts of
+            items alone cannot find, and only codes that items share can.
     """
 
     cases: np.ndarray
     ranks: np.ndarray
+    met: np.ndarray
 
-    def recall(self, k: int) -> float:
-        """Share of the cases whose target is among the first ``k`` items."""
-        return float((self.ranks <= k).mean())
+    def recall(self, k: int, *, unmet: bool = False) -> float:
+        """Share of the cases, or of those that were not ``met``, whose target is among the first ``k`` items."""
+        ranks = self.ranks[~self.met] if unmet else self.ranks
+        return float((ranks <= k).mean()) if len(ranks) else 0.0
 
     def ndcg(self, k: int) -> float:
         """Mean of 1/log₂(1 + rank) where the target is among the first ``k`` items."""
@@ -112,6 +116,7 @@ def proxy_ranks(
     order = np.empty(len(sids), np.int64)  # among items of equal score: popularity, then place in the catalog
     order[np.lexsort((np.arange(len(sids)), -popularity))] = np.arange(len(sids))
     ranks = np.empty(len(cases), np.int64)
+    met = np.empty(len(cases), bool)
     recent = cases.histories.last(config.last)
     block = max(_CELLS_HELD // counts.tree.leaves // config.last, 1)
     if len(counts.tree.leaf_of) * counts.tree.leaves <= _CELLS_HELD:
@@ -127,9 +132,10 @@ def proxy_ranks(
             scores = weights @ chances[at] if len(items) else counts.unconditional
             seen = np.unique(cases.histories.of(case)) if config.history == "removed" else np.empty(0, np.int64)
             ranks[case] = _rank(int(cases.targets[case]), scores, seen, counts.tree, order)
+            met[case] = counts.met(items, int(cases.targets[case]))
             if bar is not None:
                 bar.advance()
-    return ProxyRanks(cases=chosen, ranks=ranks)
+    return ProxyRanks(cases=chosen, ranks=ranks, met=met)
 
 
 class Counts:
@@ -140,6 +146,7 @@ class Counts:
         depths = (k for k in sorted(set(config.contexts)) if k < len(tree.starts))
         self.depths = [*depths, len(tree.starts)]
         source, target, weight = _pairs(histories, config)
+        self._pairs = np.unique(source * np.int64(len(tree.leaf_of)) + target)
         source, target = tree.leaf_of[source], tree.leaf_of[target]
         by_source = np.argsort(source, kind="stable")
         self.target, self.weight = target[by_source], weight[by_source]
@@ -155,6 +162,12 @@ class Counts:
         for low in range(0, len(sources), _ROWS_AT_ONCE):
             chances[low : low + _ROWS_AT_ONCE] = self._chunk(sources[low : low + _ROWS_AT_ONCE])
         return chances
+
+    def met(self, items: np.ndarray, target: int) -> bool:
+        """Whether an item was ever counted after one of ``items``."""
+        keys = items * np.int64(len(self.tree.leaf_of)) + target
+        at = np.searchsorted(self._pairs, keys)
+        return bool((np.append(self._pairs, -1)[at] == keys).any())
 
     def _chunk(self, sources: np.ndarray) -> np.ndarray:
         chances, row_of = self._any_item, np.zeros(len(sources), np.int64)
