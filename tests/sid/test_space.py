@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.sid.space import SidSpace
 
-spaces = st.lists(st.integers(1, 300), min_size=1, max_size=6).map(lambda codes: SidSpace(tuple(codes)))
+spaces = st.lists(st.integers(1, 300), min_size=1, max_size=40).map(lambda codes: SidSpace(tuple(codes)))
 
 
 @given(st.data(), spaces)
@@ -26,6 +26,9 @@ def test_flat_order_is_the_order_of_tokens(space: SidSpace) -> None:
 def test_the_written_form() -> None:
     space = SidSpace.uniform(4, 256)
     assert space.format((99, 225, 67, 242)) == "<a_99><b_225><c_67><d_242>"
+    long = SidSpace.uniform(32, 4)
+    assert [long.token(level, 3) for level in (25, 26, 31)] == ["<z_3>", "<aa_3>", "<af_3>"]
+    assert len(set(long.tokens())) == long.num_tokens
     assert space.capacity == 256**4
 
 
@@ -42,6 +45,8 @@ def test_sizes_that_cannot_be() -> None:
         SidSpace(())
     with pytest.raises(ConfigError):
         SidSpace((4, 0))
+    with pytest.raises(ConfigError):
+        SidSpace((4,) * 129)
     with pytest.raises(CapacityError, match="cannot hold"):
         SidSpace.uniform(2, 8).require_capacity(65)
     SidSpace.uniform(2, 8).require_capacity(64)

@@ -14,8 +14,10 @@ from math import prod
 
 from genrecall.errors import CapacityError, ConfigError
 
-_TOKEN = re.compile(r"<([a-z])_(\d+)>")
-MAX_LEVELS = len(string.ascii_lowercase)
+_TOKEN = re.compile(r"<([a-z]{1,2})_(\d+)>")
+_LETTERS = string.ascii_lowercase
+_NAMES = [*_LETTERS, *(first + second for first in _LETTERS for second in _LETTERS)]  # a … z, aa, ab, …
+MAX_LEVELS = 128
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SidSpace:
 
     def token(self, level: int, code: int) -> str:
         """Written form of one code, for example ``<a_99>``."""
-        return f"<{string.ascii_lowercase[level]}_{code}>"
+        return f"<{_NAMES[level]}_{code}>"
 
     def format(self, sid: Sequence[int]) -> str:
         """Written form of a SID or of a prefix of one: ``<a_99><b_225><c_67><d_242>``."""
