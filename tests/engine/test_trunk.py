@@ -25,11 +25,11 @@ def sids() -> np.ndarray:
 
 
 def make(sids: np.ndarray, *, sessions: bool = True) -> tuple[ItemTrunk, ItemPrompt]:
-    prompt = ItemPrompt.learn(
-        len(sids), SPACE, [{"country": "UK"}, {"country": "FR"}], window=6, sessions=sessions
-    )
+    prompt = ItemPrompt.learn(len(sids), SPACE, [{"country": "UK"}, {"country": "FR"}], window=6, sessions=sessions)
     config = TrunkConfig(width=32, layers=2, depth_layers=2, heads=2, window=6)
-    model = ItemTrunk(config, SPACE, sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()), sessions=sessions)
+    model = ItemTrunk(
+        config, SPACE, sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()), sessions=sessions
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # opinions: freshly made logits are nearly equal
@@ -62,7 +62,8 @@ def test_engine_writes_what_the_modules_say(sids: np.ndarray, normalise: str) ->
     times = [np.array([0]), np.array([0, 0, 1, 1, 2, 3, 3, 4, 4]), np.empty(0, int)]
     profiles = [{"country": "UK"}, {}, {"country": "Mars"}]
     requests = [
-        Request(tokens=tuple(prompt.encode(h, p, t)), beam=200) for h, p, t in zip(histories, profiles, times, strict=True)
+        Request(tokens=tuple(prompt.encode(h, p, t)), beam=200)
+        for h, p, t in zip(histories, profiles, times, strict=True)
     ]
     for request, answer in zip(requests, engine.generate(requests), strict=True):
         right = plainly(model, trie, request.tokens, normalise)

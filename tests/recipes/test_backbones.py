@@ -52,7 +52,7 @@ def test_a_backbone_is_tuned_shipped_and_asked(
     answer = shop.recommend(["i0", "i8"], profile={"country": "France"}, k=5)
     assert len({item.item_id for item in answer.items}) == 5
     assert shop.generative.invalid_sid_rate == 0
-    assert open_artifact(tmp_path / "bundle").manifest.config["normalise"] == "trie"
+    assert open_artifact(tmp_path / "bundle").manifest.config["normalise"] == ["trie"]
 
 
 def test_a_family_that_cannot_be_served_is_refused_before_training(run: Path, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def export_bundle(
     for table, (sids, weights) in zip(tables, generators, strict=True):
         table.require_items(catalog.items.ids)
         _require_lineage(catalog, sids, weights)
-    parts = {name: part for place, pair in enumerate(generators) for name, part in zip(parts_of(place), pair, strict=True)}
+    parts = {
+        name: part for place, pair in enumerate(generators) for name, part in zip(parts_of(place), pair, strict=True)
+    }
     settings = {
         "spaces": [list(table.space.codes) for table in tables],
         "normalise": [weights.manifest.config["normalise"] for _, weights in generators],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,16 @@ class Recommender:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "auto", dtype: str = "auto") -> Recommender:
-        """Open a bundle, verify every checksum, and build trie, engine and channels."""
+    def load(
+        cls, path: Path | str, *, device: str = "auto", dtype: str = "auto", beam: int | None = None
+    ) -> Recommender:
+        """Open a bundle, verify every checksum, build tries, engines and channels; ``beam`` None is the bundle's."""
         bundle = open_artifact(path, kind=KIND)
         config = bundle.manifest.config
         items = Items(table=pq.read_table(bundle.file("items.parquet")))
         channels = classic.load(bundle.path / "channels")
         counts, search = channels["popularity"].counts, GenerativeConfig(**config["generative"])
+        search = search if beam is None else replace(search, beam=beam)
         members = []
         for place, (codes, normalise) in enumerate(zip(config["spaces"], config["normalise"], strict=True)):
             sid, model = parts_of(place)

@@ -97,7 +97,7 @@ def _made(bundle: Path) -> tuple[dict[str, Cost], list[Section]]:
     from genrecall.eval.costs import Cost, training_section
 
     artifact = open_artifact(bundle, kind="bundle", verify=False)
-    facts = artifact.manifest.facts.get("training", {})
+    facts = artifact.manifest.facts["training"][0]
     metrics = artifact.path / "model" / "metrics.jsonl"
     if not metrics.exists():
         return {}, []

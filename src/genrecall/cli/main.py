@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from genrecall.cli import bench, bundle, data, doctor, embed, evaluate, quickstart, recommend, sid, train
+from genrecall.cli import bench, bundle, data, doctor, embed, evaluate, quickstart, recommend, run, sid, train
 from genrecall.errors import GenrecallError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(data.app, name="data")
 app.command("embed")(embed.command)
 app.add_typer(sid.app, name="sid")
 app.command("train")(train.command)
+app.command("run")(run.command)
 app.command("export")(bundle.export)
 app.command("load")(bundle.load)
 app.command("eval")(evaluate.command)

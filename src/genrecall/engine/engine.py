@@ -57,9 +57,7 @@ class Engine:
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self._decoder = open_decoder(model, sid_tokens, device=self.device, dtype=self.dtype)
         tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.device) for ids in sid_tokens]
-        self._search = BeamSearch(
-            self._decoder, TrieTensors.of(trie, self.device), tokens, self.config.normalise
-        )
+        self._search = BeamSearch(self._decoder, TrieTensors.of(trie, self.device), tokens, self.config.normalise)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:

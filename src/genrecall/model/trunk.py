@@ -1,13 +1,13 @@
 """Item-level trunk with a light depth decoder: the history costs one place an item, not one a code.
 
-    v_i = √E · Σ_l e[s_l(i)],    h = Trunk(v_prefix …, v_1 … v_t)_t,    p(c_l | h, c_<l) = softmax(W_l · Depth(B h, c_<l)_l)
+    v_i = √E · Σ_l e[s_l(i)],  h = Trunk(v_prefix …, v_1 … v_t)_t,  p(c_l | h, c_<l) = softmax(W_l · Depth(B h, c_<l)_l)
 
-After the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941), which splits an image model in the same way. We deviate: both
-halves are plain Qwen3 decoders, so that an engine which runs those runs this, and the softmax is the caller's, who
-knows which codes are valid.
+After the RQ-Transformer (Lee et al. 2022, arXiv 2203.01941), which splits an image model in the same way. We deviate:
+both halves are plain Qwen3 decoders, so that an engine which runs those runs this, and the softmax is the caller's,
+who knows which codes are valid.
 
 Prompt tokens number items, not codes: ``0 … I-1`` items, then ``I`` more for items that open a new session (where the
-model tells sessions apart), then the prefix rows (start and profile values).
+model tells sessions apart), then the prefix rows (start, profile values, words of searches).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ItemTrunk(nn.Module):
         config: sizes.
         space: of the SIDs.
         sids: int (I, L), the items' codes.
-        prefix_rows: how many different tokens may stand before the items (start, profile values).
+        prefix_rows: how many different tokens there are beside items (start, profile values, words of searches).
         prefix_length: how many of them stand before the items of a prompt.
         sessions: whether items that open a session have tokens of their own.
     """
@@ -95,8 +95,9 @@ class ItemTrunk(nn.Module):
         super().__init__()
         self.config, self.space, self.sessions = config, space, sessions
         self.prefix_rows, self.prefix_length = prefix_rows, prefix_length
+        starts = [space.offset(level) for level in range(space.levels)]
         self.offsets: torch.Tensor
-        self.register_buffer("offsets", torch.tensor([space.offset(l) for l in range(space.levels)]), persistent=False)
+        self.register_buffer("offsets", torch.tensor(starts), persistent=False)
         self.code_rows: torch.Tensor
         self.register_buffer("code_rows", torch.from_numpy(sids.astype(np.int64)) + self.offsets, persistent=False)
         with torch.random.fork_rng(devices=[]):
@@ -107,9 +108,10 @@ class ItemTrunk(nn.Module):
             self.bridge = nn.Linear(config.width, config.width, bias=False)
         for decoder in (self.trunk, self.depth.model):
             decoder.set_attn_implementation("sdpa")
-            for layer in decoder.layers:
-                for block in (layer.self_attn, layer.mlp):
-                    block.register_forward_hook(dropping(config.dropout))
+            layers: Any = decoder.layers
+            for layer in layers:
+                layer.self_attn.register_forward_hook(dropping(config.dropout))
+                layer.mlp.register_forward_hook(dropping(config.dropout))
         self.scale = config.width**0.5
 
     def _shape(self, layers: int, rows: int, window: int) -> Any:
@@ -148,6 +150,17 @@ class ItemTrunk(nn.Module):
         """Trained numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @torch.no_grad()
+    def ground(self, first: int, vectors: np.ndarray) -> None:
+        """Let prefix rows from ``first`` on start as a random projection of vectors (N, D), which keeps angles."""
+        wide = vectors.shape[1]
+        projection = np.random.default_rng(self.config.seed).standard_normal((wide, self.config.width)) / wide**0.5
+        table = self.trunk.embed_tokens.weight
+        told = torch.from_numpy(vectors.astype(np.float32) @ projection.astype(np.float32))
+        told *= table.std() * self.config.width**0.5 / told.norm(dim=1, keepdim=True).clamp(min=1e-9)
+        begin = self.space.num_tokens + first
+        table[begin : begin + len(told)] = told.to(table)
+
     def vectors(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input vectors (..., E) of prompt tokens int64 (...)."""
         table, codes = self.trunk.embed_tokens.weight, self.space.num_tokens
@@ -161,7 +174,7 @@ class ItemTrunk(nn.Module):
         return torch.where(is_item[..., None], x, nn.functional.embedding(row, table)) * self.scale
 
     def hidden(self, tokens: torch.Tensor, *, blank: torch.Tensor | None = None) -> torch.Tensor:
-        """Normed states (B, T, E) after prompts int64 (B, T), padded on the right; ``blank`` bool (B, T) zeroes inputs."""
+        """Normed states (B, T, E) of prompts int64 (B, T), padded on the right; ``blank`` bool (B, T) zeroes inputs."""
         x = self.vectors(tokens)
         if blank is not None:
             x = x.masked_fill(blank[..., None], 0.0)

@@ -18,7 +18,7 @@ from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.telemetry import progress
-from genrecall.train.trunk_fit import SoftTargets
+from genrecall.train.sequence.soft import SoftTargets
 
 _BATCH = 4096
 
@@ -33,6 +33,8 @@ class TeacherConfig:
         items: K, the most items that are kept of it.
         last: only each user's last so many events get a teacher; earlier ones are learnt from as they are.
         removed: whether lists leave out the history's items.
+        future: weights, beside 1 for the event itself, of the user's events after it: what comes a little later is no
+            wrong answer.
         seed: of the folds.
     """
 
@@ -41,9 +43,11 @@ class TeacherConfig:
     items: int = 24
     last: int = 100
     removed: bool = True
+    future: tuple[float, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "future", tuple(self.future))
         if not 0 < self.trust <= 1 or self.sharpness <= 0 or self.items < 1 or self.last < 1:
             raise ConfigError(
                 "a teacher cannot teach like this",
@@ -94,7 +98,7 @@ def soft_targets(
                     items[events, own] = found.items
                     shares[events, own] = teacher.weight / total * _shares(found, teacher.log_scores)
                     bar.advance(len(events))
-    return _mixed(items, shares, config, digest)
+    return _with_future(mixed(items, shares, config, digest), histories, config)
 
 
 def _asked(histories: Histories, config: TeacherConfig) -> np.ndarray:
@@ -128,7 +132,25 @@ def _shares(found: Candidates, log_scores: bool) -> np.ndarray:
     return (mass / np.maximum(mass.sum(1, keepdims=True), 1e-12)).astype(np.float32)
 
 
-def _mixed(items: np.ndarray, shares: np.ndarray, config: TeacherConfig, digest: str) -> SoftTargets:
+def _with_future(soft: SoftTargets, histories: Histories, config: TeacherConfig) -> SoftTargets:
+    """Share what the teacher leaves to the event itself with the user's next events."""
+    rows, many = histories.rows, len(histories.items)
+    later = [np.arange(many) + ahead + 1 for ahead in range(len(config.future))]
+    there = [(event < many) & (rows[np.minimum(event, many - 1)] == rows) for event in later]
+    if not later:
+        return soft
+    weights = np.stack([exists * weight for exists, weight in zip(there, config.future, strict=True)], axis=1)
+    left = 1 - soft.weights.astype(np.float32).sum(1, keepdims=True)
+    own = (left * weights / (1 + weights.sum(1, keepdims=True))).astype(np.float16)
+    items = np.stack([histories.items[np.minimum(event, many - 1)] for event in later], axis=1)
+    return SoftTargets(
+        items=np.concatenate([soft.items, items.astype(np.int32)], axis=1),
+        weights=np.concatenate([soft.weights, own], axis=1),
+        digest=soft.digest,
+    )
+
+
+def mixed(items: np.ndarray, shares: np.ndarray, config: TeacherConfig, digest: str) -> SoftTargets:
     """Add up the shares of equal items, keep the best K, sharpen."""
     order = np.argsort(items, axis=1, kind="stable")
     items, shares = np.take_along_axis(items, order, 1), np.take_along_axis(shares, order, 1)

@@ -102,9 +102,7 @@ def generators(
     return made
 
 
-def _generator(
-    catalog: Catalog, split: Split, study: Study, sid: Path, soft: SoftTargets | None, out: Path
-) -> None:
+def _generator(catalog: Catalog, split: Split, study: Study, sid: Path, soft: SoftTargets | None, out: Path) -> None:
     table = SidTable.load(sid)
     users = np.flatnonzero(split.train.lengths)
     prompt = ItemPrompt.learn(

@@ -57,7 +57,9 @@ class Study:
     count_folds: int = 10
     sasrec_folds: int = 3
     sasrec: SasrecConfig
-    sasrec_teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(trust=0.4, sharpness=1.0))
+    sasrec_teacher: TeacherConfig = field(
+        default_factory=lambda: TeacherConfig(trust=0.4, sharpness=1.0, future=(0.3, 0.15))
+    )
     sasrec_weight: float = 1.0
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     validation_cases: int = 4000
@@ -84,6 +86,15 @@ class Study:
             sasrec=replace(self.sasrec, train=replace(self.sasrec.train, device=device)),
         )
 
+    def windowed(self, items: int) -> Study:
+        """The same study with histories of at most so many items."""
+        return replace(
+            self,
+            trunk=replace(self.trunk, window=items),
+            train=replace(self.train, window=items),
+            sasrec=replace(self.sasrec, train=replace(self.sasrec.train, window=items)),
+        )
+
     def facts(self) -> dict[str, Any]:
         """JSON-able, for reports."""
         return asdict(self)
@@ -96,7 +107,9 @@ def split_of(catalog: Catalog) -> SplitConfig:
     return SplitConfig()
 
 
-def suited_to(catalog: Catalog, *, name: str = "default", split: SplitConfig | None = None, small: bool = False) -> Study:
+def suited_to(
+    catalog: Catalog, *, name: str = "default", split: SplitConfig | None = None, small: bool = False
+) -> Study:
     """The default study for a catalog.
 
     Args:
@@ -144,3 +157,12 @@ def suited_to(catalog: Catalog, *, name: str = "default", split: SplitConfig | N
             ),
         ),
     )
+
+
+def remarks(study: Study) -> tuple[str, ...]:
+    """What a reader of the tables must know of the channels."""
+    told = [f"the generative channel scores items by trie-constrained SID probabilities of {len(study.tables)} tables"]
+    if study.teacher is not None:
+        told.append("its training targets were softened by counts and SASRec fitted out of fold on training events")
+    told.append("fusion was fitted on one half of the validation cases and chosen on the other")
+    return tuple(told)

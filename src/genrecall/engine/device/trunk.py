@@ -1,8 +1,8 @@
 """An item trunk in the engine: two decoders, the second of which reads a prompt of one vector.
 
-``h = Trunk(v_1 … v_t)_t`` once a request; then only the light depth decoder runs, once a beam and level, with ``B h`` as
-its whole prompt (see ``model.trunk``). Input vectors of all items are summed up beforehand, so the trunk is an ordinary
-decoder whose vocabulary is the catalog.
+``h = Trunk(v_1 … v_t)_t`` once a request; then only the light depth decoder runs, once a beam and level, with ``B h``
+as its whole prompt (see ``model.trunk``). Input vectors of all items are summed up beforehand, so the trunk is an
+ordinary decoder whose vocabulary is the catalog.
 """
 
 from __future__ import annotations

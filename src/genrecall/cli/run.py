@@ -1,0 +1,56 @@
+"""`genrecall run`: the whole way from files to tables, over several seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genrecall.cli.options import AsJson, Device
+
+
+def command(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="amazon_beauty, amazon_sports, amazon_office, online_retail or movielens_100k."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the recipe's data set.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Items of your own: item_id, title, further text.")] = None,
+    events: Annotated[Path | None, typer.Option(help="Events: user_id, item_id, timestamp or order.")] = None,
+    users: Annotated[Path | None, typer.Option(help="Users with profile columns.")] = None,
+    out: Annotated[Path, typer.Option(help="Run directory; what is in it and current is not done again.")] = Path(
+        "runs/study"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: each makes SIDs and models anew.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    final: Annotated[bool, typer.Option("--final", help="Read the test part, once a seed; recorded.")] = False,
+    cases: Annotated[int | None, typer.Option(min=1, help="Judge at most so many cases, drawn at random.")] = None,
+    beams: Annotated[str, typer.Option(help="Widths for the curve of recall against beam, as 5,20,50,100,300.")] = "",
+    small: Annotated[
+        bool | None, typer.Option("--small/--large", help="Sizes for two CPU cores or for a GPU. Default: by device.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Import, embed, make SIDs, train, fuse and judge, with settings that suit the data; killed runs go on.
+
+    Example: genrecall run --items items.parquet --events events.parquet --out runs/shop
+    """
+    from genrecall.recipes import named
+    from genrecall.recipes.run import prepare, run
+
+    chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out)
+    catalog, vectors = prepare(chosen.files, out, chosen.encoder, chosen.fields, chosen.config)
+    study = named.study_of(chosen, catalog, small=small, device=device)
+    widths = [int(width) for width in beams.split(",") if width]
+    outcome = run(
+        catalog, vectors, study, out,
+        seeds=range(first_seed, first_seed + seeds), final=final, cases=cases, beams=widths,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False, indent=2))
+        return
+    print(outcome.page.to_markdown())
+    print(f"written: {out / 'report.html'}")

@@ -1,0 +1,205 @@
+"""`genrecall run`: from files to judged bundles, over several seeds.
+
+    files ──▶ catalog ──▶ vectors ──▶ (a seed) SID tables ──▶ teacher ──▶ generators ──▶ bundle
+                                                             all channels' lists ◀──┘
+                                                             └─▶ fusion, on validation ──▶ tables
+
+Every stage is an artifact in the run's directory and is done once; a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from genrecall import hardware
+from genrecall.artifacts import open_artifact
+from genrecall.bundle.channels import ClassicConfig
+from genrecall.bundle.export import BundleConfig, export_bundle
+from genrecall.catalog.config import ImportConfig
+from genrecall.catalog.split import Split
+from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.errors import ArtifactError
+from genrecall.eval.beams import BeamPoint, beam_section
+from genrecall.eval.costs import Cost, training_section
+from genrecall.eval.document import Report, Section
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.report import evaluation_report
+from genrecall.eval.seeds import merge
+from genrecall.recall.basket import BasketConfig
+from genrecall.recall.item_cf import ItemCfConfig
+from genrecall.recall.popularity import PopularityConfig
+from genrecall.recall.transition import TransitionConfig
+from genrecall.recipes import baselines, generators
+from genrecall.recipes.judge import GENERATIVE, beam_curve, judge
+from genrecall.recipes.study import Study, remarks
+from genrecall.telemetry import Stages, log
+from genrecall.text.embed import embed_catalog
+from genrecall.text.vectors import Vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves.
+
+    Attributes:
+        valid: on validation cases, all seeds.
+        final: on test cases; None where they were not asked.
+        page: tables and charts.
+        seconds: by seed and stage, of this call.
+    """
+
+    valid: Evaluation
+    final: Evaluation | None
+    page: Report
+    seconds: dict[str, dict[str, float]]
+
+
+def prepare(
+    files: Mapping[str, Path], out: Path, study_encoder: str, fields: str | None, config: ImportConfig | None = None
+) -> tuple[Catalog, Vectors]:
+    """Import and embed; vectors that belong to the catalog are taken as they are, so that no encoder is needed then."""
+    catalog = import_catalog(dict(files), out / "catalog", config) if files else Catalog.load(out / "catalog")
+    try:
+        vectors = Vectors.load(out / "vectors")
+        if vectors.item_ids == catalog.items.ids:
+            return catalog, vectors
+    except ArtifactError:
+        log("no vectors yet")
+    return catalog, embed_catalog(catalog, out=out / "vectors", encoder=study_encoder, template=fields)
+
+
+def run(
+    catalog: Catalog,
+    vectors: Vectors,
+    study: Study,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    final: bool = False,
+    cases: int | None = None,
+    beams: Sequence[int] = (),
+) -> Outcome:
+    """All stages of all seeds, then the tables.
+
+    Args:
+        catalog: with events.
+        vectors: of its items.
+        study: settings.
+        out: directory.
+        seeds: each makes SIDs, teacher, generators and SASRec anew.
+        final: read the test part, once a seed; it is recorded.
+        cases: judge at most so many cases of a part, drawn by a fixed seed.
+        beams: widths for the curve of recall against beam, on validation cases of the first seed.
+    """
+    split = study.split.divide(catalog)
+    seconds: dict[str, dict[str, float]] = {}
+    found: dict[str, list[Evaluation]] = {"valid": [], "final": []}
+    points: list[BeamPoint] = []
+    for seed in seeds:
+        watch = Stages()
+        directory = out / f"seed-{seed}"
+        seeded = study.seeded(seed)
+        bundle = make(catalog, vectors, split, seeded, directory, out / "tuning", watch)
+        judged = judge(catalog, vectors, split, seeded, directory, out, bundle, watch, final=final, cases=cases)
+        for part, evaluation in judged.items():
+            found[part].append(evaluation)
+        if beams and not points:
+            with watch.stage("beams"):
+                points = beam_curve(catalog, split, seeded, bundle, beams, cases)
+        seconds[str(seed)] = {name: round(value, 1) for name, value in watch.seconds.items()}
+        _remember_seconds(directory, watch)
+    names = [f"seed {seed}" for seed in seeds]
+    valid = merge(found["valid"], names)
+    tested = merge(found["final"], names) if final else None
+    shown = tested or valid
+    page = evaluation_report(
+        shown,
+        title=f"{study.name}: {'final test' if tested else 'validation'}",
+        channel=GENERATIVE,
+        costs=_costs(out / f"seed-{seeds[0]}"),
+        extra=_sections(out / f"seed-{seeds[0]}", points, shown),
+        footer=f"seeds {', '.join(map(str, seeds))}",
+    )
+    (out / "report.md").write_text(page.to_markdown(), encoding="utf-8")
+    (out / "report.html").write_text(page.to_html(), encoding="utf-8")
+    (out / "report.json").write_text(
+        json.dumps(_figures(study, seeds, valid, tested, out, points), indent=2, ensure_ascii=False) + "\n", "utf-8"
+    )
+    return Outcome(valid=valid, final=tested, page=page, seconds=seconds)
+
+
+def make(
+    catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path, tuning: Path, watch: Stages
+) -> Path:
+    """One seed's bundle: its generators and the tuned counts."""
+    items = len(catalog.items)
+    with watch.stage("tuning"):
+        baselines.counted(catalog, vectors, split, study, tuning)
+    with watch.stage("sid"):
+        sids = generators.tables(catalog, vectors, split, study, out)
+    with watch.stage("teacher"):
+        soft = generators.teacher(split, items, study, out / "teacher")
+    with watch.stage("train"):
+        models = generators.generators(catalog, split, study, sids, soft, out)
+    with watch.stage("export"):
+        chosen = baselines.configs(tuning)
+        config = BundleConfig(
+            generative=study.generative,
+            channels=ClassicConfig(
+                popularity=PopularityConfig(**chosen["popularity"]),
+                item_cf=ItemCfConfig(**chosen["item_cf"]),
+                transition=TransitionConfig(**chosen["transition"]),
+                basket=BasketConfig(**chosen["basket"]) if "basket" in chosen else None,
+            ),
+            split=asdict(study.split),
+            remarks=remarks(study),
+        )
+        export_bundle(catalog, split.train, sid=sids, model=models, out=out / "bundle", config=config)
+    return out / "bundle"
+
+
+def _remember_seconds(directory: Path, watch: Stages) -> None:
+    """Stage times of all calls: a stage that was skipped keeps what it took when it ran."""
+    file = directory / "seconds.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    spent = {name: max(round(value, 1), before.get(name, 0.0)) for name, value in watch.seconds.items()}
+    file.write_text(json.dumps({**before, **spent}, indent=2) + "\n", encoding="utf-8")
+
+
+def _costs(directory: Path) -> dict[str, Cost]:
+    model = directory / "model"
+    return {GENERATIVE: Cost.of_model(model, open_artifact(model, kind="model", verify=False).manifest.facts)}
+
+
+def _sections(directory: Path, points: Sequence[BeamPoint], evaluation: Evaluation) -> list[Section]:
+    model = directory / "model"
+    facts = open_artifact(model, kind="model", verify=False).manifest.facts
+    sections = [training_section(model / "metrics.jsonl", facts)]
+    return [*sections, beam_section(points, evaluation.sentence())] if points else sections
+
+
+def _figures(
+    study: Study,
+    seeds: Sequence[int],
+    valid: Evaluation,
+    tested: Evaluation | None,
+    out: Path,
+    points: Sequence[BeamPoint],
+) -> dict[str, Any]:
+    directories = {str(seed): out / f"seed-{seed}" for seed in seeds}
+    return {
+        "study": study.facts(),
+        "seeds": list(seeds),
+        "machine": hardware.describe(),
+        "seconds": {
+            seed: json.loads((directory / "seconds.json").read_text(encoding="utf-8"))
+            for seed, directory in directories.items()
+        },
+        "beams": [asdict(point) for point in points],
+        "validation": valid.to_dict(),
+        "final": tested.to_dict() if tested else None,
+    }
