@@ -1,7 +1,8 @@
-"""Prompts of models that read items: one token an event, with start and profile before them.
+"""Prompts of models that read items: one token an event, with start and profile before them, a search after them.
 
-``start, value of each profile column, item …``; the newest events are shown. Tokens are numbered as ``model.trunk``
-says: items, then the same items where they open a new session, then the rows of the prefix.
+``start, value of each profile column, item …, <search>, word …``; the newest events are shown. Tokens are numbered as
+``model.trunk`` says: items, then the same items where they open a new session, then the rows of the prefix and of the
+search's words.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genrecall.prompt.query_words import QueryWords
 from genrecall.sid.space import SidSpace
 
 FILE = "item_prompt.json"
@@ -31,6 +33,7 @@ class ItemPrompt:
         window: the newest so many events are shown.
         sessions: whether an event whose time differs from the one before it has a token of its own.
         columns: the known values of each profile column, in the order of their rows.
+        queries: the words of search texts; None for models that answer histories only, which do not read them.
         dropped: 0: nothing that ``window`` allows is ever left out.
     """
 
@@ -39,11 +42,19 @@ class ItemPrompt:
     window: int
     sessions: bool = False
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    queries: QueryWords | None = None
     dropped: int = 0
 
     @classmethod
     def learn(
-        cls, num_items: int, space: SidSpace, profiles: Iterable[Mapping[str, str]], *, window: int, sessions: bool
+        cls,
+        num_items: int,
+        space: SidSpace,
+        profiles: Iterable[Mapping[str, str]],
+        *,
+        window: int,
+        sessions: bool,
+        queries: QueryWords | None = None,
     ) -> ItemPrompt:
         """Take the columns and their most frequent values from the training users' profiles."""
         counted: dict[str, Counter[str]] = {}
@@ -56,11 +67,21 @@ class ItemPrompt:
             window=window,
             sessions=sessions,
             columns={name: tuple(sorted(_frequent(values))) for name, values in sorted(counted.items())},
+            queries=queries,
         )
 
     @property
     def prefix_rows(self) -> int:
-        """Start, and for each column its values and one for all others."""
+        """Start, for each column its values and one for all others, and what searches are written in."""
+        return self._head_rows + (0 if self.queries is None else self.queries.rows)
+
+    @property
+    def first_query_row(self) -> int:
+        """The prompt token of a search; its words and their pieces follow."""
+        return self.num_items * (1 + self.sessions) + self._head_rows
+
+    @property
+    def _head_rows(self) -> int:
         return 1 + sum(1 + len(values) for values in self.columns.values())
 
     @property
@@ -88,14 +109,22 @@ class ItemPrompt:
     ) -> list[int]:
         """The whole prompt of a history int (n,), oldest first; ``times`` int64 (n,) tell sessions apart.
 
-        ``query`` is not read: these models answer histories.
+        A search text stands last, so that the events before it can be another user's or none at all.
         """
-        shown = np.asarray(history[-self.window :], dtype=np.int64)
+        asked = self.search(query) if query else []
+        places = self.window - len(asked)
+        shown = np.asarray(history[len(history) - min(places, len(history)) :], dtype=np.int64)
         if self.sessions and times is not None and len(shown):
-            moments = np.asarray(times)[-self.window :]
+            moments = np.asarray(times)[-len(shown) :]
             # What came before the first shown event is as unknown here as in the windows of training.
             shown = shown + self.num_items * np.concatenate([[False], moments[1:] != moments[:-1]])
-        return [*self.head(profile), *shown.tolist()]
+        return [*self.head(profile), *shown.tolist(), *asked]
+
+    def search(self, text: str) -> list[int]:
+        """The search token and the text's words, as many as the window holds; empty where none can be written."""
+        if self.queries is None:
+            return []
+        return [self.first_query_row + row for row in self.queries.encode(text)[: self.window]]
 
     def save(self, directory: Path) -> None:
         """Write ``item_prompt.json``."""
@@ -106,7 +135,10 @@ class ItemPrompt:
         """Read what ``save`` wrote, for a catalog of ``num_items`` (items may have been appended since)."""
         facts = json.loads((directory / FILE).read_text(encoding="utf-8"))
         columns = {name: tuple(values) for name, values in facts.pop("columns").items()}
-        return cls(**{**facts, "num_items": num_items, "codes": tuple(facts["codes"]), "columns": columns})
+        told = facts.pop("queries", None)
+        queries = None if told is None else QueryWords(words=tuple(told["words"]), pieces=told["pieces"])
+        known = {"num_items": num_items, "codes": tuple(facts["codes"]), "columns": columns, "queries": queries}
+        return cls(**{**facts, **known})
 
 
 def _frequent(values: Counter[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Teachers out of fold: what channels expect after each prefix of histories that they were not fitted on.
 
-    teacher(i | h) ∝ ( Σ_c w_c · P_c(i | h) )^γ,    P_c over its k best items,    weight of i in the loss: τ · teacher(i | h)
+    teacher(i | h) ∝ ( Σ_c w_c · P_c(i | h) )^γ,    P_c over its k best,    weight of i in the loss: τ · teacher(i | h)
 
 A channel that has seen the answer says the answer; one fitted on other users' histories says what it would say of a new
 user. Cross-fitting after Wolpert, "Stacked generalization" (1992), for distillation as in ``train.trunk``. We deviate:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from genrecall.index.trie import Trie
-from genrecall.model.sequence import SequenceBatch, SequenceModule
+from genrecall.model.sequence import SOFT_ITEMS, SOFT_WEIGHTS, SequenceBatch, SequenceModule
 from genrecall.model.trunk import ItemTrunk
 
-SOFT_ITEMS, SOFT_WEIGHTS, PREFIX = "soft_items", "soft_weights", "prefix"
-"""Names of what stands beside the targets (a teacher's items and weights) and the users (their prefix tokens)."""
+PREFIX = "prefix"
+"""Name of what stands beside the users: their prefix tokens."""
 _LOW = -1e9
 
 
@@ -31,13 +31,22 @@ class TrunkLearner(SequenceModule):
         sids: int (I, L).
         normalise: "trie" or "level".
         label_smoothing: probability spread evenly over the codes that the softmax runs over.
+        start_weight: of the first item of each row beside 1 for the others; 0 does not ask for it.
     """
 
     def __init__(
-        self, model: ItemTrunk, trie: Trie, sids: np.ndarray, *, normalise: str = "trie", label_smoothing: float = 0.0
+        self,
+        model: ItemTrunk,
+        trie: Trie,
+        sids: np.ndarray,
+        *,
+        normalise: str = "trie",
+        label_smoothing: float = 0.0,
+        start_weight: float = 0.1,
     ) -> None:
         super().__init__()
         self.model, self.smoothing, self.levels = model, label_smoothing, trie.space.levels
+        self.start_weight = start_weight
         nodes = trie.paths(sids)
         assert (nodes >= 0).all(), "every item's SID is in the trie"
         self.sids: torch.Tensor
@@ -52,32 +61,35 @@ class TrunkLearner(SequenceModule):
             self.register_buffer(f"valid_{level}", torch.from_numpy(valid), persistent=False)
 
     def loss(self, batch: SequenceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nats an item, summed; the first item of each row is asked after its prefix alone."""
+        """Nats an item, summed; the first item of each row is asked after its prefix alone, words of a search never."""
         model = self.model
         prefix = batch.extra[PREFIX].long()
         items = self._prompt(batch)
         blank = None
         if model.config.item_dropout and model.training:
             dropped = torch.rand(items.shape, device=items.device) < model.config.item_dropout
+            dropped &= items < model.first_prefix  # the words of a search are few
             blank = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), dropped], dim=1)
         hidden = model.hidden(torch.cat([prefix, items], dim=1), blank=blank)[:, prefix.shape[1] - 1 :]
-        first = torch.where(batch.lengths > 0, batch.items[:, 0], -1)[:, None]
+        begins = batch.items[:, 0]
+        first = begins.masked_fill((batch.lengths == 0) | (begins >= model.num_items), -1)[:, None]
         targets = torch.cat([first, batch.targets], dim=1).flatten()
         candidates, weights = self._soft(batch, targets)
         hidden = hidden.flatten(0, 1)
-        asked = targets >= 0
-        count = asked.sum()
+        due = (targets >= 0).float().view(len(items), -1)
+        due = torch.cat([due[:, :1] * self.start_weight, due[:, 1:]], dim=1).flatten()
+        count = due.sum()
         if hidden.device.type == "cpu":  # shapes may follow the data there
-            hidden, candidates, weights = hidden[asked], candidates[asked], weights[asked]
-            asked = asked[asked]
-        return (self._nats(hidden, candidates, weights) * asked).sum(), count
+            asked = due > 0
+            hidden, candidates, weights, due = hidden[asked], candidates[asked], weights[asked], due[asked]
+        return (self._nats(hidden, candidates, weights) * due).sum(), count
 
     def _prompt(self, batch: SequenceBatch) -> torch.Tensor:
-        """Prompt tokens (B, T) of the items; a first item is never said to open a session: what was before is unknown."""
+        """Prompt tokens (B, T); a first item is never said to open a session, for what was before it is unknown."""
         if not self.model.sessions or batch.times is None:
             return batch.items
         opens = torch.zeros_like(batch.items, dtype=torch.bool)
-        opens[:, 1:] = batch.times[:, 1:] != batch.times[:, :-1]
+        opens[:, 1:] = (batch.times[:, 1:] != batch.times[:, :-1]) & (batch.items[:, 1:] < self.model.num_items)
         return batch.items + opens * self.model.num_items
 
     def _soft(self, batch: SequenceBatch, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,11 +6,9 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from genrecall import artifacts, hardware
 from genrecall.catalog.histories import Histories
@@ -21,26 +19,13 @@ from genrecall.sid.table import SidTable
 from genrecall.train.attention import float32_attention
 from genrecall.train.norm import cheap_norms
 from genrecall.train.result import KIND, METRICS
+from genrecall.train.search import SearchRows
 from genrecall.train.sequence.config import SequenceConfig
-from genrecall.train.sequence.data import SequenceData
 from genrecall.train.sequence.fit import fit
 from genrecall.train.sequence.result import FitResult
-from genrecall.train.trunk import PREFIX, SOFT_ITEMS, SOFT_WEIGHTS, TrunkLearner
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SoftTargets:
-    """What a teacher expects in place of each of E training events.
-
-    Attributes:
-        items: int32 (E, K) items.
-        weights: float16 (E, K) the share of the loss that goes to each; a row's sum is the trust in the teacher.
-        digest: of what they were made from.
-    """
-
-    items: np.ndarray
-    weights: np.ndarray
-    digest: str
+from genrecall.train.sequence.soft import SoftTargets
+from genrecall.train.trunk import TrunkLearner
+from genrecall.train.trunk_data import sequence_data
 
 
 def trunk_manifest(
@@ -68,6 +53,7 @@ def train_trunk(
     profile_of: Callable[[int], Mapping[str, str]],
     normalise: str = "trie",
     soft: SoftTargets | None = None,
+    searches: SearchRows | None = None,
     validate: Callable[[ItemTrunk], float] | None = None,
     parents: Mapping[str, str],
     recipe: Mapping[str, Any],
@@ -83,6 +69,7 @@ def train_trunk(
         profile_of: profile columns by row of ``histories``.
         normalise: "trie" or "level".
         soft: a teacher's targets, row by row the events of ``histories``.
+        searches: rows to mix in, of a ``prompt`` that reads searches.
         validate: a figure to maximise, of the model in evaluation mode.
         parents: digests of catalog, SIDs and teacher.
         recipe: whatever else made the model; goes into the manifest.
@@ -94,14 +81,9 @@ def train_trunk(
         sessions=prompt.sessions,
     )  # fmt: skip
     learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise)
-    users = range(len(histories))
-    beside = {} if soft is None else {SOFT_ITEMS: soft.items, SOFT_WEIGHTS: soft.weights}
-    data = SequenceData(
-        histories=histories,
-        beside_targets=beside,
-        beside_users={PREFIX: np.array([prompt.head(profile_of(user)) for user in users], dtype=np.int32)},
-        timed=prompt.sessions,
-    )
+    if searches is not None and searches.word_vectors is not None:
+        trunk.ground(prompt.first_query_row - trunk.first_prefix, searches.word_vectors)
+    data = sequence_data(histories, prompt, profile_of, soft=soft, searches=searches)
     manifest = trunk_manifest(model, train, normalise=normalise, sessions=prompt.sessions, recipe=recipe)
     work = out.with_name(out.name + ".work")
     device = hardware.pick_device(train.device)

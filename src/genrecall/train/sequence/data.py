@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,31 @@ from genrecall.catalog.histories import Histories, tie_order
 from genrecall.errors import ConfigError, DataError
 from genrecall.train.sequence.config import SequenceConfig
 from genrecall.train.windows import cut
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """N rows for E events, where most events have nothing of their own: event e has row ``index[e]`` of ``rows``.
+
+    Attributes:
+        index: int32 (E,), an array or a tensor.
+        rows: (N, ...), the same.
+    """
+
+    index: Any
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, events: Any) -> Any:
+        """The rows of these events, whatever their shape."""
+        return self.rows[self.index[events]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return int(self.index.nbytes + self.rows.nbytes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,17 +49,24 @@ class SequenceData:
             weights, say).
         beside_users: arrays (U, ...) by name (profile features, say).
         timed: whether batches carry times.
+        context: int (U,) how many events at each user's beginning are never targets; None: one.
+        pool: the last so many users only take turns (they stand for questions that were made up, say) ...
+        drawn: ... so many of them an epoch.
     """
 
     histories: Histories
-    beside_targets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    beside_targets: Mapping[str, np.ndarray | Shared] = field(default_factory=dict)
     beside_users: Mapping[str, np.ndarray] = field(default_factory=dict)
     timed: bool = False
+    context: np.ndarray | None = None
+    pool: int = 0
+    drawn: int = 0
 
     def __post_init__(self) -> None:
         events, users = len(self.histories.items), len(self.histories)
         assert all(len(array) == events for array in self.beside_targets.values()), "one row an event"
         assert all(len(array) == users for array in self.beside_users.values()), "one row a user"
+        assert 0 <= self.drawn <= self.pool <= users, "what is drawn is in the pool"
         assert not set(self.beside_targets) & set(self.beside_users), "one name, one array"
         if (self.histories.lengths < 2).all():
             raise DataError(
@@ -73,15 +106,16 @@ class Plan:
 def plan(data: SequenceData, config: SequenceConfig, epoch: int) -> Plan:
     """Batches in which every event after its user's first is a target exactly once, in random order.
 
+    Events within a user's ``context`` are no targets, nor are those of the pool's users whose turn it is not.
     What does not fill a batch of its length goes on to the next longer one, so one batch an epoch is not full.
     """
     histories = data.histories
     context = max(1, min(int(config.overlap * config.window), config.window - 1))
     windows = cut(histories.lengths, capacity=config.window + 1, context=context, seed=config.seed, epoch=epoch)
     start = histories.offsets[windows.users]
-    first_target = np.maximum(windows.first_target, 1)
+    first_target = np.maximum(windows.first_target, 1 if data.context is None else data.context[windows.users])
     rows = np.stack([start + windows.begin, start + windows.end, start + first_target, windows.users], axis=1)
-    rows = rows[windows.end > first_target]
+    rows = rows[(windows.end > first_target) & _takes_part(data, config, epoch)[windows.users]]
     rng = np.random.default_rng((config.seed, epoch, 2))
     rows = rng.permutation(rows)
     inputs = rows[:, 1] - rows[:, 0] - 1
@@ -100,6 +134,16 @@ def plan(data: SequenceData, config: SequenceConfig, epoch: int) -> Plan:
     place = np.concatenate([np.arange(len(group)) for group in grouped])
     order = rng.permutation(len(shape))
     return Plan(shape=shape[order], place=place[order], rows=tuple(grouped), items=_shuffled(data, config, epoch))
+
+
+def _takes_part(data: SequenceData, config: SequenceConfig, epoch: int) -> np.ndarray:
+    """bool (U,): all but the pool, and those of the pool whose turn it is; nobody has a turn more than the others."""
+    taken = np.ones(len(data.histories), dtype=bool)
+    if data.pool:
+        taken[-data.pool :] = False
+        turn = np.random.default_rng((config.seed, 3)).permutation(data.pool)
+        taken[len(taken) - data.pool + turn[(epoch * data.drawn + np.arange(data.drawn)) % data.pool]] = True
+    return taken
 
 
 def _shuffled(data: SequenceData, config: SequenceConfig, epoch: int) -> np.ndarray | None:

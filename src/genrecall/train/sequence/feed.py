@@ -13,7 +13,7 @@ import torch
 
 from genrecall.model.sequence import SequenceBatch
 from genrecall.train.sequence.config import SequenceConfig
-from genrecall.train.sequence.data import Plan, SequenceData
+from genrecall.train.sequence.data import Plan, SequenceData, Shared
 
 IN_FLIGHT = 4
 """Steps that may be under way on the device: a host buffer is written again only after so many."""
@@ -53,7 +53,7 @@ class DeviceFeed(Feed):
         self._shapes, self._device = config.shapes, device
         self._items = self._put(data.histories.items)
         self._times = self._put(data.histories.times) if data.timed else None
-        self._beside_targets = {name: self._put(array) for name, array in data.beside_targets.items()}
+        self._beside_targets = {name: self._put_beside(array) for name, array in data.beside_targets.items()}
         self._beside_users = {name: self._put(array) for name, array in data.beside_users.items()}
         self._rows = [torch.zeros((size, 4), dtype=torch.int64, device=device) for size, _ in self._shapes]
         self._plan: Plan
@@ -88,6 +88,11 @@ class DeviceFeed(Feed):
             times=None if self._times is None else self._times[here],
             extra={**beside, **{name: array[users] for name, array in self._beside_users.items()}},
         )
+
+    def _put_beside(self, array: np.ndarray | Shared) -> torch.Tensor | Shared:
+        if isinstance(array, Shared):
+            return Shared(index=self._put(array.index), rows=self._put(array.rows))
+        return self._put(array)
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         # A copy: arrays of a memory map may not be written to, which torch would warn of.
