@@ -39,8 +39,8 @@ class DenseConfig:
     """
 
     centred: bool = True
-    last: int | None = 10
-    decay: float = 0.7
+    last: int | None = 5
+    decay: float = 0.5
 
     def __post_init__(self) -> None:
         check_history(self.last, self.decay, None)

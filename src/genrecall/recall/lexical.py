@@ -40,7 +40,7 @@ class LexicalConfig:
     k1: float = 1.2
     b: float = 0.75
     last: int | None = 5
-    decay: float = 0.7
+    decay: float = 0.6
     terms: int | None = 64
 
     def __post_init__(self) -> None:

@@ -1,0 +1,58 @@
+"""What the learned fusion knows of a candidate.
+
+For each channel: lift · listed? · 1 / (place + 5) · t(score) · t(best score of the list) · lift × history length; and
+ln(1 + training count), the same × history length, and history length. History length is ln(1 + n), less its mean in
+the fit. Scores and what they mean stand in ``calibration``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from genrecall.recall.fusion.calibration import Calibration, scaled
+from genrecall.recall.fusion.pool import Pool
+
+_PLACE = 5.0
+_ALL = slice(None)
+
+
+def features(
+    pool: Pool,
+    calibrations: Sequence[Calibration],
+    lengths: np.ndarray,
+    mean_length: float,
+    where: np.ndarray | slice = _ALL,
+) -> np.ndarray:
+    """float32 (P', 6·C + 3).
+
+    Args:
+        pool: of R requests.
+        calibrations: of the C channels.
+        lengths: int (R,) events in each history.
+        mean_length: mean ln(1 + n) that lengths are measured from.
+        where: int (P',) positions of the candidates that are described; all of them unless given.
+    """
+    rows, items = pool.rows[where], pool.items[where]
+    length = np.log1p(lengths) - mean_length
+    count = np.log1p(pool.popularity.counts)[items]
+    table = np.empty((len(rows), 3 + 6 * len(calibrations)), dtype=np.float32)
+    table[:, 0], table[:, 1], table[:, 2] = length[rows], count, count * length[rows]
+    for channel, calibration in enumerate(calibrations):
+        ranks = pool.ranks[:, channel]
+        value = np.where(ranks > 0, scaled(pool, channel, calibration.scale), 0.0)
+        first = np.zeros(len(pool))
+        first[pool.rows[ranks == 1]] = value[ranks == 1]
+        lift, place = calibration.lift(pool, channel)[where], ranks[where]
+        near = np.where(place > 0, 1.0 / (np.maximum(place, 1) + _PLACE), 0.0)
+        columns = (lift, place > 0, near, value[where], first[rows], lift * length[rows])
+        for number, column in enumerate(columns):
+            table[:, 3 + 6 * channel + number] = column
+    return table
+
+
+def feature_names(channels: Sequence[str]) -> list[str]:
+    """What the columns of :func:`features` hold."""
+    each = ("lift", "listed", "nearness", "score", "best score", "lift × history")
+    return ["history", "count", "count × history", *(f"{channel}: {name}" for channel in channels for name in each)]

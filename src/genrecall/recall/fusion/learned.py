@@ -1,0 +1,161 @@
+"""A small scorer of candidates, learned listwise.
+
+    value(j) = mean_m [ a_m · x_j + b_m · tanh(W_m x_j + c_m) ],    loss = −ln softmax_{j ∈ pool}(value)_target + λ |θ|²
+
+ListNet with one relevant item (Cao, Qin, Liu, Tsai & Li, "Learning to rank: from pairwise approach to listwise
+approach", ICML 2007), by L-BFGS. Deviations: a linear part beside the hidden units, several members from different
+seeds, and far candidates are sampled: of those behind the nearest by reciprocal rank some are drawn, and count for the
+others through the logarithm of the sampling rate (Bengio & Senécal, "Quick training of probabilistic neural nets by
+importance sampling", AISTATS 2003). Without hidden units this is multinomial logistic regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from genrecall.catalog.histories import offsets_of
+from genrecall.recall.fusion.calibration import Calibration
+from genrecall.recall.fusion.features import features
+from genrecall.recall.fusion.pool import Pool
+from genrecall.recall.fusion.weights import reciprocal_ranks
+
+_NEAR, _FAR, _CONSTANT = 40, 40, 10.0
+_CONSTANT_FEATURE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedConfig:
+    """Settings of the fit.
+
+    Attributes:
+        hidden: units; 0 is a linear model.
+        members: models that are averaged.
+        decay: λ.
+        steps: of L-BFGS, at most.
+        seed: of weights and sampling.
+    """
+
+    hidden: int = 8
+    members: int = 3
+    decay: float = 1e-3
+    steps: int = 60
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scorer:
+    """Fitted parameters of M members over F features with H hidden units, for standardised features.
+
+    Attributes:
+        mean, spread: float64 (F,) of the features in the fit.
+        linear: float64 (M, F).
+        inner, bias, outer: float64 (M, F, H), (M, H), (M, H).
+    """
+
+    mean: np.ndarray
+    spread: np.ndarray
+    linear: np.ndarray
+    inner: np.ndarray
+    bias: np.ndarray
+    outer: np.ndarray
+
+    def values(self, features: np.ndarray) -> np.ndarray:
+        """float64 (P,) of features float32 (P, F)."""
+        standard = (features - self.mean) / self.spread  # float64, so that a batch answers as its rows alone
+        total = standard @ self.linear.mean(0)
+        for inner, bias, outer in zip(self.inner, self.bias, self.outer, strict=True):
+            total += np.tanh(standard @ inner + bias) @ outer / len(self.inner)
+        return total
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
+        """The scorer whose ``state()`` this was."""
+        return cls(**{name: np.asarray(state[name], dtype=np.float64) for name in cls.__dataclass_fields__})
+
+
+def fit_scorer(
+    pool: Pool,
+    calibrations: Sequence[Calibration],
+    lengths: np.ndarray,
+    mean_length: float,
+    goals: np.ndarray,
+    config: LearnedConfig,
+) -> Scorer:
+    """Learn from R requests whose targets ``goals`` int64 (R,) are among the pool's candidates.
+
+    The other arguments are those of ``features``.
+    """
+    kept, offset = _thinned(pool, goals, config.seed)
+    rows, target = pool.rows[kept], np.searchsorted(kept, goals)
+    known = features(pool, calibrations, lengths, mean_length, kept)
+    mean, spread = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
+    spread[spread < _CONSTANT_FEATURE] = 1.0
+    standard = ((known - mean) / spread).astype(np.float32)
+    members = [_fit(standard, offset, rows, target, config, config.seed + member) for member in range(config.members)]
+    linear, inner, bias, outer = (np.stack(part).astype(np.float64) for part in zip(*members, strict=True))
+    return Scorer(mean=mean, spread=spread, linear=linear, inner=inner, bias=bias, outer=outer)
+
+
+def _thinned(pool: Pool, goals: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that are trained on, ascending, and float32 logarithms of what each stands for."""
+    near = reciprocal_ranks(pool, _CONSTANT).sum(axis=1)
+    near[goals] = np.inf
+    column = _column(np.lexsort((pool.tie, -near, pool.rows)), pool)
+    draw = np.where(column < _NEAR, -1.0, np.random.default_rng(seed).random(len(column)))
+    kept = np.flatnonzero(_column(np.lexsort((draw, pool.rows)), pool) < _NEAR + _FAR)
+    behind = np.maximum(np.diff(pool.offsets) - _NEAR, 0)[pool.rows[kept]]
+    stands_for = np.where(column[kept] < _NEAR, 1.0, np.maximum(behind / _FAR, 1.0))
+    return kept, np.log(stands_for).astype(np.float32)
+
+
+def _column(order: np.ndarray, pool: Pool) -> np.ndarray:
+    """int64 (P,) the place of each candidate in its request, when ``order`` sorts them."""
+    column = np.empty(len(order), dtype=np.int64)
+    column[order] = np.arange(len(order)) - offsets_of(np.diff(pool.offsets))[pool.rows]
+    return column
+
+
+def _fit(
+    standard: np.ndarray, offset: np.ndarray, rows: np.ndarray, target: np.ndarray, config: LearnedConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One member: linear (F,), inner (F, H), bias (H,), outer (H,)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    width, hidden = standard.shape[1], config.hidden
+
+    def start(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, generator=generator) / max(shape[0], 1) ** 0.5).requires_grad_()
+
+    linear, bias = torch.zeros(width, requires_grad=True), torch.zeros(hidden, requires_grad=True)
+    inner, outer = start(width, hidden), start(hidden)
+    parameters = [linear, inner, bias, outer]
+    inputs, extra = torch.from_numpy(standard), torch.from_numpy(offset)
+    place, goal = torch.from_numpy(rows), torch.from_numpy(target)
+    requests = len(target)
+
+    def loss() -> torch.Tensor:
+        values = inputs @ linear + torch.tanh(inputs @ inner + bias) @ outer + extra
+        top = torch.full((requests,), -torch.inf).scatter_reduce(0, place, values.detach(), "amax")
+        total = torch.zeros(requests).index_add(0, place, (values - top[place]).exp())
+        penalty = sum((parameter**2).sum() for parameter in parameters)
+        return (total.log() + top - values[goal]).mean() + config.decay * penalty
+
+    optimizer = torch.optim.LBFGS(parameters, max_iter=config.steps, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return linear.detach().numpy(), inner.detach().numpy(), bias.detach().numpy(), outer.detach().numpy()

@@ -1,0 +1,218 @@
+"""How several channels' lists become one: fitted parameters, on arrays alone.
+
+    rrf       value(j) = Σ_c w_c / (k + place_c(j))
+    weighted  value(j) = Σ_c w_c lift_c(j)
+    learned   value(j) = f(features(j))
+
+Cormack, Clarke & Büttcher (SIGIR 2009) for the first; ``calibration`` and ``learned`` for the others. Deviation: equal
+values go to the better place in any list, then to the more popular item; a channel that did not answer (an empty list)
+is the same as one that knows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from genrecall.errors import ConfigError
+from genrecall.recall.channel import Candidates
+from genrecall.recall.fusion.calibration import Calibration, Scale
+from genrecall.recall.fusion.features import features
+from genrecall.recall.fusion.learned import Scorer
+from genrecall.recall.fusion.pool import Pool
+from genrecall.recall.fusion.weights import reciprocal_ranks
+from genrecall.recall.selection import Popularity
+
+Method = Literal["rrf", "weighted", "learned"]
+METHODS: tuple[Method, ...] = ("rrf", "weighted", "learned")
+_REQUESTS_A_BLOCK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """The part of a fusion that is not arrays; JSON brings it back unchanged.
+
+    Attributes:
+        channels: names, in the order of the weights.
+        method: ``rrf``, ``weighted`` or ``learned``.
+        top: places of each list that count.
+        constant: k of ``rrf``.
+        scales: of the channels' calibrations; empty for ``rrf``.
+    """
+
+    channels: Sequence[str]
+    method: Method = "rrf"
+    top: int = 100
+    constant: float = 60.0
+    scales: Sequence[Scale] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "scales", tuple(self.scales))
+        distinct = len(set(self.channels)) == len(self.channels) > 0
+        calibrated = self.method == "rrf" or len(self.scales) == len(self.channels)
+        if not distinct or not calibrated or self.method not in METHODS or self.top < 1 or self.constant <= 0:
+            raise ConfigError(
+                "channels cannot be fused like this",
+                seen=f"channels {', '.join(self.channels) or 'none'}, method={self.method!r}, top={self.top}, "
+                f"constant={self.constant}, {len(self.scales)} scales",
+                allowed=f"distinct channel names, a method of {', '.join(METHODS)}, top >= 1, constant > 0, and a "
+                "scale for each channel unless the method is 'rrf'",
+                fix="correct FusionConfig, or fit the fusion again",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """Why an item stands where it stands.
+
+    Attributes:
+        item: index.
+        score: of the fusion.
+        ranks: place by channel, of the channels that list it.
+        scores: the same channels' own scores.
+    """
+
+    item: int
+    score: float
+    ranks: dict[str, int]
+    scores: dict[str, float]
+
+
+class Fusion:
+    """One way of fusing named channels.
+
+    Args:
+        config: settings.
+        counts: (I,) training events by item.
+        weights: float64 (C,) of the channels; ones if None, not read by ``learned``.
+        calibrations: of the channels, unless the method is ``rrf``.
+        scorer: for ``learned``.
+        mean_length: for ``learned``: mean ln(1 + n) of the histories that it was fitted on.
+        report: how it was chosen; empty where nothing was.
+    """
+
+    def __init__(
+        self,
+        config: FusionConfig,
+        counts: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        calibrations: Sequence[Calibration] = (),
+        scorer: Scorer | None = None,
+        mean_length: float = 0.0,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert config.method == "rrf" or len(calibrations) == len(config.channels)
+        assert (config.method == "learned") == (scorer is not None)
+        self.config, self.report = config, dict(report or {})
+        self.weights = np.ones(len(config.channels)) if weights is None else weights
+        self.calibrations, self.scorer, self.mean_length = list(calibrations), scorer, mean_length
+        self.popularity = Popularity(np.asarray(counts, dtype=np.float64))
+
+    def pool(self, candidates: Mapping[str, Candidates], k: int = 0) -> Pool:
+        """The union of the channels' lists, down to place ``k`` at least; channels of other names are not read.
+
+        Raises:
+            ConfigError: a channel is missing (one that did not answer has lists of −1).
+        """
+        missing = [name for name in self.config.channels if name not in candidates]
+        if missing:
+            raise ConfigError(
+                "a channel of the fusion gave no candidates",
+                seen=f"candidates of {', '.join(candidates) or 'no channel'}",
+                allowed=f"those of {', '.join(self.config.channels)}; lists may be empty (−1)",
+                fix=f"add {', '.join(missing)}, or fit the fusion without",
+            )
+        lists = [candidates[name] for name in self.config.channels]
+        return Pool.of(lists, self.popularity, self.config.top, max(self.config.top, k))
+
+    def values(self, pool: Pool, lengths: np.ndarray | None = None) -> np.ndarray:
+        """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories."""
+        if self.config.method == "rrf":
+            return reciprocal_ranks(pool, self.config.constant) @ self.weights
+        if self.scorer is None:
+            return lifts(pool, self.calibrations) @ self.weights
+        lengths = np.zeros(len(pool), np.int64) if lengths is None else lengths
+        found = [np.empty(0)]
+        for begin in range(0, len(pool), _REQUESTS_A_BLOCK):
+            rows = np.arange(begin, min(begin + _REQUESTS_A_BLOCK, len(pool)))
+            known = features(pool.take(rows), self.calibrations, lengths[rows], self.mean_length)
+            found.append(self.scorer.values(known))
+        return np.concatenate(found)
+
+    def fuse(self, candidates: Mapping[str, Candidates], k: int, lengths: np.ndarray | None = None) -> Candidates:
+        """The best ``k`` items of each request.
+
+        Args:
+            candidates: each channel's lists for the same R requests, by name.
+            k: length of the fused lists.
+            lengths: int (R,) events in each history; read by ``learned``.
+        """
+        pool = self.pool(candidates, k)
+        return pool.best(self.values(pool, lengths), k)
+
+    def explain(
+        self, candidates: Mapping[str, Candidates], k: int, lengths: np.ndarray | None = None
+    ) -> list[list[Explained]]:
+        """``fuse``, with each channel's part: a list a request."""
+        pool = self.pool(candidates, k)
+        answer = pool.best(self.values(pool, lengths), k)
+        return [
+            [
+                self._explained(pool, row, int(item), float(score))
+                for item, score in zip(*listed, strict=True)
+                if item >= 0
+            ]
+            for row, listed in enumerate(zip(answer.items, answer.scores, strict=True))
+        ]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that, with the configuration, make the fusion again."""
+        state = {"counts": self.popularity.counts, "weights": self.weights}
+        if self.calibrations:
+            state["slopes"] = np.array([calibration.slope for calibration in self.calibrations])
+            state["reaches"] = np.array([calibration.reach for calibration in self.calibrations])
+        if self.scorer is not None:
+            state |= {f"scorer.{name}": value for name, value in self.scorer.state().items()}
+            state["mean_length"] = np.array([self.mean_length])
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], config: FusionConfig) -> Self:
+        """The fusion whose ``state()`` this was; its report is not part of it."""
+        learned = config.method == "learned"
+        parts = {name.removeprefix("scorer."): value for name, value in state.items() if name.startswith("scorer.")}
+        return cls(
+            config,
+            state["counts"],
+            weights=np.asarray(state["weights"], dtype=np.float64),
+            calibrations=[
+                Calibration(scale=scale, slope=float(slope), reach=float(reach))
+                for scale, slope, reach in zip(config.scales, state["slopes"], state["reaches"], strict=True)
+            ]
+            if config.scales
+            else (),
+            scorer=Scorer.from_state(parts) if learned else None,
+            mean_length=float(state["mean_length"][0]) if learned else 0.0,
+        )
+
+    def _explained(self, pool: Pool, row: int, item: int, score: float) -> Explained:
+        begin, end = pool.offsets[row : row + 2]
+        where = begin + int(np.flatnonzero(pool.items[begin:end] == item)[0])
+        listed = [(c, name) for c, name in enumerate(self.config.channels) if pool.ranks[where, c] > 0]
+        return Explained(
+            item=item,
+            score=score,
+            ranks={name: int(pool.ranks[where, c]) for c, name in listed},
+            scores={name: float(pool.scores[where, c]) for c, name in listed},
+        )
+
+
+def lifts(pool: Pool, calibrations: Sequence[Calibration]) -> np.ndarray:
+    """float64 (P, C) lift of every channel."""
+    columns = [calibration.lift(pool, channel) for channel, calibration in enumerate(calibrations)]
+    return np.stack(columns, axis=1)
