@@ -73,6 +73,8 @@ def test_a_search_text_is_encoded_and_the_history_is_not_read() -> None:
     found = channel.recall([Query(text="up", history=np.array([0], np.int32)), ask(2), ask()], 1)
     assert rows(found) == [[1], [2], [0]]
     assert asked == ["up"]
+    later = DenseChannel.from_state(channel.state(), channel.config).with_encoder(encode)
+    assert rows(later.recall([Query(text="up")], 1)) == [[1]]
     with pytest.raises(ConfigError, match="encoder"):
         DenseChannel.fit(vectors, np.zeros(3)).recall([Query(text="up")], 1)
 

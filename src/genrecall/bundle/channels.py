@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,26 @@ from safetensors.numpy import load_file, save_file
 
 from genrecall.catalog.histories import Histories
 from genrecall.recall.basket import BasketChannel, BasketConfig
+from genrecall.recall.channel import Channel
+from genrecall.recall.dense import DenseChannel, DenseConfig
+from genrecall.recall.fusion import FusedChannel, FusionConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
+from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.transition import TransitionChannel, TransitionConfig, in_baskets
 
 _SETTINGS = "settings.json"
-ClassicChannel = PopularityChannel | ItemCfChannel | TransitionChannel | BasketChannel
+_FUSED = "fused"
+ClassicChannel = PopularityChannel | ItemCfChannel | TransitionChannel | BasketChannel | LexicalChannel | DenseChannel
+_COUNTED = ("popularity", "item_cf", "transition", "transition_undirected", "basket")
 _KINDS: dict[str, tuple[Any, Any]] = {
     "popularity": (PopularityChannel, PopularityConfig),
     "item_cf": (ItemCfChannel, ItemCfConfig),
     "transition": (TransitionChannel, TransitionConfig),
+    "transition_undirected": (TransitionChannel, TransitionConfig),
     "basket": (BasketChannel, BasketConfig),
+    "lexical": (LexicalChannel, LexicalConfig),
+    "dense": (DenseChannel, DenseConfig),
 }
 
 
@@ -34,29 +43,35 @@ class ClassicConfig:
     Attributes:
         popularity, item_cf: settings.
         transition: None lets the channel choose by its training events.
+        transition_undirected: None leaves this second transition channel out.
         basket: None leaves the channel out where events share no times (no baskets).
     """
 
     popularity: PopularityConfig = field(default_factory=PopularityConfig)
     item_cf: ItemCfConfig = field(default_factory=ItemCfConfig)
     transition: TransitionConfig | None = None
+    transition_undirected: TransitionConfig | None = None
     basket: BasketConfig | None = None
 
 
 def fit(histories: Histories, num_items: int, config: ClassicConfig | None = None) -> dict[str, ClassicChannel]:
-    """Fit all classic channels on training histories."""
+    """Fit all counted channels on training histories."""
     config = config or ClassicConfig()
-    settings = {name: getattr(config, name) for name in _KINDS}
+    settings = {name: getattr(config, name) for name in _COUNTED}
     left_out = {"basket"} if config.basket is None and not in_baskets(histories) else set()
+    left_out |= {"transition_undirected"} if config.transition_undirected is None else set()
     return {
-        name: kind.fit(histories, num_items, settings[name])
-        for name, (kind, _) in _KINDS.items()
+        name: _named(_KINDS[name][0].fit(histories, num_items, settings[name]), name)
+        for name in _COUNTED
         if name not in left_out
     }
 
 
-def save(channels: Mapping[str, ClassicChannel], directory: Path) -> None:
-    """Write one file a channel, and the settings that they were fitted with."""
+def save(channels: Mapping[str, ClassicChannel | FusedChannel], directory: Path) -> None:
+    """Write one file a channel, and the settings that they were fitted with.
+
+    The channels beside the counted ones are saved if they are given; of a fused one the fusion only.
+    """
     directory.mkdir()
     for name, channel in channels.items():
         state = {key: np.ascontiguousarray(value) for key, value in channel.state().items()}
@@ -66,9 +81,28 @@ def save(channels: Mapping[str, ClassicChannel], directory: Path) -> None:
 
 
 def load(directory: Path) -> dict[str, ClassicChannel]:
-    """Read what ``save`` wrote."""
+    """Read what ``save`` wrote, but for the fused channel (see :func:`load_fused`)."""
     channels = {}
-    for name, settings in json.loads((directory / _SETTINGS).read_text(encoding="utf-8")).items():
-        kind, config = _KINDS[name]
-        channels[name] = kind.from_state(load_file(directory / f"{name}.safetensors"), config(**settings))
+    for name, settings in _settings(directory).items():
+        if name != _FUSED:
+            kind, config = _KINDS[name]
+            state = load_file(directory / f"{name}.safetensors")
+            channels[name] = _named(kind.from_state(state, config(**settings)), name)
     return channels
+
+
+def load_fused(directory: Path, channels: Sequence[Channel]) -> FusedChannel | None:
+    """The fused channel over these channels; None where none was saved."""
+    settings = _settings(directory).get(_FUSED)
+    if settings is None:
+        return None
+    return FusedChannel.from_state(load_file(directory / f"{_FUSED}.safetensors"), FusionConfig(**settings), channels)
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    return dict(json.loads((directory / _SETTINGS).read_text(encoding="utf-8")))
+
+
+def _named(channel: Any, name: str) -> Any:
+    """Two channels of one class stand under two names."""
+    return channel if channel.name == name else channel.named(name)

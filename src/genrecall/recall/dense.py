@@ -88,11 +88,22 @@ class DenseChannel:
         mean = mean.astype(np.float32)
         return cls(_unit(vectors - mean), mean, np.asarray(counts, dtype=np.float64), config, encode)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item."""
+        return self._popularity.counts
+
     def read_as(self, config: DenseConfig) -> Self:
         """The channel of a configuration that differs from this one's in the reading of histories only."""
         assert config.centred == self.config.centred
         other = copy.copy(self)
         other.config = config
+        return other
+
+    def with_encoder(self, encode: Encode) -> Self:
+        """The same channel, which also reads search texts."""
+        other = copy.copy(self)
+        other._encode = encode
         return other
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
@@ -161,7 +172,7 @@ class DenseChannel:
                 f"the channel {self.name} cannot read search texts",
                 seen="a query with a text, and no encoder",
                 allowed="queries with a history, or a channel that was given the encoder of the items' vectors",
-                fix="pass encode=... to fit or from_state",
+                fix="pass encode=... to fit or from_state, or call with_encoder",
             )
         return self._encode
 

@@ -92,6 +92,11 @@ class LexicalChannel:
         weights = _bm25([[number[word] for word in row] for row in indexed], len(vocabulary), config)
         return cls(occurrences, weights, vocabulary, np.asarray(counts, dtype=np.float64), config)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item."""
+        return self._popularity.counts
+
     def read_as(self, config: LexicalConfig) -> Self:
         """The channel of a configuration that differs from this one's in the reading only (not in k1 and b)."""
         assert (config.k1, config.b) == (self.config.k1, self.config.b)
