@@ -1,0 +1,178 @@
+"""Cold start: items that no training event holds, written by a model that never saw them.
+
+    hold the last tenth of the items out ──▶ SIDs and generators of the others ──▶ SIDs for the held-out ones, appended
+                                             ──▶ Recall on the cases whose target is cold, the whole catalog ranked
+
+Nothing of the cold items is used before their SIDs are appended: neither their events nor their texts. Beside the
+generators stand the channels that can find an item by its text alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrecall.catalog.histories import Histories
+from genrecall.catalog.split import Cases, Split, hold_out_items
+from genrecall.catalog.store import Catalog
+from genrecall.engine.config import EngineConfig
+from genrecall.eval.evaluation import Evaluation
+from genrecall.eval.harness import evaluate
+from genrecall.eval.lock import Final
+from genrecall.recall.dense import DenseChannel, DenseConfig
+from genrecall.recall.ensemble import EnsembleChannel
+from genrecall.recall.generative import GenerativeChannel
+from genrecall.recall.generator import open_generator
+from genrecall.recall.lexical import LexicalChannel, LexicalConfig
+from genrecall.recall.popularity import PopularityChannel, PopularityConfig
+from genrecall.recall.tokens import item_texts
+from genrecall.recipes import generators
+from genrecall.recipes.study import Study
+from genrecall.sid.append import append_sids
+from genrecall.text.vectors import Vectors
+
+DEPTH = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WarmWorld:
+    """What there was before the cold items came, with items numbered anew.
+
+    Attributes:
+        catalog: of the warm items.
+        vectors: of the warm items.
+        split: warm targets only, cold items left out of histories.
+        warm: int32 their indices in the whole catalog, ascending.
+        cold: int32 the others'.
+    """
+
+    catalog: Catalog
+    vectors: Vectors
+    split: Split
+    warm: np.ndarray
+    cold: np.ndarray
+
+    @classmethod
+    def of(cls, catalog: Catalog, vectors: Vectors, split: Split) -> WarmWorld:
+        """Items with training events are warm."""
+        vectors.require_items(catalog.items.ids)
+        known = split.train.item_counts(len(catalog.items)) > 0
+        warm, cold = (np.flatnonzero(which).astype(np.int32) for which in (known, ~known))
+        number = np.cumsum(known, dtype=np.int32) - 1
+        digest = hashlib.sha256(catalog.digest.encode() + cold.tobytes()).hexdigest()
+        return cls(
+            catalog=replace(catalog, items=catalog.items.select(warm), digest=f"sha256:{digest}", path=None),
+            vectors=replace(
+                vectors,
+                item_ids=[vectors.item_ids[item] for item in warm.tolist()],
+                matrix=vectors.matrix[warm],
+                digest=f"sha256:{hashlib.sha256(vectors.digest.encode() + cold.tobytes()).hexdigest()}",
+            ),
+            split=replace(
+                split,
+                train=_renumbered(split.train, known, number),
+                valid=_cases(split.valid, known, number),
+                test=_cases(split.test, known, number),
+            ),
+            warm=warm,
+            cold=cold,
+        )
+
+
+def cold_start(
+    catalog: Catalog,
+    vectors: Vectors,
+    study: Study,
+    out: Path,
+    *,
+    share: float = 0.1,
+    lexical: LexicalConfig | None = None,
+    dense: DenseConfig | None = None,
+    final: Final | None = None,
+    cases: int | None = None,
+) -> Evaluation:
+    """Train without the newest items, append them, and judge the cases that ask for them.
+
+    Args:
+        catalog: with events.
+        vectors: of all its items.
+        study: of the generators; one is trained for each of its SID tables.
+        out: directory of the artifacts.
+        share: of the items with training events that are held out, those that appeared last.
+        lexical, dense: how the text channels read histories.
+        final: leave to ask the test part; without it the validation cases are asked.
+        cases: ask only so many, drawn by a fixed seed; stated in the protocol.
+
+    Returns:
+        The channels ``generative``, ``lexical``, ``dense`` and ``popularity`` on the cold cases.
+    """
+    split, _ = hold_out_items(study.split.divide(catalog), share=share, seed=study.seed)
+    world = WarmWorld.of(catalog, vectors, split)
+    members = _members(catalog, vectors, world, study, out)
+    generative = members[0] if len(members) == 1 else EnsembleChannel(members)
+    counts = split.train.item_counts(len(catalog.items))
+    asked = (split.test if final else split.valid).of_items(world.cold)
+    told = [
+        f"only the {len(asked):,} cases whose target is cold; cold items got their SIDs by `sid append`",
+        f"the generative channel scores items by trie-constrained SID probabilities of {len(members)} tables",
+    ]
+    if cases is not None and cases < len(asked):
+        told.append(f"{cases:,} of them, drawn at random (seed 0)")
+        asked = asked.subset(np.sort(np.random.default_rng(0).permutation(len(asked))[:cases]))
+    return evaluate(
+        [
+            generative,
+            LexicalChannel.fit(item_texts(catalog.items), counts, lexical),
+            DenseChannel.fit(vectors.matrix, counts, dense),
+            PopularityChannel(counts, PopularityConfig()),
+        ],
+        asked,
+        num_items=len(catalog.items),
+        protocol=study.split.protocol(split, remarks=tuple(told)),
+        train_counts=counts,
+        final=final,
+        k=DEPTH,
+        profile=catalog.profile_of,
+        groups=members[0].table.sids[:, 0],
+    )
+
+
+def _members(
+    catalog: Catalog, vectors: Vectors, world: WarmWorld, study: Study, out: Path
+) -> Sequence[GenerativeChannel]:
+    """Generators of the warm world, over tables that the cold items were appended to."""
+    sids = generators.tables(world.catalog, world.vectors, world.split, study, out)
+    soft = generators.teacher(world.split, len(world.warm), study, out / "teacher")
+    models = generators.generators(world.catalog, world.split, study, sids, soft, out)
+    counts = np.zeros(len(catalog.items), np.int64)
+    counts[world.warm] = world.split.train.item_counts(len(world.warm))
+    members = []
+    for sid, model in zip(sids, models, strict=True):
+        larger = append_sids(
+            sid,
+            catalog.items.ids,
+            vectors.matrix,
+            out=sid.with_name(f"{sid.name}-appended"),
+            identity=vectors.identity,
+            vectors_digest=vectors.digest,
+        )
+        normalise: Any = study.normalise  # checked by EngineConfig
+        settings = EngineConfig(normalise=normalise, device=study.train.device)
+        engine, prompts = open_generator(model, larger, catalog.items.titles, settings)
+        members.append(GenerativeChannel(engine, prompts, larger, counts, study.generative))
+    return members
+
+
+def _renumbered(histories: Histories, known: np.ndarray, number: np.ndarray) -> Histories:
+    kept = histories.select(known[histories.items])
+    return replace(kept, items=number[kept.items])
+
+
+def _cases(cases: Cases, known: np.ndarray, number: np.ndarray) -> Cases:
+    kept = cases.subset(np.flatnonzero(known[cases.targets]))
+    return replace(kept, targets=number[kept.targets], histories=_renumbered(kept.histories, known, number))
