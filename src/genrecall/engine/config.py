@@ -22,7 +22,7 @@ class EngineConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: precision of the linear layers; ``auto`` is bfloat16 on CUDA, float32 on the CPU. Scores are always
             float32.
-        max_rows: the most beams of one forward pass.
+        max_rows: the most beams of one forward pass; None: what suits model and device.
         max_prompt_tokens: the most prompt tokens, padding counted, of one forward pass.
     """
 
@@ -30,7 +30,7 @@ class EngineConfig:
     normalise: Normalise = "trie"
     device: str = "auto"
     dtype: str = "auto"
-    max_rows: int = 4096
+    max_rows: int | None = None
     max_prompt_tokens: int = 16384
 
     def __post_init__(self) -> None:
@@ -46,7 +46,8 @@ class EngineConfig:
                 "unknown engine precision", seen=self.dtype, allowed=", ".join(DTYPES), fix="choose another dtype"
             )
         for name in ("beam", "max_rows", "max_prompt_tokens"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(
                     f"the engine's {name} must be positive",
                     seen=getattr(self, name),

@@ -59,6 +59,10 @@ class Engine:
         tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.device) for ids in sid_tokens]
         self._search = BeamSearch(self._decoder, TrieTensors.of(trie, self.device), tokens, self.config.normalise)
 
+    @property
+    def _max_rows(self) -> int:
+        return self.config.max_rows or self._decoder.max_rows
+
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers in the order of the requests; any number of them, of mixed lengths, widths and filters."""
@@ -82,12 +86,12 @@ class Engine:
         return [answer for answer in answers if answer is not None]
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid]]) -> list[np.ndarray]:
+    def score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[np.ndarray]:
         """Scores of given SIDs, the same sums that ``generate`` ranks by; filters and widths play no part.
 
         Args:
             requests: R prompts.
-            sids: for each request any number of SIDs, of the catalog or not.
+            sids: for each request any number of SIDs, of the catalog or not; integer arrays (n, L) are quickest.
 
         Returns:
             For each request float32 scores in its SIDs' order; -inf for a SID that the trie does not hold.
@@ -95,14 +99,15 @@ class Engine:
         assert len(sids) == len(requests), "one list of SIDs per request"
         self._require(requests)
         levels = self.trie.space.levels
-        codes = [np.array(list(rows), dtype=np.int64).reshape(-1, levels) for rows in sids]
-        paths = [self.trie.paths(rows) for rows in codes]
+        codes = [np.asarray(rows, dtype=np.int64).reshape(-1, levels) for rows in sids]
+        cuts = np.cumsum([len(rows) for rows in codes])[:-1]
+        paths = np.split(self.trie.paths(np.concatenate(codes)), cuts) if codes else []
         scores = [np.full(len(rows), -np.inf, dtype=np.float32) for rows in codes]
         # A request with more SIDs than a pass has rows is read once for each part of them.
         parts = [
             (index, part)
             for index, path in enumerate(paths)
-            for part in _split(np.flatnonzero(path[:, -1] >= 0), self.config.max_rows)
+            for part in _split(np.flatnonzero(path[:, -1] >= 0), self._max_rows)
         ]
         members = [requests[index] for index, _ in parts]
         for batch in self._plan(members, [len(part) for _, part in parts]):
@@ -125,9 +130,9 @@ class Engine:
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
 
     def _plan(self, requests: Sequence[Request], rows: Sequence[int]) -> list[list[int]]:
-        budget = self.config
         lengths = [len(request.tokens) for request in requests]
-        return list(plan_batches(lengths, rows, max_rows=budget.max_rows, max_prompt_tokens=budget.max_prompt_tokens))
+        most = self.config.max_prompt_tokens
+        return list(plan_batches(lengths, rows, max_rows=self._max_rows, max_prompt_tokens=most))
 
     def _answers(self, requests: Sequence[Request], trail: list[Frontier], asked: Sequence[int]) -> list[Answer]:
         """Split the last frontier by request and put each part in order of score."""

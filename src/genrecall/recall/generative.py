@@ -113,8 +113,7 @@ class GenerativeChannel:
             Request(tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)))
             for query in queries
         ]
-        sids = [[tuple(sid) for sid in self.table.sids[chosen].tolist()] for chosen in items]
-        return self.engine.score(requests, sids)
+        return self.engine.score(requests, [self.table.sids[chosen] for chosen in items])
 
     def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
         """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""

@@ -53,6 +53,11 @@ class Decoder:
         return self.architecture.window - len(self.weights.level_heads) + 1
 
     @property
+    def max_rows(self) -> int:
+        """How many beams fill a device without filling its memory."""
+        return 4096
+
+    @property
     def vocabulary(self) -> int:
         """V of prompts."""
         return self.architecture.vocabulary

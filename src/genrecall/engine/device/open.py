@@ -32,6 +32,11 @@ class SidDecoder(Protocol):
         """V of prompts."""
         ...
 
+    @property
+    def max_rows(self) -> int:
+        """The most beams of a forward pass where the configuration names none."""
+        ...
+
     def read(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
         """Hidden states (R, E) that the first code is written from, and what the beams will look back at."""
         ...

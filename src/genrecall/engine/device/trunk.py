@@ -50,6 +50,11 @@ class TrunkDecoder:
         return self._trunk.architecture.window
 
     @property
+    def max_rows(self) -> int:
+        """A beam of the light decoder is so small that a GPU wants many at once."""
+        return 32768 if self._bridge.device.type == "cuda" else 4096
+
+    @property
     def vocabulary(self) -> int:
         """Items and prefix rows."""
         return self._trunk.vocabulary
