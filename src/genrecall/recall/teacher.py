@@ -75,11 +75,24 @@ class Teacher:
     weight: float = 1.0
     log_scores: bool = False
 
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ConfigError(
+                "a teacher out of fold needs another fold to learn from",
+                seen=f"{self.folds} folds for {self.name}",
+                allowed="2 or more",
+                fix="raise the number of folds, or leave this teacher out",
+            )
+
 
 def soft_targets(
     teachers: Sequence[Teacher], histories: Histories, config: TeacherConfig, *, digest: str = ""
 ) -> SoftTargets:
-    """Ask every teacher of every event that has a past."""
+    """Ask every teacher of every event that has a past; without a teacher, the user's next events are all there is."""
+    if not teachers:
+        none = np.empty((len(histories.items), 0))
+        alone = SoftTargets(items=none.astype(np.int32), weights=none.astype(np.float16), digest=digest)
+        return _with_future(alone, histories, config)
     asked = _asked(histories, config)
     many, k = len(histories.items), 2 * config.items
     items = np.full((many, len(teachers) * k), -1, dtype=np.int32)

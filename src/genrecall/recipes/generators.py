@@ -58,7 +58,7 @@ def teacher(split: Split, num_items: int, study: Study, out: Path) -> SoftTarget
         "counts": "basket" if baskets else "transition",
         "folds": [study.count_folds, study.sasrec_folds],
         "sasrec": {**asdict(study.sasrec), "train": study.sasrec.train.identity(), "weight": study.sasrec_weight},
-        "sasrec_teacher": asdict(study.sasrec_teacher),
+        "sasrec_teacher": {**asdict(study.sasrec_teacher), "counts": study.sasrec_counts},
     }
     parents = {"histories": split.train.digest}
     if not is_current(out, kind="teacher", config=config, parents=parents):
@@ -79,8 +79,8 @@ def _teachers(study: Study, num_items: int, baskets: bool) -> list[Teacher]:
     counting = Teacher(name="counts", fit=counts, folds=study.count_folds)
 
     def sasrec(histories: Histories) -> Any:
-        # Taught by counts of its own fold alone. No validation: it trains as long as its schedule says.
-        soft = soft_targets([counting], histories, study.sasrec_teacher)
+        # What teaches it has seen its own fold alone. No validation: it trains as long as its schedule says.
+        soft = soft_targets([counting] if study.sasrec_counts else [], histories, study.sasrec_teacher)
         return SasrecChannel.taught(histories, num_items, study.sasrec, soft)
 
     every = [

@@ -37,7 +37,8 @@ class Study:
         teacher: soft targets from counts and SASRec, out of fold; None learns from the events alone.
         count_folds, sasrec_folds: of the teachers; 0 leaves one out.
         sasrec: of the baseline, and of the teacher.
-        sasrec_teacher: how counts teach the SASRec that teaches.
+        sasrec_counts: whether counts teach the SASRec that teaches.
+        sasrec_teacher: how they do, and what it learns of later events.
         sasrec_weight: of the SASRec teacher beside 1 for the counts.
         generative: the search that is shipped and judged.
         validation_cases, validation_beam: for early stopping.
@@ -57,6 +58,7 @@ class Study:
     count_folds: int = 10
     sasrec_folds: int = 3
     sasrec: SasrecConfig
+    sasrec_counts: bool = False
     sasrec_teacher: TeacherConfig = field(
         default_factory=lambda: TeacherConfig(trust=0.4, sharpness=1.0, future=(0.3, 0.15))
     )
