@@ -54,7 +54,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     catalog, vectors = prepare({}, out, "minilm", None)
     study = toy(suited_to(catalog, name="toy", small=True))
-    outcome = run(catalog, vectors, study, out, seeds=[0, 1], final=True, beams=[5, 20])
+    outcome = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20])
     assert outcome.final is not None
     assert outcome.final.num_runs == 2
     assert {
@@ -74,10 +74,12 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     assert outcome.final.results["generative"].invalid_sid_rate == 0
     assert "seed" in (out / "report.md").read_text()
     readings = (out / "seed-0" / LEDGER).read_text().splitlines()
-    assert len(readings) == 1
+    assert ["final" in readings[0], "refit" in readings[1], len(readings)] == [True, True, 2]
+    assert outcome.refit is not None
+    assert "refit" in outcome.refit.sentence()
     # Nothing is made, nor the test part read, a second time.
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
-    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True)
+    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True)
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")} == stamps
     assert again.final is not None
     assert again.final.results["generative"].metrics == outcome.final.results["generative"].metrics

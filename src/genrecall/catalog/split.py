@@ -60,6 +60,7 @@ class Split:
         train: U rows, numbered as the users; rows may be empty.
         valid: cases to choose settings by.
         test: cases to report.
+        before_test: U rows; training events and the validation targets, for models that are fitted once more.
         name: ``leave_one_out``, ``temporal`` or ``source``.
         rule: what was done, in one sentence for the tables.
     """
@@ -67,8 +68,16 @@ class Split:
     train: Histories
     valid: Cases
     test: Cases
+    before_test: Histories
     name: str
     rule: str
+
+
+def refitted(split: Split) -> Split:
+    """The same test cases with validation targets among the training events; nothing is left to choose settings by."""
+    none = split.valid.subset(np.empty(0, dtype=np.int64))
+    rule = f"{split.rule}; validation targets train, too (refit)"
+    return replace(split, train=split.before_test, valid=none, rule=rule)
 
 
 def leave_one_out(histories: Histories, *, min_events: int = 3) -> Split:
@@ -93,6 +102,7 @@ def leave_one_out(histories: Histories, *, min_events: int = 3) -> Split:
         train=histories.slices(begin, np.where(held, end - 2, end)),
         valid=_cases(histories, end[users] - 2, users, "validation"),
         test=_cases(histories, end[users] - 1, users, "test"),
+        before_test=histories.slices(begin, np.where(held, end - 1, end)),
         name="leave_one_out",
         rule=rule,
     )
@@ -220,7 +230,8 @@ def hold_out_items(split: Split, *, share: float = 0.1, seed: int = 0) -> tuple[
         f"{split.rule}; the {held:,} items that appeared last{by}, {held / len(known):.0%} of those with training "
         f"events, are held out of training with their {lost:,} events"
     )
-    return replace(split, train=warm, rule=rule), cold
+    before_test = split.before_test.select(~np.isin(split.before_test.items, cold))
+    return replace(split, train=warm, before_test=before_test, rule=rule), cold
 
 
 def _by_part(
@@ -238,6 +249,7 @@ def _by_part(
         train=histories.select(part == 0),
         valid=_cases(histories, targets[0], rows[targets[0]], "validation", keep_last),
         test=_cases(histories, targets[1], rows[targets[1]], "test", keep_last),
+        before_test=histories.select(part < 2),
         name=name,
         rule=rule,
     )

@@ -26,6 +26,9 @@ def command(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: each makes SIDs and models anew.")] = 1,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     final: Annotated[bool, typer.Option("--final", help="Read the test part, once a seed; recorded.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train once more on training and validation events, and test that, too.")
+    ] = False,
     cases: Annotated[int | None, typer.Option(min=1, help="Judge at most so many cases, drawn at random.")] = None,
     beams: Annotated[str, typer.Option(help="Widths for the curve of recall against beam, as 5,20,50,100,300.")] = "",
     small: Annotated[
@@ -47,7 +50,7 @@ def command(
     widths = [int(width) for width in beams.split(",") if width]
     outcome = run(
         catalog, vectors, study, out,
-        seeds=range(first_seed, first_seed + seeds), final=final, cases=cases, beams=widths,
+        seeds=range(first_seed, first_seed + seeds), final=final, refit_too=refit, cases=cases, beams=widths,
     )  # fmt: skip
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False, indent=2))

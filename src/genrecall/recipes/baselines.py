@@ -29,39 +29,42 @@ from genrecall.text.vectors import Vectors
 
 _CONFIGS, _WEIGHTS = "configs.json", "channel.safetensors"
 _CASES = 4000
+Configs = Mapping[str, Mapping[str, Any]]
 
 
-def counted(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path) -> dict[str, Channel]:
-    """Channels without training: popularity, counts, text neighbours, with settings chosen on validation cases."""
+def tune(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path) -> Configs:
+    """Settings of all channels without training, chosen on validation cases, by channel."""
     items, counts = len(catalog.items), split.train.item_counts(len(catalog.items))
-    texts = default_template(catalog.items).render(catalog.items)
     parents = {"catalog": catalog.digest, "vectors": vectors.digest, "histories": split.train.digest}
     config = {"split": asdict(study.split), "cases": _CASES}
     if not is_current(out, kind="tuning", config=config, parents=parents):
         cases = _sampled(split.valid)
         queries, targets = queries_of(cases, study.split.protocol(split), catalog.profile_of), cases.targets
         tuned: dict[str, Any] = dict(tune_counted(split.train, items, queries, targets))
-        tuned["lexical"] = tune_lexical(texts, counts, queries, targets)
+        tuned["lexical"] = tune_lexical(_texts(catalog), counts, queries, targets)
         tuned["dense"] = tune_dense(vectors.matrix, counts, queries, targets)
         with write_artifact(out, kind="tuning", config=config, parents=parents) as writer:
-            chosen = {name: {"config": asdict(found.config), "tried": found.table()} for name, found in tuned.items()}
-            (writer.path / _CONFIGS).write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
-    chosen = configs(out)
-    channels: dict[str, Channel] = {
-        "popularity": PopularityChannel.fit(split.train, items, PopularityConfig(**chosen["popularity"]))
-    }
-    for name, (kind, grid) in counted_grids(split.train).items():
-        channel: Any = kind.fit(split.train, items, type(grid.start)(**chosen[name]))
-        channels[name] = channel.named(name)
-    channels["lexical"] = LexicalChannel.fit(texts, counts, LexicalConfig(**chosen["lexical"]))
-    channels["dense"] = DenseChannel.fit(vectors.matrix, counts, DenseConfig(**chosen["dense"]))
-    return channels
+            told = {name: {"config": asdict(found.config), "tried": found.table()} for name, found in tuned.items()}
+            (writer.path / _CONFIGS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return chosen(out)
 
 
-def configs(tuning: Path) -> dict[str, dict[str, Any]]:
-    """The chosen settings by channel."""
+def chosen(tuning: Path) -> Configs:
+    """The settings that ``tune`` stored."""
     stored = json.loads(open_artifact(tuning, kind="tuning").file(_CONFIGS).read_text(encoding="utf-8"))
     return {name: found["config"] for name, found in stored.items()}
+
+
+def counted(catalog: Catalog, vectors: Vectors, split: Split, configs: Configs) -> list[Channel]:
+    """Popularity, counts and text neighbours with these settings, fitted on the split's training events."""
+    items, counts = len(catalog.items), split.train.item_counts(len(catalog.items))
+    channels: list[Channel] = [PopularityChannel.fit(split.train, items, PopularityConfig(**configs["popularity"]))]
+    for name, (kind, grid) in counted_grids(split.train).items():
+        if name in configs:
+            channels.append(kind.fit(split.train, items, type(grid.start)(**configs[name])).named(name))
+    channels.append(LexicalChannel.fit(_texts(catalog), counts, LexicalConfig(**configs["lexical"])))
+    channels.append(DenseChannel.fit(vectors.matrix, counts, DenseConfig(**configs["dense"])))
+    return channels
 
 
 def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecChannel:
@@ -70,7 +73,8 @@ def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecCha
     config = {"channel": "sasrec", **asdict(settings), "train": settings.train.identity()}
     parents = {"histories": split.train.digest}
     if not is_current(out, kind="channel", config=config, parents=parents):
-        validate = Validation(_sampled(split.valid), removed=study.split.history == "removed")
+        removed = study.split.history == "removed"
+        validate = Validation(_sampled(split.valid), removed=removed) if len(split.valid) else None
         work = out.with_name(out.name + ".work")
         channel = SasrecChannel.fit(split.train, len(catalog.items), settings, validate=validate, work=work)
         assert channel.result is not None
@@ -80,6 +84,10 @@ def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecCha
             writer.facts |= asdict(channel.result)
     state = load_file(open_artifact(out, kind="channel").file(_WEIGHTS))
     return SasrecChannel.from_state(state, settings, device=settings.train.device)
+
+
+def _texts(catalog: Catalog) -> list[str]:
+    return default_template(catalog.items).render(catalog.items)
 
 
 def _sampled(cases: Cases) -> Cases:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from genrecall import hardware
-from genrecall.artifacts import open_artifact
+from genrecall.artifacts import open_artifact, write_artifact
 from genrecall.bundle.load import Recommender
-from genrecall.catalog.split import Cases, Split
+from genrecall.catalog.split import Cases, Split, refitted
 from genrecall.catalog.store import Catalog
 from genrecall.eval.beams import BeamPoint
 from genrecall.eval.evaluation import Evaluation
@@ -19,8 +22,7 @@ from genrecall.eval.harness import evaluate, queries_of
 from genrecall.eval.lock import Final
 from genrecall.eval.store import NAME, load, save
 from genrecall.recall.channel import Channel
-from genrecall.recall.ensemble import EnsembleChannel
-from genrecall.recall.fusion import FusedChannel, FusionFit, fit_fusion
+from genrecall.recall.fusion import FusedChannel, Fusion, FusionConfig, FusionFit, fit_fusion
 from genrecall.recall.memo import Remembered
 from genrecall.recipes import baselines
 from genrecall.recipes.study import Study, remarks
@@ -30,83 +32,101 @@ from genrecall.text.vectors import Vectors
 DEPTH = 50
 """Length of the lists that are fused and judged."""
 GENERATIVE = "generative"
+Part = Literal["valid", "final", "refit"]
+_WEIGHTS, _REPORT = "fusion.safetensors", "report.json"
 _BATCH = 1024
 
 
 def judge(
+    part: Part,
     catalog: Catalog,
     vectors: Vectors,
     split: Split,
     study: Study,
-    directory: Path,
     out: Path,
-    bundle: Path,
+    tuning: Path,
     watch: Stages,
     *,
-    final: bool,
-    cases: int | None,
-) -> dict[str, Evaluation]:
-    """``valid`` and, where asked for, ``final``: the fused, the generative and all other channels of one seed.
+    cases: int | None = None,
+) -> Evaluation:
+    """The fused, the generative and all other channels of a seed; an earlier evaluation of the same bundle is kept.
 
-    The fusion is fitted on validation cases, so its figures there are only to be read beside ``fusion.json``, which has
-    those of the half that it was chosen on.
+    Args:
+        part: "valid"; "final", which reads the test part; or "refit", which does with models that were trained on
+            validation targets, too. The fusion is fitted on validation cases, so its figures there are only to be read
+            beside ``fusion/report.json``, which has those of the half that it was chosen on.
+        catalog, vectors: of the run.
+        split: of the study.
+        study: of this seed.
+        out: directory of this seed.
+        tuning: settings of the channels without training.
+        watch: gets the stages' seconds.
+        cases: at most so many, drawn by a fixed seed.
     """
-    digest = open_artifact(bundle, kind="bundle", verify=False).digest
-    wanted = ["valid", *(["final"] if final else [])]
-    done = {part: _finished(directory / part, digest, cases) for part in wanted}
-    if all(done.values()):
-        return {part: evaluation for part, evaluation in done.items() if evaluation is not None}
-    shop = Recommender.load(bundle, device=study.train.device)
-    with watch.stage("sasrec"):
-        neural = baselines.sasrec(catalog, split, study, directory / "sasrec")
-    channels: list[Channel] = [
-        Remembered(shop.generative, DEPTH),
-        *(Remembered(c, DEPTH) for c in baselines.counted(catalog, vectors, split, study, out / "tuning").values()),
-        Remembered(neural, DEPTH),
-    ]
-    found = {}
-    for part in wanted:
-        asked = _drawn(split.valid if part == "valid" else split.test, cases)
-        leave = None
-        if part == "final":
-            purpose = f"genrecall run, {study.name}, seed {study.seed}"
-            leave = Final(run=directory, purpose=purpose, bundle=digest, catalog=catalog.digest)
-        with watch.stage(f"eval {part}"):
-            if part == "valid":
-                channels.append(_fused(channels, catalog, split, study, asked, directory))
-            evaluation = evaluate(
-                [channels[-1], *channels[:-1]],
-                asked,
-                num_items=len(catalog.items),
-                protocol=study.split.protocol(split, remarks=remarks(study)),
-                train_counts=split.train.item_counts(len(catalog.items)),
-                final=leave,
-                k=DEPTH,
-                profile=catalog.profile_of,
-                log_scores=() if isinstance(shop.generative, EnsembleChannel) else (GENERATIVE,),
-                groups=shop.table.sids[:, 0],
-            ).with_invalid_sid_rate(GENERATIVE, shop.generative.invalid_sid_rate)
-        (directory / part).mkdir(exist_ok=True)
-        save(evaluation, directory / part / NAME, {"bundle": digest, "cases": cases, "machine": hardware.describe()})
-        found[part] = evaluation
-    return found
+    home = out / "refit" if part == "refit" else out
+    own = refitted(split) if part == "refit" else split
+    digest = open_artifact(home / "bundle", kind="bundle", verify=False).digest
+    done = _finished(out / part, digest, cases)
+    if done is not None:
+        return done
+    shop = Recommender.load(home / "bundle", device=study.train.device)
+    with watch.stage("sasrec" if home == out else "refit sasrec"):
+        neural = baselines.sasrec(catalog, own, study, home / "sasrec")
+    counts = baselines.counted(catalog, vectors, own, baselines.chosen(tuning))
+    channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural)]
+    with watch.stage(f"eval {part}"):
+        fusion = _fusion(channels, catalog, split, study, out, cases, fit=part == "valid")
+        leave = Final(
+            run=out, purpose=f"genrecall run, {study.name}, seed {study.seed}, {part}", bundle=digest,
+            catalog=catalog.digest,
+        )  # fmt: skip
+        evaluation = evaluate(
+            [FusedChannel(channels, fusion), *channels],
+            _drawn(split.valid if part == "valid" else split.test, cases),
+            num_items=len(catalog.items),
+            protocol=study.split.protocol(own, remarks=remarks(study)),
+            train_counts=own.train.item_counts(len(catalog.items)),
+            final=None if part == "valid" else leave,
+            k=DEPTH,
+            profile=catalog.profile_of,
+            log_scores=(GENERATIVE,) if len(study.tables) == 1 else (),
+            groups=shop.table.sids[:, 0],
+        ).with_invalid_sid_rate(GENERATIVE, shop.generative.invalid_sid_rate)
+    (out / part).mkdir(exist_ok=True)
+    save(evaluation, out / part / NAME, {"bundle": digest, "cases": cases, "machine": hardware.describe()})
+    return evaluation
 
 
-def _fused(
-    channels: Sequence[Channel], catalog: Catalog, split: Split, study: Study, cases: Cases, directory: Path
-) -> FusedChannel:
-    """The fusion, fitted and chosen on validation cases."""
-    queries = queries_of(cases, study.split.protocol(split), catalog.profile_of)
-    fused = fit_fusion(
-        channels,
-        queries,
-        cases.targets,
-        counts=split.train.item_counts(len(catalog.items)),
-        users=cases.users,
-        config=FusionFit(top=DEPTH, seed=study.seed),
-    )
-    (directory / "fusion.json").write_text(json.dumps(fused.fusion.report, indent=2) + "\n", encoding="utf-8")
-    return fused
+def _fusion(
+    channels: Sequence[Channel],
+    catalog: Catalog,
+    split: Split,
+    study: Study,
+    out: Path,
+    cases: int | None,
+    *,
+    fit: bool,
+) -> Fusion:
+    """Fitted and chosen on validation cases, or read back."""
+    target = out / "fusion"
+    if fit:
+        asked = _drawn(split.valid, cases)
+        fused = fit_fusion(
+            channels,
+            queries_of(asked, study.split.protocol(split), catalog.profile_of),
+            asked.targets,
+            counts=split.train.item_counts(len(catalog.items)),
+            users=asked.users,
+            config=FusionFit(top=DEPTH, seed=study.seed),
+        )
+        parents = {"bundle": open_artifact(out / "bundle", kind="bundle", verify=False).digest}
+        with write_artifact(target, kind="fusion", config=asdict(fused.config), parents=parents) as writer:
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in fused.state().items()}, writer.path / _WEIGHTS
+            )
+            (writer.path / _REPORT).write_text(json.dumps(fused.fusion.report, indent=2) + "\n", encoding="utf-8")
+    stored = open_artifact(target, kind="fusion")
+    return Fusion.from_state(load_file(stored.file(_WEIGHTS)), FusionConfig(**stored.manifest.config))
 
 
 def beam_curve(

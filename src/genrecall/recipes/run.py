@@ -20,7 +20,7 @@ from genrecall.artifacts import open_artifact
 from genrecall.bundle.channels import ClassicConfig
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.catalog.config import ImportConfig
-from genrecall.catalog.split import Split
+from genrecall.catalog.split import Split, refitted
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import ArtifactError
 from genrecall.eval.beams import BeamPoint, beam_section
@@ -34,7 +34,7 @@ from genrecall.recall.item_cf import ItemCfConfig
 from genrecall.recall.popularity import PopularityConfig
 from genrecall.recall.transition import TransitionConfig
 from genrecall.recipes import baselines, generators
-from genrecall.recipes.judge import GENERATIVE, beam_curve, judge
+from genrecall.recipes.judge import GENERATIVE, Part, beam_curve, judge
 from genrecall.recipes.study import Study, remarks
 from genrecall.telemetry import Stages, log
 from genrecall.text.embed import embed_catalog
@@ -48,12 +48,14 @@ class Outcome:
     Attributes:
         valid: on validation cases, all seeds.
         final: on test cases; None where they were not asked.
+        refit: the same of models that were trained on validation targets, too; None where none were.
         page: tables and charts.
         seconds: by seed and stage, of this call.
     """
 
     valid: Evaluation
     final: Evaluation | None
+    refit: Evaluation | None
     page: Report
     seconds: dict[str, dict[str, float]]
 
@@ -80,6 +82,7 @@ def run(
     *,
     seeds: Sequence[int] = (0,),
     final: bool = False,
+    refit_too: bool = False,
     cases: int | None = None,
     beams: Sequence[int] = (),
 ) -> Outcome:
@@ -92,29 +95,36 @@ def run(
         out: directory.
         seeds: each makes SIDs, teacher, generators and SASRec anew.
         final: read the test part, once a seed; it is recorded.
+        refit_too: train once more on training and validation events, and read the test part with that, too.
         cases: judge at most so many cases of a part, drawn by a fixed seed.
         beams: widths for the curve of recall against beam, on validation cases of the first seed.
     """
     split = study.split.divide(catalog)
     seconds: dict[str, dict[str, float]] = {}
-    found: dict[str, list[Evaluation]] = {"valid": [], "final": []}
+    found: dict[str, list[Evaluation]] = {}
     points: list[BeamPoint] = []
+    tuning = out / "tuning"
     for seed in seeds:
-        watch = Stages()
-        directory = out / f"seed-{seed}"
-        seeded = study.seeded(seed)
-        bundle = make(catalog, vectors, split, seeded, directory, out / "tuning", watch)
-        judged = judge(catalog, vectors, split, seeded, directory, out, bundle, watch, final=final, cases=cases)
+        watch, seeded, directory = Stages(), study.seeded(seed), out / f"seed-{seed}"
+        make(catalog, vectors, split, seeded, directory, tuning, watch)
+        parts: list[Part] = ["valid"]
+        parts += ["final"] if final else []
+        parts += ["refit"] if refit_too else []
+        judged = {}
+        for part in parts:
+            if part == "refit":
+                refit(catalog, split, seeded, directory, tuning, watch)
+            judged[part] = judge(part, catalog, vectors, split, seeded, directory, tuning, watch, cases=cases)
         for part, evaluation in judged.items():
-            found[part].append(evaluation)
+            found.setdefault(part, []).append(evaluation)
         if beams and not points:
             with watch.stage("beams"):
-                points = beam_curve(catalog, split, seeded, bundle, beams, cases)
+                points = beam_curve(catalog, split, seeded, directory / "bundle", beams, cases)
         seconds[str(seed)] = {name: round(value, 1) for name, value in watch.seconds.items()}
         _remember_seconds(directory, watch)
     names = [f"seed {seed}" for seed in seeds]
-    valid = merge(found["valid"], names)
-    tested = merge(found["final"], names) if final else None
+    merged = {part: merge(evaluations, names) for part, evaluations in found.items()}
+    valid, tested, again = merged["valid"], merged.get("final"), merged.get("refit")
     shown = tested or valid
     page = evaluation_report(
         shown,
@@ -127,26 +137,46 @@ def run(
     (out / "report.md").write_text(page.to_markdown(), encoding="utf-8")
     (out / "report.html").write_text(page.to_html(), encoding="utf-8")
     (out / "report.json").write_text(
-        json.dumps(_figures(study, seeds, valid, tested, out, points), indent=2, ensure_ascii=False) + "\n", "utf-8"
+        json.dumps(_figures(study, seeds, merged, out, points), indent=2, ensure_ascii=False) + "\n", "utf-8"
     )
-    return Outcome(valid=valid, final=tested, page=page, seconds=seconds)
+    return Outcome(valid=valid, final=tested, refit=again, page=page, seconds=seconds)
 
 
 def make(
     catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path, tuning: Path, watch: Stages
-) -> Path:
+) -> None:
     """One seed's bundle: its generators and the tuned counts."""
     items = len(catalog.items)
     with watch.stage("tuning"):
-        baselines.counted(catalog, vectors, split, study, tuning)
+        baselines.tune(catalog, vectors, split, study, tuning)
     with watch.stage("sid"):
         sids = generators.tables(catalog, vectors, split, study, out)
-    with watch.stage("teacher"):
-        soft = generators.teacher(split, items, study, out / "teacher")
-    with watch.stage("train"):
+    _train(catalog, split, study, sids, out, tuning, watch, "")
+    log(f"{items:,} items, bundle {out / 'bundle'}")
+
+
+def refit(catalog: Catalog, split: Split, study: Study, out: Path, tuning: Path, watch: Stages) -> None:
+    """The same once more with the validation targets among the training events.
+
+    SIDs stay; every model trains as many epochs as were best before, and nothing is chosen any more.
+    """
+    sids = [out / ("sid" if number == 0 else f"sid-{number}") for number in range(len(study.tables))]
+    models = [open_artifact(out / sid.name.replace("sid", "model"), kind="model", verify=False) for sid in sids]
+    best = max(model.manifest.facts["best_epoch"] or study.train.epochs for model in models)
+    neural = open_artifact(out / "sasrec", kind="channel", verify=False).manifest.facts["best_epoch"]
+    again = study.lasting(best, neural or study.sasrec.train.epochs)
+    _train(catalog, refitted(split), again, sids, out / "refit", tuning, watch, "refit ")
+
+
+def _train(
+    catalog: Catalog, split: Split, study: Study, sids: list[Path], out: Path, tuning: Path, watch: Stages, label: str
+) -> None:
+    with watch.stage(f"{label}teacher"):
+        soft = generators.teacher(split, len(catalog.items), study, out / "teacher")
+    with watch.stage(f"{label}train"):
         models = generators.generators(catalog, split, study, sids, soft, out)
-    with watch.stage("export"):
-        chosen = baselines.configs(tuning)
+    with watch.stage(f"{label}export"):
+        chosen = baselines.chosen(tuning)
         config = BundleConfig(
             generative=study.generative,
             channels=ClassicConfig(
@@ -159,7 +189,6 @@ def make(
             remarks=remarks(study),
         )
         export_bundle(catalog, split.train, sid=sids, model=models, out=out / "bundle", config=config)
-    return out / "bundle"
 
 
 def _remember_seconds(directory: Path, watch: Stages) -> None:
@@ -183,12 +212,7 @@ def _sections(directory: Path, points: Sequence[BeamPoint], evaluation: Evaluati
 
 
 def _figures(
-    study: Study,
-    seeds: Sequence[int],
-    valid: Evaluation,
-    tested: Evaluation | None,
-    out: Path,
-    points: Sequence[BeamPoint],
+    study: Study, seeds: Sequence[int], found: Mapping[str, Evaluation], out: Path, points: Sequence[BeamPoint]
 ) -> dict[str, Any]:
     directories = {str(seed): out / f"seed-{seed}" for seed in seeds}
     return {
@@ -200,6 +224,5 @@ def _figures(
             for seed, directory in directories.items()
         },
         "beams": [asdict(point) for point in points],
-        "validation": valid.to_dict(),
-        "final": tested.to_dict() if tested else None,
+        **{part: evaluation.to_dict() for part, evaluation in found.items()},
     }

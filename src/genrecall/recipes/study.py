@@ -97,6 +97,14 @@ class Study:
             sasrec=replace(self.sasrec, train=replace(self.sasrec.train, window=items)),
         )
 
+    def lasting(self, epochs: float, sasrec: float) -> Study:
+        """The same study with these lengths of training."""
+        return replace(
+            self,
+            train=replace(self.train, epochs=epochs),
+            sasrec=replace(self.sasrec, train=replace(self.sasrec.train, epochs=sasrec)),
+        )
+
     def facts(self) -> dict[str, Any]:
         """JSON-able, for reports."""
         return asdict(self)
