@@ -159,3 +159,15 @@ def test_what_cannot_be_made_is_refused() -> None:
         make_searches(["12", ""], Histories.from_lists([[0, 1]]), NOBODY, CONFIG)
     with pytest.raises(ConfigError, match="searches"):
         SearchConfig(share=1.0)
+
+
+def test_who_asked_stands_before_a_given_query_where_he_took_the_item() -> None:
+    given = Pairs(texts=["shiny nails", "curls"], items=np.array([2, 1]), query_ids=["", ""], users=np.array([2, 1]))
+    made = make_searches(TITLES, TRAIN, NOBODY, SearchConfig(personal=1.0), given=given)
+    assert made.users[-2:].tolist() == [2, 1]
+    prompt = prompt_of(window=20)
+    rows = search_rows(made, TRAIN, prompt, SearchConfig(spelled=0.0)).rows
+    assert rows.of(len(made) - 2).tolist() == [1, 5, 3, *prompt.search("shiny nails"), 2]
+    assert rows.of(len(made) - 1).tolist() == [*prompt.search("curls"), 1]  # user 1 never took item 1
+    alone = make_searches(TITLES, TRAIN, NOBODY, SearchConfig(personal=0.0), given=given)
+    assert (alone.users == -1).all()

@@ -115,7 +115,7 @@ def corpus_of(catalog: Catalog, train: Histories, mixture: Mixture, given: Pairs
         left_out[column] = sum(len(own) for own, known in zip(told, warm.tolist(), strict=True) if known) - sum(
             map(len, texts[column])
         )
-    logged = _logged(catalog, train)
+    logged = logged_pairs(catalog, train)
     pairs = [part.allowed(held_out) for part in (logged, given or Pairs())]
     left_out["queries"] = len(logged.texts) + len(given.texts if given else ()) - sum(len(part.texts) for part in pairs)
     for name, count in left_out.items():
@@ -130,7 +130,7 @@ def corpus_of(catalog: Catalog, train: Histories, mixture: Mixture, given: Pairs
     return Corpus(texts=texts, pairs=joined, held_out=held_out, left_out={k: n for k, n in left_out.items() if n})
 
 
-def _logged(catalog: Catalog, train: Histories) -> Pairs:
+def logged_pairs(catalog: Catalog, train: Histories) -> Pairs:
     """Queries of the log that led to a training event of the same user."""
     events = catalog.events
     if events.query is None:

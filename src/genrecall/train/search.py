@@ -159,12 +159,13 @@ def make_searches(
                 items.append(item)
                 break
             left_out += 1
-    if given is not None:
-        allowed = given.allowed(held_out)
-        left_out += len(given.texts) - len(allowed.texts)
-        texts += allowed.texts
-        items += allowed.items.tolist()
-    made = Searches(texts=texts, items=np.array(items, np.int32), users=np.full(len(items), -1), left_out=left_out)
+    pairs = (given or Pairs()).allowed(held_out)
+    made = Searches(
+        texts=[*texts, *pairs.texts],
+        items=np.array([*items, *pairs.items.tolist()], np.int32),
+        users=np.concatenate([np.full(len(items), -1), pairs.users.astype(np.int64)]),
+        left_out=left_out + (len(given.texts) - len(pairs.texts) if given is not None else 0),
+    )
     return _with_users(made, train, config, rng)
 
 
@@ -225,22 +226,24 @@ def _says_something(word: str) -> bool:
 
 
 def _with_users(searches: Searches, train: Histories, config: SearchConfig, rng: np.random.Generator) -> Searches:
-    """Put a user who took the item before a share of the searches."""
+    """Put a user who took the item before a share of the searches: who asked, or anybody; the others stand alone."""
     if not config.personal or not len(train.items):
-        return searches
+        return replace(searches, users=np.full(len(searches), -1))
     order = np.argsort(train.items, kind="stable")
     begins = np.searchsorted(train.items[order], np.arange(int(train.items.max()) + 2))
     takes = rng.random(len(searches)) < config.personal
     items = np.minimum(searches.items, len(begins) - 2)
     many = (begins[items + 1] - begins[items]) * (searches.items == items)
     pick = order[np.minimum(begins[items] + (rng.random(len(searches)) * many).astype(np.int64), len(order) - 1)]
-    return replace(searches, users=np.where(takes & (many > 0), train.rows[pick].astype(np.int64), -1))
+    anybody = np.where(many > 0, train.rows[pick].astype(np.int64), -1)
+    return replace(searches, users=np.where(takes, np.where(searches.users >= 0, searches.users, anybody), -1))
 
 
 def _past(train: Histories, user: int, item: int, most: int) -> tuple[list[int], list[int]]:
-    """What the user had taken before the item, the newest so many, and when."""
-    if user < 0 or most < 1:
+    """What the user had taken before the item, the newest so many, and when; nothing if he never took it."""
+    items = train.of(user) if user >= 0 else train.items[:0]
+    taken = np.flatnonzero(items == item)
+    if not len(taken) or most < 1:
         return [], []
-    items = train.of(user)
-    end = int(np.flatnonzero(items == item)[0])
+    end = int(taken[0])
     return items[max(end - most, 0) : end].tolist(), train.times_of(user)[max(end - most, 0) : end].tolist()
