@@ -37,7 +37,6 @@ def toy(study: Study) -> Study:
         sasrec_folds=2,
         count_folds=2,
         teacher=TeacherConfig(items=4),
-        sasrec_teacher=TeacherConfig(items=4),
         validation_cases=20,
     )
 

@@ -1,15 +1,17 @@
 """Teachers out of fold: what channels expect after each prefix of histories that they were not fitted on.
 
-    teacher(i | h) ∝ ( Σ_c w_c · P_c(i | h) )^γ,    P_c over its k best,    weight of i in the loss: τ · teacher(i | h)
+    teacher(i | h) ∝ exp(γ v(i | h)),    v: the value of candidate i in a fusion of the teachers' lists
+    weight of i in the loss: τ · teacher(i | h)
 
 A channel that has seen the answer says the answer; one fitted on other users' histories says what it would say of a new
 user. Cross-fitting after Wolpert, "Stacked generalization" (1992), for distillation as in ``train.trunk``. We deviate:
-counts of all users but a tenth stand for leave-one-out, which would need a matrix for every user.
+counts of all users but a tenth stand for leave-one-out, which would need a matrix for every user; and the fusion is one
+that was fitted on validation cases, or, without one, the logarithm of the weighted sum of the teachers' probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
+from genrecall.recall.fusion import Fusion
 from genrecall.telemetry import progress
 from genrecall.train.sequence.soft import SoftTargets
 
@@ -62,10 +65,11 @@ class Teacher:
     """One channel among the teachers.
 
     Attributes:
-        name: in the manifest.
+        name: the channel's.
         fit: makes the channel from training histories.
-        folds: how many times it is fitted, each time without one part of the users.
-        weight: w.
+        folds: how many times it is fitted, each time without one part of the users; 1 asks it as it is, which is right
+            for channels that learn nothing from behaviour.
+        weight: w, where there is no fusion.
         log_scores: whether its scores are logits; else they are proportional to probabilities.
     """
 
@@ -75,43 +79,55 @@ class Teacher:
     weight: float = 1.0
     log_scores: bool = False
 
-    def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ConfigError(
-                "a teacher out of fold needs another fold to learn from",
-                seen=f"{self.folds} folds for {self.name}",
-                allowed="2 or more",
-                fix="raise the number of folds, or leave this teacher out",
-            )
-
 
 def soft_targets(
-    teachers: Sequence[Teacher], histories: Histories, config: TeacherConfig, *, digest: str = ""
+    teachers: Sequence[Teacher], histories: Histories, config: TeacherConfig, *, fusion: Fusion | None = None
 ) -> SoftTargets:
-    """Ask every teacher of every event that has a past; without a teacher, the user's next events are all there is."""
-    if not teachers:
-        none = np.empty((len(histories.items), 0))
-        alone = SoftTargets(items=none.astype(np.int32), weights=none.astype(np.float16), digest=digest)
-        return _with_future(alone, histories, config)
-    asked = _asked(histories, config)
-    many, k = len(histories.items), 2 * config.items
-    items = np.full((many, len(teachers) * k), -1, dtype=np.int32)
-    shares = np.zeros((many, len(teachers) * k), dtype=np.float32)
-    total = sum(teacher.weight for teacher in teachers)
-    for number, teacher in enumerate(teachers):
-        own = slice(number * k, (number + 1) * k)
-        fold_of = np.random.default_rng((config.seed, number)).integers(teacher.folds, size=len(histories))
-        with progress(f"teacher {teacher.name}", len(asked)) as bar:
-            for fold in range(teacher.folds):
-                channel = teacher.fit(histories.select(fold_of[histories.rows] != fold))
-                mine = asked[fold_of[histories.rows[asked]] == fold]
-                for begin in range(0, len(mine), _BATCH):
-                    events = mine[begin : begin + _BATCH]
-                    found = channel.recall(_queries(histories, events, config), k)
-                    items[events, own] = found.items
-                    shares[events, own] = teacher.weight / total * _shares(found, teacher.log_scores)
-                    bar.advance(len(events))
-    return _with_future(mixed(items, shares, config, digest), histories, config)
+    """Ask every teacher of every event that has a past; without a teacher, the user's next events are all there is.
+
+    Args:
+        teachers: any number.
+        histories: training events.
+        config: settings.
+        fusion: of channels with the teachers' names, whose values are logits (method ``learned``).
+    """
+    many = len(histories.items)
+    items = np.zeros((many, config.items if teachers else 0), dtype=np.int32)
+    weights = np.zeros(items.shape, dtype=np.float16)
+    if teachers:
+        asked = _asked(histories, config)
+        lists = {teacher.name: _out_of_fold(teacher, n, histories, asked, config) for n, teacher in enumerate(teachers)}
+        lengths = asked - histories.offsets[histories.rows[asked]]
+        for begin in range(0, len(asked), _BATCH):
+            part = slice(begin, begin + _BATCH)
+            found = {name: Candidates(items=c.items[part], scores=c.scores[part]) for name, c in lists.items()}
+            best = (
+                _mixed(teachers, found, config) if fusion is None else fusion.fuse(found, config.items, lengths[part])
+            )
+            told = softened(best, config)
+            items[asked[part]], weights[asked[part]] = told.items, told.weights
+    return _with_future(SoftTargets(items=items, weights=weights), histories, config)
+
+
+def _out_of_fold(
+    teacher: Teacher, number: int, histories: Histories, asked: np.ndarray, config: TeacherConfig
+) -> Candidates:
+    """The teacher's lists for all events that are asked, in their order."""
+    k = 2 * config.items
+    items = np.full((len(asked), k), -1, dtype=np.int32)
+    scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
+    fold_of = np.random.default_rng((config.seed, number)).integers(teacher.folds, size=len(histories))
+    with progress(f"teacher {teacher.name}", len(asked)) as bar:
+        for fold in range(teacher.folds):
+            others = histories if teacher.folds == 1 else histories.select(fold_of[histories.rows] != fold)
+            channel = teacher.fit(others)
+            mine = np.flatnonzero(fold_of[histories.rows[asked]] == fold)
+            for begin in range(0, len(mine), _BATCH):
+                places = mine[begin : begin + _BATCH]
+                found = channel.recall(_queries(histories, asked[places], config), k)
+                items[places], scores[places] = found.items, found.scores
+                bar.advance(len(places))
+    return Candidates(items=items, scores=scores)
 
 
 def _asked(histories: Histories, config: TeacherConfig) -> np.ndarray:
@@ -135,16 +151,6 @@ def _queries(histories: Histories, events: np.ndarray, config: TeacherConfig) ->
     return queries
 
 
-def _shares(found: Candidates, log_scores: bool) -> np.ndarray:
-    """float32 (R, k) that sum to 1 in each row with an answer, 0 elsewhere."""
-    scores = np.where(found.items >= 0, found.scores, -np.inf).astype(np.float64)
-    if log_scores:
-        top = np.max(scores, axis=1, keepdims=True)
-        scores = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
-    mass = np.where(np.isfinite(scores) & (scores > 0), scores, 0.0)
-    return (mass / np.maximum(mass.sum(1, keepdims=True), 1e-12)).astype(np.float32)
-
-
 def _with_future(soft: SoftTargets, histories: Histories, config: TeacherConfig) -> SoftTargets:
     """Share what the teacher leaves to the event itself with the user's next events."""
     rows, many = histories.rows, len(histories.items)
@@ -163,17 +169,50 @@ def _with_future(soft: SoftTargets, histories: Histories, config: TeacherConfig)
     )
 
 
-def mixed(items: np.ndarray, shares: np.ndarray, config: TeacherConfig, digest: str) -> SoftTargets:
-    """Add up the shares of equal items, keep the best K, sharpen."""
+def _mixed(teachers: Sequence[Teacher], found: Mapping[str, Candidates], config: TeacherConfig) -> Candidates:
+    """The K items with the largest weighted sum of probabilities, scored by its logarithm."""
+    total = sum(teacher.weight for teacher in teachers)
+    items = np.concatenate([found[teacher.name].items for teacher in teachers], axis=1)
+    shares = np.concatenate(
+        [teacher.weight / total * _shares(found[teacher.name], teacher.log_scores) for teacher in teachers], axis=1
+    )
+    return best_of(items, shares, config.items)
+
+
+def best_of(items: np.ndarray, shares: np.ndarray, k: int) -> Candidates:
+    """Add up the shares (R, n) of equal items (R, n; −1: none) and keep the ``k`` largest sums, as logarithms."""
     order = np.argsort(items, axis=1, kind="stable")
     items, shares = np.take_along_axis(items, order, 1), np.take_along_axis(shares, order, 1)
     for column in range(items.shape[1] - 1, 0, -1):  # the first of equal items takes what the others have
-        same = (items[:, column] == items[:, column - 1]) & (items[:, column] >= 0)
+        same = items[:, column] == items[:, column - 1]
         shares[:, column - 1] += shares[:, column] * same
         shares[:, column] *= ~same
-    best = np.argsort(-shares, axis=1, kind="stable")[:, : config.items]
+    shares = np.where(items >= 0, shares, 0.0)
+    best = np.argsort(-shares, axis=1, kind="stable")[:, :k]
     items, shares = np.take_along_axis(items, best, 1), np.take_along_axis(shares, best, 1)
-    sharp = np.where(items >= 0, shares, 0.0).astype(np.float64) ** config.sharpness
-    sharp /= np.maximum(sharp.sum(1, keepdims=True), 1e-30)
-    weights = (config.trust * sharp).astype(np.float16)
-    return SoftTargets(items=np.maximum(items, 0).astype(np.int32), weights=weights, digest=digest)
+    with np.errstate(divide="ignore"):
+        scores = np.log(shares).astype(np.float32)
+    return Candidates(items=np.where(shares > 0, items, -1).astype(np.int32), scores=scores)
+
+
+def softened(found: Candidates, config: TeacherConfig) -> SoftTargets:
+    """Lists (R, K) whose scores are logits as soft targets of R events; rows without an answer have no weight."""
+    weights = (config.trust * _softmax(found, config.sharpness)).astype(np.float16)
+    return SoftTargets(items=np.maximum(found.items, 0).astype(np.int32), weights=weights)
+
+
+def _shares(found: Candidates, log_scores: bool) -> np.ndarray:
+    """float32 (R, k) that sum to 1 in each row with an answer, 0 elsewhere."""
+    if log_scores:
+        return _softmax(found, 1.0)
+    scores = np.where((found.items >= 0) & np.isfinite(found.scores), found.scores, 0.0)
+    mass = np.maximum(scores, 0.0)
+    return (mass / np.maximum(mass.sum(1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def _softmax(found: Candidates, sharpness: float) -> np.ndarray:
+    """float32 (R, k) ∝ exp(sharpness · score); rows without an answer are 0."""
+    scores = np.where(found.items >= 0, sharpness * found.scores.astype(np.float64), -np.inf)
+    top = scores.max(axis=1, keepdims=True, initial=-np.inf)
+    mass = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
+    return (mass / np.maximum(mass.sum(1, keepdims=True), 1e-12)).astype(np.float32)

@@ -12,15 +12,19 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from genrecall.artifacts import is_current, open_artifact, write_artifact
+from genrecall.catalog.histories import Histories
 from genrecall.catalog.split import Cases, Split
 from genrecall.catalog.store import Catalog
 from genrecall.eval.harness import queries_of
+from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
-from genrecall.recall.grids import counted_grids, tune_counted, tune_dense, tune_lexical
+from genrecall.recall.grids import tune_counted, tune_dense, tune_lexical
+from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.sasrec import SasrecChannel
+from genrecall.recall.transition import TransitionChannel, TransitionConfig
 from genrecall.recall.validation import Validation
 from genrecall.recipes.study import Study
 from genrecall.telemetry import log
@@ -30,6 +34,13 @@ from genrecall.text.vectors import Vectors
 _CONFIGS, _WEIGHTS = "configs.json", "channel.safetensors"
 _CASES = 4000
 Configs = Mapping[str, Mapping[str, Any]]
+BY_TEXT = ("lexical", "dense")
+_COUNTED: Mapping[str, tuple[Any, Any]] = {
+    "item_cf": (ItemCfChannel, ItemCfConfig),
+    "transition": (TransitionChannel, TransitionConfig),
+    "transition_undirected": (TransitionChannel, TransitionConfig),
+    "basket": (BasketChannel, BasketConfig),
+}
 
 
 def tune(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path) -> Configs:
@@ -38,7 +49,7 @@ def tune(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Pa
     parents = {"catalog": catalog.digest, "vectors": vectors.digest, "histories": split.train.digest}
     config = {"split": asdict(study.split), "cases": _CASES}
     if not is_current(out, kind="tuning", config=config, parents=parents):
-        cases = _sampled(split.valid)
+        cases = sampled(split.valid)
         queries, targets = queries_of(cases, study.split.protocol(split), catalog.profile_of), cases.targets
         tuned: dict[str, Any] = dict(tune_counted(split.train, items, queries, targets))
         tuned["lexical"] = tune_lexical(_texts(catalog), counts, queries, targets)
@@ -57,14 +68,21 @@ def chosen(tuning: Path) -> Configs:
 
 def counted(catalog: Catalog, vectors: Vectors, split: Split, configs: Configs) -> list[Channel]:
     """Popularity, counts and text neighbours with these settings, fitted on the split's training events."""
-    items, counts = len(catalog.items), split.train.item_counts(len(catalog.items))
-    channels: list[Channel] = [PopularityChannel.fit(split.train, items, PopularityConfig(**configs["popularity"]))]
-    for name, (kind, grid) in counted_grids(split.train).items():
-        if name in configs:
-            channels.append(kind.fit(split.train, items, type(grid.start)(**configs[name])).named(name))
-    channels.append(LexicalChannel.fit(_texts(catalog), counts, LexicalConfig(**configs["lexical"])))
-    channels.append(DenseChannel.fit(vectors.matrix, counts, DenseConfig(**configs["dense"])))
-    return channels
+    return [fitted(name, catalog, vectors, split.train, settings) for name, settings in configs.items()]
+
+
+def fitted(name: str, catalog: Catalog, vectors: Vectors, histories: Histories, settings: Mapping[str, Any]) -> Channel:
+    """One channel without training; those of ``BY_TEXT`` take only items' popularity from the histories."""
+    items = len(catalog.items)
+    if name == "lexical":
+        return LexicalChannel.fit(_texts(catalog), histories.item_counts(items), LexicalConfig(**settings))
+    if name == "dense":
+        return DenseChannel.fit(vectors.matrix, histories.item_counts(items), DenseConfig(**settings))
+    if name == "popularity":
+        return PopularityChannel.fit(histories, items, PopularityConfig(**settings))
+    kind, config = _COUNTED[name]
+    channel: Channel = kind.fit(histories, items, config(**settings)).named(name)
+    return channel
 
 
 def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecChannel:
@@ -74,7 +92,7 @@ def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecCha
     parents = {"histories": split.train.digest}
     if not is_current(out, kind="channel", config=config, parents=parents):
         removed = study.split.history == "removed"
-        validate = Validation(_sampled(split.valid), removed=removed) if len(split.valid) else None
+        validate = Validation(sampled(split.valid), removed=removed) if len(split.valid) else None
         work = out.with_name(out.name + ".work")
         channel = SasrecChannel.fit(split.train, len(catalog.items), settings, validate=validate, work=work)
         assert channel.result is not None
@@ -90,7 +108,7 @@ def _texts(catalog: Catalog) -> list[str]:
     return default_template(catalog.items).render(catalog.items)
 
 
-def _sampled(cases: Cases) -> Cases:
+def sampled(cases: Cases) -> Cases:
     """At most so many cases, by a fixed seed, in their old order."""
     return cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:_CASES]))
 

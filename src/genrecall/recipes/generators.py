@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from genrecall.eval.harness import queries_of
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
 from genrecall.prompt.item_prompt import ItemPrompt
-from genrecall.recall.basket import BasketChannel
+from genrecall.recall.channel import Channel
+from genrecall.recall.fusion import Fusion, FusionConfig, FusionFit, fit_fusion
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
 from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recall.teacher import Teacher, soft_targets
-from genrecall.recall.transition import TransitionChannel, in_baskets, suited_to
+from genrecall.recipes import baselines
+from genrecall.recipes.search import SearchData
 from genrecall.recipes.study import Study
 from genrecall.sid.build import build_sids, is_built
 from genrecall.sid.table import SidTable
@@ -33,7 +35,7 @@ from genrecall.text.vectors import Vectors
 from genrecall.train.sequence.soft import SoftTargets
 from genrecall.train.trunk_fit import train_trunk, trunk_manifest
 
-_SOFT = "soft.safetensors"
+_SOFT, _FUSION = "soft.safetensors", "fusion.safetensors"
 
 
 def tables(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path) -> list[Path]:
@@ -48,61 +50,105 @@ def tables(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: 
     return made
 
 
-def teacher(split: Split, num_items: int, study: Study, out: Path) -> SoftTargets | None:
-    """The soft targets of the training events, as an artifact."""
+def teacher(
+    catalog: Catalog, vectors: Vectors, split: Split, study: Study, tuning: baselines.Configs, out: Path
+) -> SoftTargets | None:
+    """The soft targets of the training events, as an artifact.
+
+    All channels but the generative one teach, out of fold, through a fusion that was fitted on validation cases; where
+    there are none (a refit), through the fusion of ``out``'s sibling, the study's own teacher.
+    """
     if study.teacher is None:
         return None
-    baskets = in_baskets(split.train)
     config = {
         "teacher": asdict(study.teacher),
-        "counts": "basket" if baskets else "transition",
+        "channels": {name: dict(settings) for name, settings in tuning.items()},
         "folds": [study.count_folds, study.sasrec_folds],
-        "sasrec": {**asdict(study.sasrec), "train": study.sasrec.train.identity(), "weight": study.sasrec_weight},
-        "sasrec_teacher": {**asdict(study.sasrec_teacher), "counts": study.sasrec_counts},
+        "sasrec": {**asdict(study.sasrec), "train": study.sasrec.train.identity()},
+        "sasrec_teacher": asdict(study.sasrec_teacher),
     }
-    parents = {"histories": split.train.digest}
+    parents = {"histories": split.train.digest, "vectors": vectors.digest}
     if not is_current(out, kind="teacher", config=config, parents=parents):
-        told = soft_targets(_teachers(study, num_items, baskets), split.train, study.teacher)
+        every = _teachers(catalog, vectors, study, tuning)
+        fusion = _fusion(every, catalog, split, study) if len(split.valid) else _stored(out.parent.parent / out.name)
+        told = soft_targets(every, split.train, study.teacher, fusion=fusion)
         with write_artifact(out, kind="teacher", config=config, parents=parents) as writer:
             save_file({"items": told.items, "weights": told.weights}, writer.path / _SOFT)
+            arrays = {name: np.ascontiguousarray(array) for name, array in fusion.state().items()}
+            save_file(arrays, writer.path / _FUSION)
+            writer.facts |= {"fusion": asdict(fusion.config), "report": fusion.report}
     stored = open_artifact(out, kind="teacher")
     arrays = load_file(stored.file(_SOFT))
     return SoftTargets(items=arrays["items"], weights=arrays["weights"], digest=stored.digest)
 
 
-def _teachers(study: Study, num_items: int, baskets: bool) -> list[Teacher]:
-    def counts(histories: Histories) -> Any:
-        if baskets:
-            return BasketChannel.fit(histories, num_items)
-        return TransitionChannel.fit(histories, num_items, replace(suited_to(histories), directed=True))
+def _stored(teacher_of: Path) -> Fusion:
+    artifact = open_artifact(teacher_of, kind="teacher")
+    return Fusion.from_state(load_file(artifact.file(_FUSION)), FusionConfig(**artifact.manifest.facts["fusion"]))
 
-    counting = Teacher(name="counts", fit=counts, folds=study.count_folds)
 
-    def sasrec(histories: Histories) -> Any:
-        # What teaches it has seen its own fold alone. No validation: it trains as long as its schedule says.
-        soft = soft_targets([counting] if study.sasrec_counts else [], histories, study.sasrec_teacher)
-        return SasrecChannel.taught(histories, num_items, study.sasrec, soft)
+def _teachers(catalog: Catalog, vectors: Vectors, study: Study, tuning: baselines.Configs) -> list[Teacher]:
+    def counted(name: str) -> Teacher:
+        folds = 1 if name in baselines.BY_TEXT else study.count_folds
+        return Teacher(
+            name=name,
+            fit=lambda histories: baselines.fitted(name, catalog, vectors, histories, tuning[name]),
+            folds=folds,
+        )
 
-    every = [
-        counting,
-        Teacher(name="sasrec", fit=sasrec, folds=study.sasrec_folds, weight=study.sasrec_weight, log_scores=True),
-    ]
-    return [one for one in every if one.folds]
+    def sasrec(histories: Histories) -> Channel:
+        # No validation: it trains as long as its schedule says.
+        soft = soft_targets([], histories, study.sasrec_teacher)
+        return SasrecChannel.taught(histories, len(catalog.items), study.sasrec, soft)
+
+    every = [counted(name) for name in tuning if name != "popularity"]
+    if study.sasrec_folds:
+        every.append(Teacher(name="sasrec", fit=sasrec, folds=study.sasrec_folds))
+    return every
+
+
+def _fusion(teachers: Sequence[Teacher], catalog: Catalog, split: Split, study: Study) -> Fusion:
+    """How far each teacher is to be believed: fitted on validation cases, which none of them has seen."""
+    assert study.teacher is not None
+    cases = baselines.sampled(split.valid)
+    fused = fit_fusion(
+        [teacher.fit(split.train) for teacher in teachers],
+        queries_of(cases, study.split.protocol(split), catalog.profile_of),
+        cases.targets,
+        counts=split.train.item_counts(len(catalog.items)),
+        users=cases.users,
+        config=FusionFit(methods=("learned",), top=2 * study.teacher.items, seed=study.seed),
+    )
+    return fused.fusion
 
 
 def generators(
-    catalog: Catalog, split: Split, study: Study, sids: list[Path], soft: SoftTargets | None, out: Path
+    catalog: Catalog,
+    split: Split,
+    study: Study,
+    sids: list[Path],
+    soft: SoftTargets | None,
+    out: Path,
+    searches: SearchData | None = None,
 ) -> list[Path]:
-    """One ``model`` artifact for each table: ``model``, ``model-1``, …"""
+    """One ``model`` artifact for each table: ``model``, ``model-1``, …; with ``searches`` they answer those, too."""
     made = []
     for number, sid in enumerate(sids):
         target = out / ("model" if number == 0 else f"model-{number}")
-        _generator(catalog, split, study, sid, soft, target)
+        _generator(catalog, split, study, sid, soft, target, searches)
         made.append(target)
     return made
 
 
-def _generator(catalog: Catalog, split: Split, study: Study, sid: Path, soft: SoftTargets | None, out: Path) -> None:
+def _generator(
+    catalog: Catalog,
+    split: Split,
+    study: Study,
+    sid: Path,
+    soft: SoftTargets | None,
+    out: Path,
+    searches: SearchData | None,
+) -> None:
     table = SidTable.load(sid)
     users = np.flatnonzero(split.train.lengths)
     prompt = ItemPrompt.learn(
@@ -111,6 +157,7 @@ def _generator(catalog: Catalog, split: Split, study: Study, sid: Path, soft: So
         (catalog.profile_of(int(user)) for user in users),
         window=study.trunk.window,
         sessions=study.sessions,
+        queries=None if searches is None else searches.words,
     )
     recipe = {"name": study.name, "split": asdict(study.split), "tables": len(study.tables)}
     manifest = trunk_manifest(
@@ -119,6 +166,8 @@ def _generator(catalog: Catalog, split: Split, study: Study, sid: Path, soft: So
     parents = {"catalog": catalog.digest, "sid": table.digest, "histories": split.train.digest}
     if soft is not None:
         parents["teacher"] = soft.digest
+    if searches is not None:
+        parents["searches"] = searches.digest
     if is_current(out, kind="model", config=manifest, parents=parents):
         return
     result = train_trunk(
@@ -131,6 +180,7 @@ def _generator(catalog: Catalog, split: Split, study: Study, sid: Path, soft: So
         profile_of=catalog.profile_of,
         normalise=study.normalise,
         soft=soft,
+        searches=None if searches is None else searches.rows(split, prompt),
         validate=ndcg_at_10(catalog, split, table, prompt, study) if len(split.valid) else None,
         parents=parents,
         recipe=recipe,

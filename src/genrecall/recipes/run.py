@@ -113,7 +113,7 @@ def run(
         judged = {}
         for part in parts:
             if part == "refit":
-                refit(catalog, split, seeded, directory, tuning, watch)
+                refit(catalog, vectors, split, seeded, directory, tuning, watch)
             judged[part] = judge(part, catalog, vectors, split, seeded, directory, tuning, watch, cases=cases)
         for part, evaluation in judged.items():
             found.setdefault(part, []).append(evaluation)
@@ -146,16 +146,16 @@ def make(
     catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path, tuning: Path, watch: Stages
 ) -> None:
     """One seed's bundle: its generators and the tuned counts."""
-    items = len(catalog.items)
     with watch.stage("tuning"):
         baselines.tune(catalog, vectors, split, study, tuning)
     with watch.stage("sid"):
         sids = generators.tables(catalog, vectors, split, study, out)
-    _train(catalog, split, study, sids, out, tuning, watch, "")
-    log(f"{items:,} items, bundle {out / 'bundle'}")
+    _train(catalog, vectors, split, study, sids, out, tuning, watch, "")
 
 
-def refit(catalog: Catalog, split: Split, study: Study, out: Path, tuning: Path, watch: Stages) -> None:
+def refit(
+    catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path, tuning: Path, watch: Stages
+) -> None:
     """The same once more with the validation targets among the training events.
 
     SIDs stay; every model trains as many epochs as were best before, and nothing is chosen any more.
@@ -165,18 +165,26 @@ def refit(catalog: Catalog, split: Split, study: Study, out: Path, tuning: Path,
     best = max(model.manifest.facts["best_epoch"] or study.train.epochs for model in models)
     neural = open_artifact(out / "sasrec", kind="channel", verify=False).manifest.facts["best_epoch"]
     again = study.lasting(best, neural or study.sasrec.train.epochs)
-    _train(catalog, refitted(split), again, sids, out / "refit", tuning, watch, "refit ")
+    _train(catalog, vectors, refitted(split), again, sids, out / "refit", tuning, watch, "refit ")
 
 
 def _train(
-    catalog: Catalog, split: Split, study: Study, sids: list[Path], out: Path, tuning: Path, watch: Stages, label: str
+    catalog: Catalog,
+    vectors: Vectors,
+    split: Split,
+    study: Study,
+    sids: list[Path],
+    out: Path,
+    tuning: Path,
+    watch: Stages,
+    label: str,
 ) -> None:
+    chosen = baselines.chosen(tuning)
     with watch.stage(f"{label}teacher"):
-        soft = generators.teacher(split, len(catalog.items), study, out / "teacher")
+        soft = generators.teacher(catalog, vectors, split, study, chosen, out / "teacher")
     with watch.stage(f"{label}train"):
         models = generators.generators(catalog, split, study, sids, soft, out)
     with watch.stage(f"{label}export"):
-        chosen = baselines.chosen(tuning)
         config = BundleConfig(
             generative=study.generative,
             channels=ClassicConfig(

@@ -34,12 +34,10 @@ class Study:
         trunk, train: of every generator.
         sessions: whether items that open a session are told apart.
         normalise: of the softmax over codes.
-        teacher: soft targets from counts and SASRec, out of fold; None learns from the events alone.
-        count_folds, sasrec_folds: of the teachers; 0 leaves one out.
+        teacher: soft targets from all other channels, out of fold and fused; None learns from the events alone.
+        count_folds, sasrec_folds: of the teachers; 0 leaves SASRec out.
         sasrec: of the baseline, and of the teacher.
-        sasrec_counts: whether counts teach the SASRec that teaches.
-        sasrec_teacher: how they do, and what it learns of later events.
-        sasrec_weight: of the SASRec teacher beside 1 for the counts.
+        sasrec_teacher: what the SASRec that teaches learns of later events.
         generative: the search that is shipped and judged.
         validation_cases, validation_beam: for early stopping.
         seed: of everything random.
@@ -58,11 +56,7 @@ class Study:
     count_folds: int = 10
     sasrec_folds: int = 3
     sasrec: SasrecConfig
-    sasrec_counts: bool = False
-    sasrec_teacher: TeacherConfig = field(
-        default_factory=lambda: TeacherConfig(trust=0.4, sharpness=1.0, future=(0.3, 0.15))
-    )
-    sasrec_weight: float = 1.0
+    sasrec_teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(future=(0.3, 0.15)))
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     validation_cases: int = 4000
     validation_beam: int = 20
@@ -159,6 +153,7 @@ def suited_to(
             patience=2,
         ),
         sessions=baskets,
+        teacher=TeacherConfig(removed=split.history == "removed"),
         sasrec_folds=0 if small else 3,
         sasrec=SasrecConfig(
             item_dropout=0.15,
@@ -173,6 +168,9 @@ def remarks(study: Study) -> tuple[str, ...]:
     """What a reader of the tables must know of the channels."""
     told = [f"the generative channel scores items by trie-constrained SID probabilities of {len(study.tables)} tables"]
     if study.teacher is not None:
-        told.append("its training targets were softened by counts and SASRec fitted out of fold on training events")
+        told.append(
+            "its training targets were softened by the other channels, fitted out of fold on training events and fused "
+            "with weights that were fitted on validation cases"
+        )
     told.append("fusion was fitted on one half of the validation cases and chosen on the other")
     return tuple(told)
