@@ -15,7 +15,7 @@ import numpy as np
 
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
-from genrecall.recall.teacher import TeacherConfig, mixed
+from genrecall.recall.teacher import TeacherConfig, best_of
 from genrecall.telemetry import progress
 from genrecall.train.sequence.soft import SoftTargets
 
@@ -39,7 +39,7 @@ class SearchTeacherConfig:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        TeacherConfig(trust=self.trust, sharpness=self.sharpness, items=self.items)
+        TeacherConfig(trust=self.trust, sharpness=self.sharpness, items=self.items)  # the same limits
         if self.weights is not None and (min(self.weights, default=0) < 0 or not any(self.weights)):
             raise ConfigError(
                 "the teachers of searches have no say",
@@ -62,7 +62,6 @@ def search_targets(
     """
     weights = config.weights or (1.0,) * len(channels)
     assert len(weights) == len(channels), "one weight a channel"
-    blending = TeacherConfig(trust=config.trust, sharpness=config.sharpness, items=config.items)
     distinct = sorted(set(texts))
     place = {text: number for number, text in enumerate(distinct)}
     k = 2 * config.items
@@ -73,16 +72,15 @@ def search_targets(
             found = [channel.recall(queries, k) for channel in channels]
             shares = [weight * _levelled(answer) for weight, answer in zip(weights, found, strict=True)]
             items = np.concatenate([answer.items for answer in found], axis=1)
-            parts.append(mixed(items, np.concatenate(shares, axis=1), blending, digest))
+            parts.append(best_of(items, np.concatenate(shares, axis=1), config.items))
             bar.advance(len(queries))
     if not parts:
         return SoftTargets(items=np.zeros((0, 0), np.int32), weights=np.zeros((0, 0), np.float16), digest=digest)
     rows = np.array([place[text] for text in texts], dtype=np.int64)
-    return SoftTargets(
-        items=np.concatenate([part.items for part in parts])[rows],
-        weights=np.concatenate([part.weights for part in parts])[rows],
-        digest=digest,
-    )
+    items = np.concatenate([part.items for part in parts])
+    sharp = np.where(items >= 0, np.concatenate([part.scores for part in parts]), 0.0).clip(min=0) ** config.sharpness
+    weights = (config.trust * sharp / np.maximum(sharp.sum(1, keepdims=True), 1e-30)).astype(np.float16)
+    return SoftTargets(items=np.maximum(items, 0)[rows], weights=weights[rows], digest=digest)
 
 
 def _levelled(found: Candidates) -> np.ndarray:
