@@ -160,6 +160,8 @@ def _generator(
         queries=None if searches is None else searches.words,
     )
     recipe = {"name": study.name, "split": asdict(study.split), "tables": len(study.tables)}
+    if searches is not None:
+        recipe["searches"] = searches.config.share
     manifest = trunk_manifest(
         study.trunk, study.train, normalise=study.normalise, sessions=study.sessions, recipe=recipe
     )

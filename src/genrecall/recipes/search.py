@@ -109,7 +109,7 @@ def prepare_search(
     config, teacher = config or SearchConfig(), teacher or SearchTeacherConfig()
     vectors.require_items(catalog.items.ids)
     identity = {
-        "search": asdict(config),
+        "search": {name: value for name, value in asdict(config).items() if name != "share"},
         "teacher": json.loads(json.dumps(asdict(teacher))),
         "columns": list(columns),
         "pieces": pieces,
@@ -117,7 +117,7 @@ def prepare_search(
     }
     parents = {"catalog": catalog.digest, "vectors": vectors.digest, "histories": split.train.digest}
     if is_current(out, kind=KIND, config=identity, parents=parents):
-        return load_search(out)
+        return load_search(out, share=config.share)
     texts = item_columns(catalog, columns)
     held_out = HeldOut.of(catalog)
     pairs = [logged_pairs(catalog, split.train), *([given] if given is not None else [])]
@@ -141,11 +141,11 @@ def prepare_search(
         (writer.path / _WORDS).write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
         pq.write_table(_encoded(catalog, encode), writer.path / _ASKED)
         writer.facts |= {"searches": len(searches), "left_out": searches.left_out}
-    return load_search(out)
+    return load_search(out, share=config.share)
 
 
-def load_search(path: Path) -> SearchData:
-    """Read a ``searches`` artifact."""
+def load_search(path: Path, *, share: float = SearchConfig.share) -> SearchData:
+    """Read a ``searches`` artifact, to be mixed in with this share."""
     stored = open_artifact(path, kind=KIND)
     table = pq.read_table(stored.file(_ROWS))
     arrays = load_file(stored.file(_TEACHER))
@@ -153,7 +153,7 @@ def load_search(path: Path) -> SearchData:
     asked = pq.read_table(stored.file(_ASKED)).to_pydict()
     known = arrays["word_vectors"].astype(np.float32)
     return SearchData(
-        config=SearchConfig(**stored.manifest.config["search"]),
+        config=SearchConfig(**stored.manifest.config["search"], share=share),
         searches=Searches(
             texts=table["text"].to_pylist(), items=table["item"].to_numpy(), users=table["user"].to_numpy(),
             left_out=stored.manifest.facts["left_out"],
