@@ -255,9 +255,13 @@ class NeuralChannel(ABC, Generic[Config]):
                 places = group[begin : begin + size]
                 filled = np.concatenate([places, np.repeat(places[:1], size - len(places))])
                 users = self.module.users(self._batch(rows, filled, lengths[filled], width)).float()
-                scores = (users @ self._vectors.T)[: len(places)]
+                scores = self.against(users)[: len(places)]
                 scores[torch.from_numpy(lengths[places] == 0).to(self.device)] = 0.0
                 yield places, scores + 0.0  # no zero is negative, so that equal scores are equal bits
+
+    def against(self, users: torch.Tensor) -> torch.Tensor:
+        """Scores (n, I) of all items for what the module gave for n users."""
+        return users @ self._vectors.T
 
     def _batch(self, rows: Rows, places: np.ndarray, lengths: np.ndarray, width: int) -> SequenceBatch:
         column = np.arange(width)

@@ -1,0 +1,235 @@
+"""The preference stage of a generator: its own beams as negatives, kept only where validation says so.
+
+model ──▶ beams of training events ──▶ train.preference ──▶ better on cases that stopped nothing? ──▶ new ``model``
+                                                             └─ no ──▶ new ``model`` with the old weights, which says so
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrecall import hardware
+from genrecall.artifacts import is_current, open_artifact, write_artifact
+from genrecall.catalog.histories import Histories
+from genrecall.catalog.split import Cases, Split
+from genrecall.catalog.store import Catalog
+from genrecall.engine.config import EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.eval.harness import queries_of
+from genrecall.index.trie import Trie
+from genrecall.model.trunk import ItemTrunk
+from genrecall.prompt.item_prompt import ItemPrompt
+from genrecall.recall.channel import Query
+from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.recipes.study import Study
+from genrecall.sid.table import SidTable
+from genrecall.telemetry import log, progress
+from genrecall.train.preference import PreferenceConfig, Rejected
+from genrecall.train.preference_fit import PreferenceResult, prefer
+from genrecall.train.result import KIND, METRICS
+
+_FIGURES = "preference.jsonl"
+_BATCH, _DEPTH = 2048, 50
+
+
+def preferred(
+    catalog: Catalog,
+    split: Split,
+    study: Study,
+    sid: Path,
+    model: Path,
+    out: Path,
+    config: PreferenceConfig | None = None,
+) -> Path:
+    """Write a ``model`` artifact whose parent is ``model``; it has the old weights where the new ones are no better.
+
+    Half of the validation cases that are drawn stop the training, the other half decides, so that a lucky stop is not
+    taken for a better model. ``facts["preference"]`` holds both models' figures.
+
+    Args:
+        catalog, split, study: those of the model.
+        sid: its SIDs.
+        model: a trained trunk.
+        out: directory of the artifact.
+        config: settings; None: the defaults.
+    """
+    source = open_artifact(model, kind=KIND)
+    table = SidTable.load(sid)
+    trunk, prompt = ItemTrunk.load(source.path, table.sids), ItemPrompt.load(source.path, len(table.sids))
+    train = (config or PreferenceConfig()).train
+    train = replace(train, window=trunk.config.window, device=study.train.device, seed=study.seed)
+    config = replace(config or PreferenceConfig(), train=train)
+    told = {**asdict(config), "train": train.identity()}
+    manifest = {**source.manifest.config, "preference": told}
+    parents = {**source.manifest.parents, "model": source.digest}
+    if is_current(out, kind=KIND, config=manifest, parents=parents):
+        return out
+    generator = _Generator(catalog, split, study, table, prompt)
+    stopping, deciding = _halves(split.valid, study.validation_cases)
+    work = out.with_name(out.name + ".work")
+    figures = {"before": generator.figures(trunk, deciding)}
+    result = prefer(
+        trunk,
+        generator.trie,
+        table.sids,
+        split.train,
+        config,
+        prompt=prompt,
+        profile_of=catalog.profile_of,
+        normalise=study.normalise,
+        propose=lambda current: generator.rejected(current, config),
+        validate=generator.measure(stopping),
+        work=work,
+        identity={"model": source.digest},
+    )
+    figures["after"] = generator.figures(trunk, deciding) if result.improved else figures["before"]
+    kept = figures["after"]["ndcg@10"] > figures["before"]["ndcg@10"]
+    log(_sentence(kept, result, figures))
+    with write_artifact(out, kind=KIND, config=manifest, parents=parents) as writer:
+        for file in source.manifest.files:
+            shutil.copyfile(source.path / file, writer.path / file)
+        if kept:
+            trunk.save(writer.path)
+        _keep_figures([work / f"round-{number}" for number in range(len(result.rounds))], writer.path / _FIGURES)
+        facts = {
+            "kept": "new" if kept else "old",
+            "stopping": [result.before, result.after],
+            **figures,
+            "rounds": [asdict(one) for one in result.rounds],
+        }
+        writer.facts |= {**source.manifest.facts, "preference": facts, "machine": hardware.describe()}
+    shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+class _Generator:
+    """What is asked of a trunk that is being trained."""
+
+    def __init__(self, catalog: Catalog, split: Split, study: Study, table: SidTable, prompt: ItemPrompt) -> None:
+        self.catalog, self.split, self.study, self.table, self.prompt = catalog, split, study, table, prompt
+        self.trie = Trie.build(table.space, table.sids)
+        self.counts = split.train.item_counts(len(catalog.items))
+
+    def channel(self, model: ItemTrunk, search: GenerativeConfig) -> GenerativeChannel:
+        normalise: Any = self.study.normalise  # checked by EngineConfig
+        settings = EngineConfig(normalise=normalise, device=self.study.train.device)
+        engine = Engine(model, self.trie, self.prompt.sid_tokens, settings)
+        return GenerativeChannel(engine, self.prompt, self.table, self.counts, search)
+
+    def queries(self, cases: Cases) -> list[Query]:
+        return queries_of(cases, self.study.split.protocol(self.split), self.catalog.profile_of)
+
+    def measure(self, cases: Cases) -> Callable[[ItemTrunk], float]:
+        """NDCG@10."""
+        queries, search = self.queries(cases), GenerativeConfig(beam=self.study.validation_beam)
+
+        def ndcg(model: ItemTrunk) -> float:
+            found = self.channel(model, search).recall(queries, 10).items
+            return _ndcg(found == cases.targets[:, None])
+
+        return ndcg
+
+    def figures(self, model: ItemTrunk, cases: Cases) -> dict[str, float]:
+        """Quality of the lists, and how popular what stands in them is."""
+        found = self.channel(model, self.study.generative).recall(self.queries(cases), _DEPTH).items
+        hit, top = found == cases.targets[:, None], found[:, :10]
+        return {
+            "cases": float(len(cases)),
+            "ndcg@10": _ndcg(hit[:, :10]),
+            "recall@10": float(hit[:, :10].sum(1).mean()),
+            "recall@50": float(hit.sum(1).mean()),
+            "log_popularity@10": float(np.log1p(self.counts[top[top >= 0]]).mean()),
+            "coverage@10": len(np.unique(top[top >= 0])) / len(self.counts),
+        }
+
+    def rejected(self, model: ItemTrunk, config: PreferenceConfig) -> Rejected:
+        """The best beams of the last training events that the user did not choose then or soon after."""
+        train = self.split.train
+        channel = self.channel(model, GenerativeConfig(beam=config.beam, items_per_sid=1))
+        place, rows = np.arange(len(train.items)), train.rows
+        begins, ends = train.offsets[rows], train.offsets[rows + 1]
+        asked = np.flatnonzero((place > begins) & (place >= ends - config.last))
+        items = np.zeros((len(place), config.negatives), dtype=np.int32)
+        weights = np.zeros(items.shape, dtype=np.float16)
+        with progress("candidates", len(asked)) as bar:
+            for begin in range(0, len(asked), _BATCH):
+                events = asked[begin : begin + _BATCH]
+                queries = [self._query(train, event, int(begins[event])) for event in events.tolist()]
+                found = channel.recall(queries, config.beam).items
+                ahead = np.minimum(events[:, None] + np.arange(config.future), ends[events, None] - 1)
+                items[events], weights[events] = negatives(found, train.items[ahead], self.table.sids, config)
+                bar.advance(len(events))
+        return Rejected(items=items, weights=weights)
+
+    def _query(self, train: Histories, event: int, begin: int) -> Query:
+        past = train.items[begin:event]
+        removed = self.study.split.history == "removed"
+        return Query(
+            history=past,
+            times=train.times[begin:event] if train.timed else None,
+            exclude=np.unique(past) if removed else np.empty(0, np.int32),
+            profile=self.catalog.profile_of(int(np.searchsorted(train.offsets, event, side="right")) - 1),
+        )
+
+
+def negatives(
+    found: np.ndarray, chosen: np.ndarray, sids: np.ndarray, config: PreferenceConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items int32 (n, K) and weights float16 (n, K), best beams first.
+
+    Args:
+        found: int (n, W) items of the beams, best first; -1 where there is none.
+        chosen: int (n, F) what the user chose, the positive first.
+        sids: int (I, L); items that share a SID with a chosen one are not rejected.
+        config: settings.
+    """
+    same = (sids[found.clip(min=0)][:, :, None] == sids[chosen][:, None]).all(-1)
+    positive, kept = same[:, :, 0], (found >= 0) & ~same.any(-1)
+    width = found.shape[1]
+    rank = np.where(positive.any(1), positive.argmax(1), width)
+    gain = 1 / np.log2(np.arange(width + 1) + 2)
+    cost = np.abs(gain[rank][:, None] - gain[:width]) if config.rank_aware else np.ones(found.shape)
+    cost = np.where(kept, cost, 0.0)
+    cost *= kept.sum(1, keepdims=True) / np.maximum(cost.sum(1, keepdims=True), 1e-9)
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : config.negatives]
+    items, weights = (np.take_along_axis(x, order, 1) for x in (found.clip(min=0), cost))
+    spare = ((0, 0), (0, config.negatives - order.shape[1]))
+    return np.pad(items, spare).astype(np.int32), np.pad(weights, spare).astype(np.float16)
+
+
+def _halves(cases: Cases, count: int) -> tuple[Cases, Cases]:
+    """Two draws of at most ``count`` cases, none in both."""
+    order = np.random.default_rng(0).permutation(len(cases))
+    half = min(count, len(order) // 2)
+    return cases.subset(np.sort(order[:half])), cases.subset(np.sort(order[half : 2 * half]))
+
+
+def _ndcg(hit: np.ndarray) -> float:
+    return float((hit / np.log2(np.arange(hit.shape[1]) + 2)).sum(1).mean())
+
+
+def _sentence(kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]]) -> str:
+    change = f"NDCG@10 {figures['before']['ndcg@10']:.4f} → {figures['after']['ndcg@10']:.4f}"
+    if kept:
+        return f"preferences help: {change} on cases that stopped nothing; the new weights are kept"
+    if not result.improved:
+        return f"preferences do not help: NDCG@10 never rose above {result.before:.4f}; the old weights are kept"
+    return f"preferences do not help: {change} on cases that stopped nothing; the old weights are kept"
+
+
+def _keep_figures(rounds: list[Path], target: Path) -> None:
+    """Equal runs write equal files, so times stay out."""
+    lines = [
+        {"round": number, **json.loads(line)}
+        for number, directory in enumerate(rounds)
+        for line in (directory / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
+    kept = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    target.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
