@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrecall.errors import DependencyError
+from genrecall.recall import selection
 from genrecall.recall.selection import Popularity, best, places_of, scipy_sparse, top_columns
 
 from .contract import ask, rows
@@ -29,11 +30,16 @@ def test_top_columns_is_a_stable_sort(values: list[list[int]], k: int) -> None:
     st.lists(st.integers(0, 2), min_size=7, max_size=7),
     st.sets(st.integers(0, 6)),
     st.integers(1, 9),
+    st.sampled_from([0.0, 1.0]),
 )
-def test_lists_equal_a_sort_of_the_whole_catalog(counts: list[int], scores: list[int], out: set[int], k: int) -> None:
+def test_lists_equal_a_sort_of_the_whole_catalog(
+    counts: list[int], scores: list[int], out: set[int], k: int, full: float
+) -> None:
     popularity = Popularity(np.array(counts, np.float64))
     by_place = np.array(scores, np.float32)[popularity.order]
-    answer = best(scipy_sparse().csr_matrix(by_place[None]), [ask(exclude=tuple(out))], popularity, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_FULL", full)  # both ways of reading the scores
+        answer = best(scipy_sparse().csr_matrix(by_place[None]), [ask(exclude=tuple(out))], popularity, k)
     expected = sorted(set(range(7)) - out, key=lambda item: (-scores[item], -counts[item], item))[:k]
     assert rows(answer) == [expected]
     assert answer.scores[0, : len(expected)].tolist() == [scores[item] for item in expected]

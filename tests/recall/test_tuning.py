@@ -43,13 +43,15 @@ def test_nothing_is_tried_twice_and_ties_go_to_the_first(cases: tuple[list[Query
 
     def make(config: TransitionConfig) -> Channel:
         made.append(config)
-        return transitions(config)
+        return transitions(replace(config, decay=0.5, last=5))
 
-    grid = Grid(start=TransitionConfig(window=1, decay=0.5), axes={"decay": (0.5, 0.1, 0.2), "last": (20, 1)})
+    grid = Grid(start=TransitionConfig(decay=0.5), axes={"decay": (0.4, 0.5, 0.6, 0.7), "last": (1, 5, 20, 50)})
     assert search(make, grid, *cases).config == grid.start
-    assert len(made) == len(set(made)) == 4
-    assert choose(transitions, grid.product(), *cases).config == grid.start
-    assert len(list(grid.product())) == 6
+    assert len(made) == len(set(made)) == 5  # one step each way
+    assert choose(make, grid.product(), *cases).config == next(grid.product())
+    assert len(made) == 5 + 16
+    foreign = Grid(start=grid.start, axes={"decay": (0.1, 0.2)})
+    assert len(search(make, foreign, *cases).trials) == 3
 
 
 def test_a_search_ends_where_no_axis_helps() -> None:

@@ -26,7 +26,7 @@ _TRANSITION = {
     "decay": _DECAYS,
     "source_damping": (0.0, 0.15, 0.3, 0.5, 0.7, 1.0),
     "target_damping": (0.0, 0.1, 0.25, 0.5, 0.75),
-    "distance": ("inverse", "halving", "flat"),
+    "distance": ("halving", "inverse", "flat"),
     "window": (1, 2, 3, 5, 8, 12),
     "last": (1, 5, 10, 20, 50),
 }
@@ -49,7 +49,7 @@ _LEXICAL = {
     "k1": (0.4, 0.8, 1.2, 2.0),
 }
 _DENSE = {"decay": _DECAYS, "last": (1, 2, 5, 10, 20), "centred": (True, False)}
-_HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)
+_HALF_LIVES = (7.0, 30.0, 90.0, 365.0, None)
 
 
 def counted_grids(histories: Histories) -> dict[str, tuple[type[NeighbourChannel[Any]], Grid[Any]]]:

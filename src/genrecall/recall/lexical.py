@@ -75,6 +75,11 @@ class LexicalChannel:
             (weights.data.copy(), self._popularity.place[weights.indices], weights.indptr), shape=weights.shape
         )
         self._by_place.sort_indices()
+        # The largest weight that a word has anywhere stands for its idf.
+        self._strength = np.zeros(len(self._vocabulary))
+        filled = np.flatnonzero(np.diff(weights.indptr))
+        if len(filled):
+            self._strength[filled] = np.maximum.reduceat(weights.data, weights.indptr[filled])
 
     @classmethod
     def fit(cls, texts: Sequence[str], counts: np.ndarray, config: LexicalConfig | None = None) -> Self:
@@ -149,8 +154,7 @@ class LexicalChannel:
         terms = (history @ self._occurrences + asked).tocsr()
         terms.sort_indices()
         if self.config.terms is not None and terms.nnz:
-            # The largest weight that a word has anywhere stands for its idf.
-            strength = np.asarray(self._weights.max(axis=1).todense(), dtype=np.float64).ravel()
+            strength = self._strength
             weighed = sparse.csr_matrix(
                 (terms.data * strength[terms.indices], terms.indices, terms.indptr), terms.shape
             )

@@ -18,6 +18,8 @@ import numpy as np
 from genrecall.errors import DependencyError
 from genrecall.recall.channel import Candidates, Query
 
+_FULL = 0.1  # from this share of stored cells on, sorting them costs more than looking at all cells
+
 Blocks = Iterable[tuple[int, int, Any]]
 """Rows of queries with their scores: first row, row behind the last, SciPy CSR (rows, I) by place."""
 
@@ -84,28 +86,16 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
         k: length of the lists; may exceed I, the rest is padding.
     """
     rows_R, items_I = scores.shape
-    scores.sum_duplicates()  # also sorts the columns, so that earlier means more popular
-    row_of = np.repeat(np.arange(rows_R), np.diff(scores.indptr))
     excluded_rows, excluded_items = exclusions(queries, items_I)
-    banned = np.isin(
-        row_of * items_I + scores.indices, excluded_rows * items_I + popularity.place[excluded_items].astype(np.int64)
-    )
-    keep = ~banned & (scores.data > 0)
-    row_of, places, values = row_of[keep], scores.indices[keep], scores.data[keep].astype(np.float32)
-
-    lengths = np.bincount(row_of, minlength=rows_R)
-    width = max(int(lengths.max(initial=0)), 1)
-    column = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    dense = np.full((rows_R, width), -np.inf, dtype=np.float32)
-    dense[row_of, column] = values
-    place_of = np.zeros((rows_R, width), dtype=np.int64)
-    place_of[row_of, column] = places
-
-    chosen, top = top_columns(dense, min(k, width))
+    excluded = excluded_rows, popularity.place[excluded_items].astype(np.int64)
+    full = scores.nnz > _FULL * rows_R * items_I
+    values, place_of = _all_cells(scores, excluded) if full else _stored_cells(scores, excluded)
+    chosen, top = top_columns(values, min(k, values.shape[1]))
+    places = chosen if place_of is None else np.take_along_axis(place_of, chosen, 1)
     items = np.full((rows_R, k), -1, dtype=np.int32)
     ranked = np.full((rows_R, k), -np.inf, dtype=np.float32)
     real = np.isfinite(top)
-    items[:, : top.shape[1]] = np.where(real, popularity.order[np.take_along_axis(place_of, chosen, 1)], -1)
+    items[:, : top.shape[1]] = np.where(real, popularity.order[places], -1)
     ranked[:, : top.shape[1]] = top
 
     for row in np.flatnonzero(real.sum(1) < min(k, items_I)).tolist():
@@ -116,6 +106,32 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
         items[row, found : found + len(extra)] = extra
         ranked[row, found : found + len(extra)] = 0.0
     return Candidates(items=items, scores=ranked)
+
+
+def _all_cells(scores: Any, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, None]:
+    """float32 (R, I) scores by place, −inf where there is none or the cell is excluded: for nearly full rows."""
+    values = scores.toarray().astype(np.float32)
+    values[~(values > 0)] = -np.inf
+    values[excluded] = -np.inf
+    return values, None
+
+
+def _stored_cells(scores: Any, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The same, of stored cells only, side by side: float32 (R, longest row), and int64 their places, ascending."""
+    rows_R, items_I = scores.shape
+    scores.sum_duplicates()  # also sorts the columns, so that earlier means more popular
+    row_of = np.repeat(np.arange(rows_R), np.diff(scores.indptr))
+    banned = np.isin(row_of * items_I + scores.indices, excluded[0] * items_I + excluded[1])
+    keep = ~banned & (scores.data > 0)
+    row_of, places, stored = row_of[keep], scores.indices[keep], scores.data[keep].astype(np.float32)
+    lengths = np.bincount(row_of, minlength=rows_R)
+    width = max(int(lengths.max(initial=0)), 1)
+    column = np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    values = np.full((rows_R, width), -np.inf, dtype=np.float32)
+    values[row_of, column] = stored
+    place_of = np.zeros((rows_R, width), dtype=np.int64)
+    place_of[row_of, column] = places
+    return values, place_of
 
 
 def best_of(blocks: Blocks, queries: Sequence[Query], popularity: Popularity, k: int) -> Candidates:

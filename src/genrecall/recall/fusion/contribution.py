@@ -50,22 +50,25 @@ def contributions(
         lengths: int (N,) events in each history.
         k: cut-off.
     """
-    pool = fusion.pool(candidates)
-    goals = pool.find(targets)
-    listed = (pool.ranks[goals] > 0) & (goals >= 0)[:, None]
-    whole = pool.places(fusion.values(pool, lengths), goals)
+    top = fusion.config.top
+    lists = {name: candidates[name] for name in fusion.config.channels}
+    hit = np.logical_or.reduce([(one.items[:, :top] == targets[:, None]).any(axis=1) for one in lists.values()])
+    pool = fusion.pool({name: Candidates(items=one.items[hit], scores=one.scores[hit]) for name, one in lists.items()})
+    goals, of_hits = pool.find(targets[hit]), None if lengths is None else lengths[hit]
+    share = len(goals) / len(targets)
+    listed = pool.ranks[goals] > 0
+    whole = _figures(pool.places(fusion.values(pool, of_hits), goals), k)
     found = {}
     for channel, name in enumerate(fusion.config.channels):
         rest = pool.without(channel)
-        still = np.where((goals >= 0) & rest.known[goals], goals, -1)
-        places = rest.places(fusion.values(rest, lengths), still)
+        still = np.where(rest.known[goals], goals, -1)
+        recall, gain = whole - _figures(rest.places(fusion.values(rest, of_hits), still), k)
+        only = listed[:, channel] & (listed.sum(axis=1) == 1)
         found[name] = Contribution(
-            recall_lost=_recall(whole, k) - _recall(places, k),
-            ndcg_lost=ndcg(whole, k) - ndcg(places, k),
-            only=float((listed[:, channel] & (listed.sum(1) == 1)).mean()),
+            recall_lost=float(recall * share), ndcg_lost=float(gain * share), only=float(only.sum() / len(targets))
         )
     return found
 
 
-def _recall(places: np.ndarray, k: int) -> float:
-    return float(((places > 0) & (places <= k)).mean())
+def _figures(places: np.ndarray, k: int) -> np.ndarray:
+    return np.array([((places > 0) & (places <= k)).mean(), ndcg(places, k)])
