@@ -22,6 +22,7 @@ from genrecall.catalog.split import Cases, Split
 from genrecall.catalog.store import Catalog
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
+from genrecall.errors import DataError
 from genrecall.eval.harness import queries_of
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
@@ -59,6 +60,9 @@ def preferred(
         model: a trained trunk.
         out: directory of the artifact.
         config: settings; None: the defaults.
+
+    Raises:
+        DataError: there are no validation cases.
     """
     source = open_artifact(model, kind=KIND)
     table = SidTable.load(sid)
@@ -71,6 +75,13 @@ def preferred(
     parents = {**source.manifest.parents, "model": source.digest}
     if is_current(out, kind=KIND, config=manifest, parents=parents):
         return out
+    if len(split.valid) < 2:
+        raise DataError(
+            "nothing can say whether preferences help",
+            seen=f"{len(split.valid)} validation cases",
+            allowed="at least 2: one to stop by, one to decide by",
+            fix="leave the preference stage out where a model is refitted on its validation cases",
+        )
     generator = _Generator(catalog, split, study, table, prompt)
     stopping, deciding = _halves(split.valid, study.validation_cases)
     work = out.with_name(out.name + ".work")
