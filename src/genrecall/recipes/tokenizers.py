@@ -21,8 +21,9 @@ PROXY = (
     "Recall here is that of a count model over SIDs: smoothed transition counts between SID prefixes, fitted on the "
     "training events and asked on validation cases; no test case is looked at. A hit is the target item itself, and "
     "items that share a SID are ranked by popularity: a tokeniser that gives many items one SID gains nothing by it. "
-    "The count model shows what a SID table lets a model share between items; it is no trained generator, and the "
-    "order of close rows may change with one."
+    "The count model shows what a SID table lets a model share between items, prefix by prefix; it is no trained "
+    "generator, the order of close rows may change with one, and it undervalues codes that are meant to be written in "
+    "parallel (opq)."
 )
 
 

@@ -113,7 +113,8 @@ def default_candidates(base: SidConfig, *, events: bool) -> tuple[Candidate, ...
         f"rq_kmeans{suffix}": kmeans,
         f"rq_kmeans balanced{suffix}": replace(kmeans, rq_kmeans=balanced),
         f"fsq{suffix}": replace(fused, quantizer="fsq"),
-        f"pq{suffix}": replace(fused, quantizer="pq"),
+        f"pq{suffix}": replace(fused, quantizer="pq", pq=replace(base.pq, rotation="axes")),
+        f"opq{suffix}": replace(fused, quantizer="pq", pq=replace(base.pq, rotation="opq")),
     }
     for rule in ("sinkhorn", "extra_level", "keep"):
         found[f"rq_kmeans{suffix}; {rule}"] = replace(kmeans, collisions=rule)

@@ -34,7 +34,8 @@ class PqConfig:
     Attributes:
         dim: principal axes that are kept, rounded up to a multiple of L; None keeps all.
         whiten: 0 keeps the axes' variances, 1 makes them equal, and 0.5 lies between (variance to that power).
-        rotation: "axes" (parts are stretches of the principal axes) or "opq" (a learned rotation, parts of equal rank).
+        rotation: "axes" (parts are stretches of the principal axes, for models that write code after code) or "opq"
+            (a learned rotation that makes the parts equals: least error, for models that write all codes at once).
         rounds: of OPQ: rotation and k-means in turn.
         steps: most Lloyd steps a part.
         max_fit_items: items in memory for fitting (a seeded sample); all are encoded.
@@ -44,7 +45,7 @@ class PqConfig:
 
     dim: int | None = None
     whiten: float = 0.0
-    rotation: Rotation = "opq"
+    rotation: Rotation = "axes"
     rounds: int = 10
     steps: int = 20
     max_fit_items: int = 262_144
