@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from genrecall.catalog.store import Catalog
 from genrecall.model.trunk import TrunkConfig
 from genrecall.recall.generative import GenerativeConfig
@@ -129,6 +131,8 @@ def suited_to(
     weights = (0.5,) if small else (0.5, 0.35, 0.65)
     window = 50
     wide = not small and len(train.items) >= 50_000
+    batch = 2048 if len(train.items) >= 50_000 else 1024
+    epochs = _epochs(len(train.items), batch, steps=1800 if small else 3200)
     return Study(
         name=name,
         split=split,
@@ -143,13 +147,14 @@ def suited_to(
             window=window,
         ),
         train=SequenceConfig(
-            epochs=20 if small else 30,
+            epochs=epochs,
+            batch_tokens=batch,
             window=window,
             optimizer="muon",
             adamw_only=("lm_head",),
             learning_rate=2e-3,
             warmup=0.03,
-            eval_every=5,
+            eval_every=epochs / 6,
             patience=2,
         ),
         sessions=baskets,
@@ -158,10 +163,23 @@ def suited_to(
         sasrec=SasrecConfig(
             item_dropout=0.15,
             train=SequenceConfig(
-                epochs=25, window=window, optimizer="muon", learning_rate=2e-3, warmup=0.03, eval_every=5, patience=2
+                epochs=epochs,
+                batch_tokens=batch,
+                window=window,
+                optimizer="muon",
+                learning_rate=2e-3,
+                warmup=0.03,
+                eval_every=epochs / 6,
+                patience=2,
             ),
         ),
     )
+
+
+def _epochs(events: int, batch_tokens: int, *, steps: int) -> float:
+    """Passes that make so many steps: a small data set is too soon through for a model to have learnt it."""
+    filled = 0.7 * batch_tokens
+    return float(np.clip(round(steps * filled / max(events, 1)), 10, 300))
 
 
 def remarks(study: Study) -> tuple[str, ...]:
