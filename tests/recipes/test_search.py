@@ -111,11 +111,15 @@ def test_one_model_answers_histories_and_searches(out: Path) -> None:
     valid, _ = search_parts(catalog)
     evaluation = judge_search([channel], valid, split, len(catalog.items), depth=50)
     assert evaluation.results["generative"].metrics["recall@10"].mean > 0.8  # by chance: a quarter
-    history = np.array([0, 8, 16], np.int32)
+    history = np.array([1, 9, 17], np.int32)
     alone, asked, searched = (
         channel.recall([query], 5).items[0].tolist()
-        for query in (Query(history=history), Query(history=history, text="lamp"), Query(text="lamp"))
+        for query in (
+            Query(history=history, exclude=history, profile={"country": "France"}),
+            Query(history=history, exclude=history, profile={"country": "France"}, text="teapot"),
+            Query(text="teapot"),
+        )
     )
-    assert 24 in alone[:2]  # the candle after these three, as before
-    assert sum(item % 8 == 1 for item in searched) >= 4
-    assert sum(item % 8 == 1 for item in asked) >= 3
+    assert 25 in alone  # the lamp after these three, as before
+    assert sum(item % 8 == 2 for item in searched) >= 4
+    assert sum(item % 8 == 2 for item in asked) >= 3
