@@ -4,7 +4,7 @@
                                              ──▶ Recall on the cases whose target is cold, the whole catalog ranked
 
 Nothing of the cold items is used before their SIDs are appended: neither their events nor their texts. Beside the
-generators stand the channels that can find an item by its text alone.
+generators stand the channels that find an item by its text alone, with the settings that suit warm targets best.
 """
 
 from __future__ import annotations
@@ -24,14 +24,10 @@ from genrecall.engine.config import EngineConfig
 from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.harness import evaluate
 from genrecall.eval.lock import Final
-from genrecall.recall.dense import DenseChannel, DenseConfig
 from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.generative import GenerativeChannel
 from genrecall.recall.generator import open_generator
-from genrecall.recall.lexical import LexicalChannel, LexicalConfig
-from genrecall.recall.popularity import PopularityChannel, PopularityConfig
-from genrecall.recall.tokens import item_texts
-from genrecall.recipes import generators
+from genrecall.recipes import baselines, generators
 from genrecall.recipes.study import Study
 from genrecall.sid.append import append_sids
 from genrecall.text.vectors import Vectors
@@ -91,8 +87,6 @@ def cold_start(
     out: Path,
     *,
     share: float = 0.1,
-    lexical: LexicalConfig | None = None,
-    dense: DenseConfig | None = None,
     final: Final | None = None,
     cases: int | None = None,
 ) -> Evaluation:
@@ -104,7 +98,6 @@ def cold_start(
         study: of the generators; one is trained for each of its SID tables.
         out: directory of the artifacts.
         share: of the items with training events that are held out, those that appeared last.
-        lexical, dense: how the text channels read histories.
         final: leave to ask the test part; without it the validation cases are asked.
         cases: ask only so many, drawn by a fixed seed; stated in the protocol.
 
@@ -113,7 +106,8 @@ def cold_start(
     """
     split, _ = hold_out_items(study.split.divide(catalog), share=share, seed=study.seed)
     world = WarmWorld.of(catalog, vectors, split)
-    members = _members(catalog, vectors, world, study, out)
+    tuned = baselines.tune(world.catalog, world.vectors, world.split, study, out / "tuning")
+    members = _members(catalog, vectors, world, study, tuned, out)
     generative = members[0] if len(members) == 1 else EnsembleChannel(members)
     counts = split.train.item_counts(len(catalog.items))
     asked = (split.test if final else split.valid).of_items(world.cold)
@@ -127,9 +121,10 @@ def cold_start(
     return evaluate(
         [
             generative,
-            LexicalChannel.fit(item_texts(catalog.items), counts, lexical),
-            DenseChannel.fit(vectors.matrix, counts, dense),
-            PopularityChannel(counts, PopularityConfig()),
+            *(
+                baselines.fitted(name, catalog, vectors, split.train, tuned[name])
+                for name in (*baselines.BY_TEXT, "popularity")
+            ),
         ],
         asked,
         num_items=len(catalog.items),
@@ -143,11 +138,11 @@ def cold_start(
 
 
 def _members(
-    catalog: Catalog, vectors: Vectors, world: WarmWorld, study: Study, out: Path
+    catalog: Catalog, vectors: Vectors, world: WarmWorld, study: Study, tuned: baselines.Configs, out: Path
 ) -> Sequence[GenerativeChannel]:
     """Generators of the warm world, over tables that the cold items were appended to."""
     sids = generators.tables(world.catalog, world.vectors, world.split, study, out)
-    soft = generators.teacher(world.split, len(world.warm), study, out / "teacher")
+    soft = generators.teacher(world.catalog, world.vectors, world.split, study, tuned, out / "teacher")
     models = generators.generators(world.catalog, world.split, study, sids, soft, out)
     counts = np.zeros(len(catalog.items), np.int64)
     counts[world.warm] = world.split.train.item_counts(len(world.warm))
