@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from tests import pipeline, synthetic
 
+from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.eval.lock import LEDGER
 from genrecall.recall.sasrec import SasrecConfig
@@ -16,7 +18,6 @@ from genrecall.recipes.study import Study, suited_to
 from genrecall.sid.build import SidConfig
 from genrecall.sid.rq_kmeans import RqKMeansConfig
 from genrecall.train.sequence.config import SequenceConfig
-from tests import pipeline, synthetic
 
 pytestmark = pytest.mark.slow
 
@@ -91,3 +92,16 @@ def test_settings_follow_the_data(out: Path) -> None:
     assert len(small.tables) < len(large.tables)
     assert large.seeded(3).tables[1].seed != large.seeded(4).tables[1].seed
     assert small.windowed(7).train.window == small.windowed(7).trunk.window == 7
+
+
+def test_a_bundle_of_two_generators_answers_and_explains(out: Path) -> None:
+    catalog, vectors = prepare({}, out, "minilm", None)
+    study = toy(suited_to(catalog, name="toy", small=True))
+    run(catalog, vectors, study, out, seeds=[0])
+    shop = Recommender.load(out / "seed-0" / "bundle", device="cpu")
+    answer = shop.recommend(["i0", "i8"], k=5, explain=True)
+    assert len({item.item_id for item in answer.items} - {"i0", "i8"}) == 5
+    assert answer.answer is not None
+    assert answer.answer.levels is not None
+    assert any("first of 2 generators" in note for note in answer.notes)
+    assert shop.recommend([], k=3).channel == "popularity"

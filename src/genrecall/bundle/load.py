@@ -139,7 +139,11 @@ class Recommender:
         if len(indices) == 0:
             notes.append("cold start: no history, so the answer rests on the profile alone")
         if isinstance(self.generative, EnsembleChannel):
-            return self._pack(self.generative.recall([query], k), "generative", k, notes, None)
+            found, first = self.generative.recall([query], k), None
+            if explain:
+                first = self.generative.members[0].answer([query], k, trace=True)[0]
+                notes.append(f"beams and SIDs are those of the first of {len(self.generative.members)} generators")
+            return self._pack(found, "generative", k, notes, first)
         dropped = self.generative.prompts.dropped
         answer = self.generative.answer([query], k, trace=explain)[0]
         if self.generative.prompts.dropped > dropped:
