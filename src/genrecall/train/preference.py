@@ -66,14 +66,14 @@ class PreferenceConfig:
     rounds: int = 1
     rank_aware: bool = True
     beta: float = 0.5
-    kl: float = 0.1
-    rank_penalty: float = 0.5
-    nll: float = 0.1
+    kl: float = 1.0
+    rank_penalty: float = 0.0
+    nll: float = 0.0
     popularity: float = 0.0
-    dropout: float | None = None
+    dropout: float | None = 0.0
     train: SequenceConfig = field(
         default_factory=lambda: SequenceConfig(
-            epochs=4, learning_rate=1e-4, warmup=0.1, weight_decay=0.0, eval_every=1, patience=2
+            epochs=1, learning_rate=5e-5, warmup=0.1, weight_decay=0.0, eval_every=0.1, patience=3
         )
     )
 
