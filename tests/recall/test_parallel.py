@@ -104,12 +104,16 @@ def test_loss_is_the_mean_of_the_codes_nats_and_mixes_a_teacher(tied: bool, temp
         assert float(model.loss(batch_of(**beside))[0]) == pytest.approx(mixed, rel=1e-4)
 
 
-def test_a_teacher_teaches_and_levels_are_of_one_size() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_teacher_teaches(device: str) -> None:
     histories = checkerboard()
     told = ((histories.items + 2) % NUM_ITEMS)[:, None].astype(np.int32)
     soft = SoftTargets(items=told, weights=np.full(told.shape, 0.9, np.float16))
-    short = replace(CONFIG, train=replace(CONFIG.train, epochs=15))
+    short = replace(CONFIG, train=replace(CONFIG.train, epochs=15, device=device))
     taught = ParallelChannel.trained(histories, SIDS, short, soft=soft)
     assert taught.recall([ask(0, 2, 4)], 1).items[0, 0] == 8  # what comes after 6, not 6
+
+
+def test_levels_are_of_one_size() -> None:
     with pytest.raises(ConfigError):
         ParallelTrunk(TrunkConfig(width=16, heads=2), SidSpace((8, 8, 4)), SIDS[:, :3])

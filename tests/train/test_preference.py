@@ -170,7 +170,9 @@ def test_popularity_pays_less_with_a_tilt() -> None:
     assert pulls[1.0, 0] < pulls[0.0, 0] < pulls[1.0, 25]
 
 
-def run(objective: str, sign: float = 1.0, model: ItemTrunk | None = None) -> tuple[PreferenceResult, ItemTrunk]:
+def run(
+    objective: str, sign: float = 1.0, model: ItemTrunk | None = None, device: str = "cpu"
+) -> tuple[PreferenceResult, ItemTrunk]:
     """Every event's negatives are two wrong items; validation is the right answers' lead, times ``sign``."""
     wrong = (HISTORIES.items[:, None] + np.array([5, 11])) % ITEMS
     rejected = Rejected(items=wrong.astype(np.int32), weights=np.ones((EVENTS, 2), np.float16))
@@ -184,7 +186,7 @@ def run(objective: str, sign: float = 1.0, model: ItemTrunk | None = None) -> tu
         return sign * float((scores[:, 0] - scores[:, 1:].max(1)).mean())
 
     train = SequenceConfig(
-        epochs=6, window=WINDOW, batch_tokens=60, lengths=(), learning_rate=3e-3, eval_every=2, device="cpu",
+        epochs=6, window=WINDOW, batch_tokens=60, lengths=(), learning_rate=3e-3, eval_every=2, device=device,
         precision="float32",
     )  # fmt: skip
     model = model or trunk()
@@ -196,9 +198,10 @@ def run(objective: str, sign: float = 1.0, model: ItemTrunk | None = None) -> tu
     return result, model
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("objective", ["dpo", "policy"])
-def test_a_run_learns_a_planted_preference(objective: str) -> None:
-    result, _ = run(objective)
+def test_a_run_learns_a_planted_preference(objective: str, device: str) -> None:
+    result, _ = run(objective, device=device)
     assert result.improved
     assert result.after > result.before + 1
     assert len(result.rounds) == 2
