@@ -14,13 +14,13 @@ import torch
 from genrecall import artifacts
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError, DataError
+from genrecall.model.dropout import drop
 from genrecall.model.lora import LoraSettings
 from genrecall.model.weights import load_model
 from genrecall.prompt.prompt import PromptBuilder, read_settings
 from genrecall.train.checkpoint import set_aside
 from genrecall.train.config import TrainConfig
 from genrecall.train.distil import DistilConfig, Teacher
-from genrecall.model.dropout import drop
 from genrecall.train.dropout import residual_dropout
 from genrecall.train.loop import artifact_config, train
 from genrecall.train.run import Run
