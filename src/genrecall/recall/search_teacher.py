@@ -15,7 +15,7 @@ import numpy as np
 
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
-from genrecall.recall.teacher import TeacherConfig, best_of
+from genrecall.recall.teacher import TeacherConfig, best_of, softened
 from genrecall.telemetry import progress
 from genrecall.train.sequence.soft import SoftTargets
 
@@ -77,10 +77,12 @@ def search_targets(
     if not parts:
         return SoftTargets(items=np.zeros((0, 0), np.int32), weights=np.zeros((0, 0), np.float16), digest=digest)
     rows = np.array([place[text] for text in texts], dtype=np.int64)
-    items = np.concatenate([part.items for part in parts])
-    sharp = np.where(items >= 0, np.concatenate([part.scores for part in parts]), 0.0).clip(min=0) ** config.sharpness
-    weights = (config.trust * sharp / np.maximum(sharp.sum(1, keepdims=True), 1e-30)).astype(np.float16)
-    return SoftTargets(items=np.maximum(items, 0)[rows], weights=weights[rows], digest=digest)
+    best = Candidates(
+        items=np.concatenate([part.items for part in parts]), scores=np.concatenate([part.scores for part in parts])
+    )
+    blending = TeacherConfig(trust=config.trust, sharpness=config.sharpness, items=config.items)
+    told = softened(best, blending)
+    return SoftTargets(items=told.items[rows], weights=told.weights[rows], digest=digest)
 
 
 def _levelled(found: Candidates) -> np.ndarray:
