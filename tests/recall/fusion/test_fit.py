@@ -112,6 +112,16 @@ def test_one_method_can_be_asked_for() -> None:
         assert fusion.config.method == method
 
 
+def test_a_late_channel_costs_no_more_than_what_it_knows() -> None:
+    candidates, targets, counts = world()
+    best = 9 + np.random.default_rng(2).random(CASES) / 10  # nearly the same popular list for everybody
+    same = answers(*[[(item, score - item / 100) for item in range(5)] for score in best])
+    config = replace(QUICK, methods=("learned",), learned=(LearnedConfig(members=1, decay=1e-4),))
+    fusion = fit_on_candidates({**candidates, "popular": same}, targets, counts=counts, config=config)
+    parts = contributions(fusion, {**candidates, "popular": same}, targets, k=5)
+    assert parts["popular"].recall_lost < 0.05 < parts["broad"].recall_lost
+
+
 def test_a_users_cases_stay_together() -> None:
     users = np.repeat(np.arange(50), 4)
     first, second = halves(users, seed=0)

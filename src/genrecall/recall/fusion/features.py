@@ -2,7 +2,8 @@
 
 For each channel: lift · listed? · 1 / (place + 5) · t(score) · t(best score of the list) · lift × history length; and
 ln(1 + training count), the same × history length, and history length. History length is ln(1 + n), less its mean in
-the fit. Scores and what they mean stand in ``calibration``.
+the fit. Scores and what they mean stand in ``calibration``; the best score of an empty list is not known (NaN), which
+the scorer takes for the usual one, so that a channel that did not answer does not turn the others' candidates around.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def features(
     for channel, calibration in enumerate(calibrations):
         ranks = pool.ranks[:, channel]
         value = np.where(ranks > 0, scaled(pool, channel, calibration.scale), 0.0)
-        first = np.zeros(len(pool))
+        first = np.full(len(pool), np.nan)
         first[pool.rows[ranks == 1]] = value[ranks == 1]
         lift, place = calibration.lift(pool, channel)[where], ranks[where]
         near = np.where(place > 0, 1.0 / (np.maximum(place, 1) + _PLACE), 0.0)

@@ -65,7 +65,8 @@ class Scorer:
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """float64 (P,) of features float32 (P, F)."""
-        standard = (features - self.mean) / self.spread  # float64, so that a batch answers as its rows alone
+        # In float64, so that a batch answers as its rows alone; what is unknown is taken for the mean.
+        standard = np.nan_to_num((features - self.mean) / self.spread, nan=0.0)
         total = standard @ self.linear.mean(0)
         for inner, bias, outer in zip(self.inner, self.bias, self.outer, strict=True):
             total += np.tanh(standard @ inner + bias) @ outer / len(self.inner)
@@ -96,12 +97,20 @@ def fit_scorer(
     kept, offset = _thinned(pool, goals, config.seed)
     rows, target = pool.rows[kept], np.searchsorted(kept, goals)
     known = features(pool, calibrations, lengths, mean_length, kept)
-    mean, spread = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
-    spread[spread < _CONSTANT_FEATURE] = 1.0
-    standard = ((known - mean) / spread).astype(np.float32)
+    mean, spread = _moments(known)
+    standard = np.nan_to_num((known - mean) / spread, nan=0.0).astype(np.float32)
     members = [_fit(standard, offset, rows, target, config, config.seed + member) for member in range(config.members)]
     linear, inner, bias, outer = (np.stack(part).astype(np.float64) for part in zip(*members, strict=True))
     return Scorer(mean=mean, spread=spread, linear=linear, inner=inner, bias=bias, outer=outer)
+
+
+def _moments(known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (F,) mean and standard deviation of what is not NaN; deviation 1 for features that do not vary."""
+    told = np.maximum((~np.isnan(known)).sum(0), 1)
+    mean = np.nansum(known, axis=0, dtype=np.float64) / told
+    spread = np.sqrt(np.nansum((known - mean) ** 2, axis=0) / told)
+    spread[spread < _CONSTANT_FEATURE] = 1.0
+    return mean, spread
 
 
 def _thinned(pool: Pool, goals: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
