@@ -78,6 +78,7 @@ class Occupancy:
         """Where the SIDs that begin with ``prefix`` stand in the sorted array."""
         low, high = 0, self._columns.shape[1]
         for column, code in zip(self._columns, prefix, strict=False):
-            stretch = column[low:high]
-            low, high = low + int(np.searchsorted(stretch, code)), low + int(np.searchsorted(stretch, code + 1))
+            # Of the column's own type: for any other NumPy would first convert the whole stretch.
+            borders = np.array((code, code + 1), column.dtype)
+            low, high = (low + int(at) for at in np.searchsorted(column[low:high], borders))
         return low, high
