@@ -39,9 +39,7 @@ def cheap_norms(model: PreTrainedModel, *, active: bool) -> Iterator[None]:
 
 def _forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
     if hidden.is_cuda:  # one kernel there, where the types agree
-        return nn.functional.rms_norm(
-            hidden, (hidden.shape[-1],), self.weight.to(hidden.dtype), self.variance_epsilon
-        )
+        return nn.functional.rms_norm(hidden, (hidden.shape[-1],), self.weight.to(hidden.dtype), self.variance_epsilon)
     normed = RmsNorm.apply(hidden.float(), self.weight, self.variance_epsilon)
     # As HF: float32 weights leave a float32 result, whatever came in.
     return normed.to(torch.promote_types(hidden.dtype, self.weight.dtype))
