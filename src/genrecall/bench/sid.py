@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def _run(bench: SidBench, levels: int, codes: int, vectors: np.ndarray, device: 
         levels=levels, codes=codes, quantizer=bench.quantizer, collisions=bench.collisions,  # type: ignore[arg-type]
         seed=bench.seed,
     )  # fmt: skip
-    config = replace(config, **{bench.quantizer: replace(config.chosen, device=bench.device)})
-    quantizer, seconds = config.make(), {}
+    config = config.on(bench.device)
+    quantizer, seconds = config.make(), dict[str, float]()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
