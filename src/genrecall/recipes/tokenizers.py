@@ -51,12 +51,13 @@ def page(rows: Sequence[Row], *, rule: str = "", footer: str = "") -> Report:
 
 def _results(rows: Sequence[Row], rule: str) -> Section:
     hits = {k: np.column_stack([_ranks(row) <= k for row in rows]).astype(np.float64) for k in (10, 50)}
-    ten, fifty = intervals(hits[10]), intervals(hits[50])
-    best = int(np.argmax([one.mean for one in ten]))
-    first, lines = rows[0].ranks, []
+    first = rows[0].ranks
     assert first is not None
+    ten, fifty = intervals(hits[10], first.users), intervals(hits[50], first.users)
+    best = int(np.argmax([one.mean for one in ten]))
+    lines = []
     for place, row in enumerate(rows):
-        gap = "–" if place == best else f"{paired(hits[10][:, place], hits[10][:, best]).p_value:.3f}"
+        gap = "–" if place == best else f"{paired(hits[10][:, place], hits[10][:, best], first.users).p_value:.3f}"
         assert row.ranks is not None
         lines.append([
             row.candidate.name, f"{ten[place].mean:.4f}", f"{ten[place].low:.4f} to {ten[place].high:.4f}",
@@ -78,7 +79,7 @@ def _results(rows: Sequence[Row], rule: str) -> Section:
         rows=lines,
         bold=frozenset({(best, 1)}),
         caption=f"{len(hits[10]):,} validation cases, the same for every row; intervals and p (of Recall@10) by the "
-        f"bootstrap over cases. Unmet: the {unmet:,} cases whose target never followed an item of the history in "
+        f"bootstrap over users. Unmet: the {unmet:,} cases whose target never followed an item of the history in "
         f"training, so that only shared codes can find it. {rule}",
     )
     chart = charts.bars({f"{place + 1}": one for place, one in enumerate(ten)})

@@ -78,12 +78,14 @@ class ProxyRanks:
 
     Attributes:
         cases: int64 (N,) which validation cases were asked.
+        users: int32 (N,) whose cases they are.
         ranks: int64 (N,) 1-based rank of the target item among all items.
         met: bool (N,) whether the target was ever counted after one of the history's items: what is left, counts of
             items alone cannot find, and only codes that items share can.
     """
 
     cases: np.ndarray
+    users: np.ndarray
     ranks: np.ndarray
     met: np.ndarray
 
@@ -135,7 +137,7 @@ def proxy_ranks(
             met[case] = counts.met(items, int(cases.targets[case]))
             if bar is not None:
                 bar.advance()
-    return ProxyRanks(cases=chosen, ranks=ranks, met=met)
+    return ProxyRanks(cases=chosen, users=cases.users, ranks=ranks, met=met)
 
 
 class Counts:
