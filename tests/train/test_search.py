@@ -154,6 +154,27 @@ def test_loss_counts_items_and_reaches_the_words() -> None:
     assert (gradient[rows[1:]][learnt].abs().sum(1) > 0).all()
 
 
+def test_nothing_is_dropped_from_searches() -> None:
+    prompt = prompt_of()
+    sids = np.array([[0, 0], [0, 1], [1, 0], [1, 2], [2, 3], [2, 0]], np.int32)
+    model = ItemTrunk(
+        TrunkConfig(width=16, layers=1, depth_layers=1, heads=2, window=8, dropout=0.5, item_dropout=0.0),
+        SPACE, sids, prefix_rows=prompt.prefix_rows, prefix_length=1, sessions=True,
+    ).train()  # fmt: skip
+    search = [*prompt.search("red nail"), 0]
+    tokens = torch.tensor([search, [3, 0, 1, 2]])[:, :4]
+    asks = (tokens >= model.first_prefix).any(1)
+    one, two = (model.hidden(tokens, spared=asks) for _ in range(2))
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(one[1], two[1])
+    codes = torch.tensor([[0], [1]])
+    one, two = (model.states(one[:, -1], codes, spared=asks) for _ in range(2))
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(one[1], two[1])
+    again, other = (model.hidden(tokens) for _ in range(2))
+    assert not torch.equal(again[0], other[0])  # it is not remembered
+
+
 def test_what_cannot_be_made_is_refused() -> None:
     with pytest.raises(DataError, match="no search"):
         make_searches(["12", ""], Histories.from_lists([[0, 1]]), NOBODY, CONFIG)

@@ -23,14 +23,27 @@ def drop(x: torch.Tensor, p: float) -> torch.Tensor:
     return x * (noise < keep).to(x.dtype).mul_(256 / keep)
 
 
-def dropping(p: float) -> Any:
-    """A forward hook that drops from a module's output (the first of several) while the module trains."""
+class Dropping:
+    """A forward hook that drops from a module's output (the first of several) while the module trains.
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+    Args:
+        p: share.
+    """
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+        self.spared: torch.Tensor | None = None
+        """bool (B,): rows of the next batches that nothing is dropped from."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Called by the module."""
         if not module.training:
             return None
         if isinstance(output, tuple):
-            return (drop(output[0], p), *output[1:])
-        return drop(output, p)
+            return (self.on(output[0]), *output[1:])
+        return self.on(output)
 
-    return hook
+    def on(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop from (B, T, E)."""
+        dropped = drop(x, self.p)
+        return dropped if self.spared is None else torch.where(self.spared[:, None, None], x, dropped)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from genrecall.errors import ArtifactError, ConfigError
-from genrecall.model.dropout import drop, dropping
+from genrecall.model.dropout import Dropping
 from genrecall.sid.space import SidSpace
 
 CONFIG, WEIGHTS = "trunk.json", "trunk.safetensors"
@@ -106,12 +106,13 @@ class ItemTrunk(nn.Module):
             self.trunk = Qwen3Model(self._shape(config.layers, rows, config.window + prefix_length))
             self.depth = Qwen3ForCausalLM(self._shape(config.depth_layers, space.num_tokens, space.levels + 1))
             self.bridge = nn.Linear(config.width, config.width, bias=False)
+        self._dropping = Dropping(config.dropout)
         for decoder in (self.trunk, self.depth.model):
             decoder.set_attn_implementation("sdpa")
             layers: Any = decoder.layers
             for layer in layers:
-                layer.self_attn.register_forward_hook(dropping(config.dropout))
-                layer.mlp.register_forward_hook(dropping(config.dropout))
+                layer.self_attn.register_forward_hook(self._dropping)
+                layer.mlp.register_forward_hook(self._dropping)
         self.scale = config.width**0.5
 
     def _shape(self, layers: int, rows: int, window: int) -> Any:
@@ -173,21 +174,30 @@ class ItemTrunk(nn.Module):
         row = codes + (tokens - self.first_prefix).clamp(min=0)
         return torch.where(is_item[..., None], x, nn.functional.embedding(row, table)) * self.scale
 
-    def hidden(self, tokens: torch.Tensor, *, blank: torch.Tensor | None = None) -> torch.Tensor:
-        """Normed states (B, T, E) of prompts int64 (B, T), padded on the right; ``blank`` bool (B, T) zeroes inputs."""
+    def hidden(
+        self, tokens: torch.Tensor, *, blank: torch.Tensor | None = None, spared: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Normed states (B, T, E) after prompts int64 (B, T), padded on the right.
+
+        ``blank`` bool (B, T) zeroes inputs; from rows of ``spared`` bool (B,) nothing is dropped while training.
+        """
+        self._dropping.spared = spared
         x = self.vectors(tokens)
         if blank is not None:
             x = x.masked_fill(blank[..., None], 0.0)
         if self.training:
-            x = drop(x, self.config.dropout)
+            x = self._dropping.on(x)
         out: torch.Tensor = self.trunk(inputs_embeds=x, attention_mask=_PLAIN, use_cache=False).last_hidden_state
+        self._dropping.spared = None
         return out
 
-    def states(self, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def states(self, hidden: torch.Tensor, codes: torch.Tensor, *, spared: torch.Tensor | None = None) -> torch.Tensor:
         """Normed states (M, n+1, E) of the depth decoder, one before each next code, after codes int64 (M, n < L)."""
+        self._dropping.spared = spared
         written = self.depth.model.embed_tokens(codes + self.offsets[: codes.shape[1]]) * self.scale
         x = torch.cat([self.bridge(hidden)[:, None].to(written.dtype), written], dim=1)
         out: torch.Tensor = self.depth.model(inputs_embeds=x, attention_mask=_PLAIN, use_cache=False).last_hidden_state
+        self._dropping.spared = None
         return out
 
     def logits(self, states: torch.Tensor, level: int) -> torch.Tensor:

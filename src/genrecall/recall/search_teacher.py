@@ -34,7 +34,7 @@ class SearchTeacherConfig:
     """
 
     trust: float = 0.8
-    sharpness: float = 6.0
+    sharpness: float = 2.5
     items: int = 48
     weights: tuple[float, ...] | None = None
 

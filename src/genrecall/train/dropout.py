@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from genrecall.errors import ConfigError
-from genrecall.model.dropout import dropping
+from genrecall.model.dropout import Dropping
 from genrecall.model.lora import plain
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def residual_dropout(model: PreTrainedModel, p: float) -> Iterator[None]:
     handles = []
     try:
         if p > 0:
-            handles = [module.register_forward_hook(dropping(p)) for module in _places(model)]
+            handles = [module.register_forward_hook(Dropping(p)) for module in _places(model)]
         yield
     finally:
         for handle in handles:

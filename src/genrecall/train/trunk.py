@@ -32,6 +32,8 @@ class TrunkLearner(SequenceModule):
         normalise: "trie" or "level".
         label_smoothing: probability spread evenly over the codes that the softmax runs over.
         start_weight: of the first item of each row beside 1 for the others; 0 does not ask for it.
+        searches: whether there are rows with words of searches. Nothing is dropped from those: there are as many as one
+            likes, so they are underfitted long before they are overfitted.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class TrunkLearner(SequenceModule):
         normalise: str = "trie",
         label_smoothing: float = 0.0,
         start_weight: float = 0.1,
+        searches: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.smoothing, self.levels = model, label_smoothing, trie.space.levels
-        self.start_weight = start_weight
+        self.start_weight, self.searches = start_weight, searches
         nodes = trie.paths(sids)
         assert (nodes >= 0).all(), "every item's SID is in the trie"
         self.sids: torch.Tensor
@@ -70,11 +73,14 @@ class TrunkLearner(SequenceModule):
             dropped = torch.rand(items.shape, device=items.device) < model.config.item_dropout
             dropped &= items < model.first_prefix  # the words of a search are few
             blank = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), dropped], dim=1)
-        hidden = model.hidden(torch.cat([prefix, items], dim=1), blank=blank)[:, prefix.shape[1] - 1 :]
+        asks = (items >= model.first_prefix).any(1) if self.searches else None
+        tokens = torch.cat([prefix, items], dim=1)
+        hidden = model.hidden(tokens, blank=blank, spared=asks)[:, prefix.shape[1] - 1 :]
         begins = batch.items[:, 0]
         first = begins.masked_fill((batch.lengths == 0) | (begins >= model.num_items), -1)[:, None]
         targets = torch.cat([first, batch.targets], dim=1).flatten()
         candidates, weights = self._soft(batch, targets)
+        spared = None if asks is None else asks[:, None].expand(-1, hidden.shape[1]).flatten()
         hidden = hidden.flatten(0, 1)
         due = (targets >= 0).float().view(len(items), -1)
         due = torch.cat([due[:, :1] * self.start_weight, due[:, 1:]], dim=1).flatten()
@@ -82,7 +88,8 @@ class TrunkLearner(SequenceModule):
         if hidden.device.type == "cpu":  # shapes may follow the data there
             asked = due > 0
             hidden, candidates, weights, due = hidden[asked], candidates[asked], weights[asked], due[asked]
-        return (self._nats(hidden, candidates, weights) * due).sum(), count
+            spared = None if spared is None else spared[asked]
+        return (self._nats(hidden, candidates, weights, spared) * due).sum(), count
 
     def _prompt(self, batch: SequenceBatch) -> torch.Tensor:
         """Prompt tokens (B, T); a first item is never said to open a session, for what was before it is unknown."""
@@ -102,13 +109,15 @@ class TrunkLearner(SequenceModule):
         hard = (1 - weights.sum(1, keepdim=True)).clamp(min=0)
         return torch.cat([right, items.long()], dim=1), torch.cat([hard, weights], dim=1)
 
-    def _nats(self, hidden: torch.Tensor, candidates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def _nats(
+        self, hidden: torch.Tensor, candidates: torch.Tensor, weights: torch.Tensor, spared: torch.Tensor | None
+    ) -> torch.Tensor:
         """Loss (M,) of each place."""
         # The largest of w / exponential noise is a draw in proportion to w, and a graph can hold it.
         drawn = (weights / torch.empty_like(weights).exponential_()).argmax(1, keepdim=True)
         path = candidates.gather(1, drawn)[:, 0]
         codes, ahead, nodes = self.sids[path], self.sids[candidates], self.nodes[path]
-        states = self.model.states(hidden, codes[:, :-1])
+        states = self.model.states(hidden, codes[:, :-1], spared=spared)
         nats = torch.zeros(len(hidden), device=hidden.device)
         for level in range(self.levels):
             log_p, valid = self._log_p(states[:, level], nodes[:, level], level)

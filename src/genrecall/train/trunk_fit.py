@@ -80,7 +80,7 @@ def train_trunk(
         model, table.space, table.sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()),
         sessions=prompt.sessions,
     )  # fmt: skip
-    learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise)
+    learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise, searches=searches is not None)
     if searches is not None and searches.word_vectors is not None:
         trunk.ground(prompt.first_query_row - trunk.first_prefix, searches.word_vectors)
     data = sequence_data(histories, prompt, profile_of, soft=soft, searches=searches)
