@@ -13,6 +13,8 @@ import pytest
 from tests import pipeline, synthetic
 from tests.recipes.test_run import toy
 
+from genrecall.bundle.export import export_bundle
+from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.engine.config import EngineConfig
 from genrecall.recall.channel import Query
@@ -131,3 +133,10 @@ def test_one_model_answers_histories_and_searches(out: Path) -> None:
     assert 25 in alone  # the lamp after these three, as before
     assert sum(item % 8 == 2 for item in searched) >= 4
     assert sum(item % 8 == 2 for item in asked) >= 3
+    export_bundle(catalog, split.train, sid=sids, model=[model], out=out / "bundle")
+    shop = Recommender.load(out / "bundle", device="cpu")
+    found = shop.recommend(search="red teapots", k=5)
+    assert found.channel == "generative"
+    assert not found.notes
+    assert sum("teapot" in item.title for item in found.items) >= 4
+    assert "left out" in shop.recommend(search="?!", k=5).notes[0]

@@ -103,16 +103,18 @@ class Recommender:
         *,
         times: np.ndarray | None = None,
         profile: Mapping[str, str] | None = None,
+        search: str | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         explain: bool = False,
     ) -> Recommendations:
-        """Recommend the next items.
+        """Recommend the next items, or those that a search asks for.
 
         Args:
             history: item ids, oldest first; ids that the bundle does not know are left out and noted.
             times: int64 (n,) seconds of the history's events, where known.
             profile: profile columns by name.
+            search: a search text; the history, if any, stands before it.
             k: how many items.
             exclude_seen: leave out the items of the history.
             explain: keep the beams of every level in ``answer``.
@@ -123,20 +125,24 @@ class Recommender:
         self._require_k(k)
         known = np.array([i for i, item in enumerate(history) if item in self.items.index], dtype=np.int64)
         indices = np.array([self.items.index[history[i]] for i in known], dtype=np.int32)
+        text = search if search and self._reads_search(search) else None
         query = Query(
             history=indices,
             times=None if times is None else times[known],
             exclude=np.unique(indices) if exclude_seen else _NOTHING,
             profile=profile or {},
+            text=text,
         )
         notes = []
+        if search and text is None:
+            notes.append("the search was left out: this bundle's model reads none, or knows nothing of this one")
         if len(known) < len(history):
             notes.append(f"{len(history) - len(known)} items of the history are not in this bundle and were left out")
-        if len(indices) == 0 and not self._reads(query.profile):
+        if len(indices) == 0 and text is None and not self._reads(query.profile):
             notes.append("cold start: nothing is known of this user, so the popular items answer")
             found = self.channels["popularity"].recall([query], k)
             return self._pack(found, "popularity", k, notes, None)
-        if len(indices) == 0:
+        if len(indices) == 0 and text is None:
             notes.append("cold start: no history, so the answer rests on the profile alone")
         if isinstance(self.generative, EnsembleChannel):
             found, first = self.generative.recall([query], k), None
@@ -159,6 +165,11 @@ class Recommender:
         """Whether the prompt shows anything of this profile."""
         prompts = self.generative.members[0].prompts
         return bool(profile) and prompts.head(profile) != prompts.head()
+
+    def _reads_search(self, text: str) -> bool:
+        """Whether the prompt shows anything of this search."""
+        prompts = self.generative.members[0].prompts
+        return prompts.encode(_NOTHING, {}, None, text) != prompts.encode(_NOTHING)
 
     def _require_k(self, k: int) -> None:
         if not 1 <= k <= len(self.items):
