@@ -13,7 +13,7 @@ from tests.recipes.test_run import toy
 from genrecall.catalog.split import hold_out_items
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import ConfigError
-from genrecall.recipes.cold_start import WarmWorld, cold_start
+from genrecall.recipes.cold_start import WarmWorld, cold_start, suited_to_cold
 from genrecall.recipes.study import suited_to
 from genrecall.sid.table import SidTable
 from genrecall.text.vectors import Vectors
@@ -49,12 +49,14 @@ def test_the_warm_world_knows_nothing_of_cold_items(out: Path) -> None:
 def test_cold_items_are_written_by_a_model_that_never_saw_them(out: Path) -> None:
     catalog, vectors = Catalog.load(out / "catalog"), Vectors.load(out / "vectors")
     study = toy(suited_to(catalog, name="toy", small=True))
-    study = dataclasses.replace(study, generative=dataclasses.replace(study.generative, beam=40), teacher=None)
+    study = suited_to_cold(dataclasses.replace(study, generative=dataclasses.replace(study.generative, beam=40)))
     evaluation = cold_start(catalog, vectors, study, out / "run", share=0.2)
-    assert set(evaluation.results) == {"generative", "lexical", "dense", "popularity"}
+    assert set(evaluation.results) == {"generative", "promoting", "lexical", "dense", "popularity"}
     assert evaluation.results["generative"].metrics["recall@50"].mean == 1.0  # a beam of all 40 items
     assert evaluation.results["popularity"].metrics["recall@5"].mean == 0.0
+    assert evaluation.results["promoting"].metrics["recall@50"].mean == 1.0
     assert "sid append" in evaluation.sentence()
+    assert "without training events" in evaluation.sentence()
     warm, whole = SidTable.load(out / "run" / "sid"), SidTable.load(out / "run" / "sid-appended")
     assert len(warm.sids) < len(whole.sids) == len(catalog.items)
     with pytest.raises(ConfigError):
