@@ -7,7 +7,7 @@ Nothing of the cold items is used before their SIDs are appended: neither their 
 generators stand the channels that find an item by its text alone, with the settings that suit warm targets best.
 
 What helps, and what does not (Recall@50 on Beauty's cold validation targets, small models): SIDs from text alone
-(0.064; 0.025 where behaviour, which new items lack, has half a say), text channels as teachers of the histories (0.098),
+(0.064; 0.025 where behaviour, which new items lack, has half a say), text channels as teachers of histories (0.098),
 more codes on fewer levels (3 x 512: 0.136), a stated bonus. Learning with the appended items in the trie (0.005), or
 over all codes of a level (0.002), teaches that they are wrong.
 """
