@@ -59,6 +59,18 @@ def test_a_node_is_allowed_while_one_of_its_items_is(catalog, data):
     assert trie.allowed_nodes(mask).tolist() == [bool(mask[trie.items_at(n)].any()) for n in range(trie.num_nodes)]
 
 
+@pytest.mark.parametrize("gone", [[], [7], [0, 399], range(24)])
+def test_a_node_closes_when_its_last_few_items_go(gone):
+    space = SidSpace(codes=(4, 8, 64))
+    sids = np.sort(np.random.default_rng(0).integers(0, [4, 8, 64], size=(400, 3)), axis=0)
+    trie = Trie.build(space, sids)
+    mask = np.ones(400, dtype=bool)
+    mask[list(gone)] = False  # sorted columns: the first items share SIDs, so that whole nodes go
+    found = trie.allowed_nodes(mask)
+    assert found.tolist() == [bool(mask[trie.items_at(n)].any()) for n in range(trie.num_nodes)]
+    assert found.all() == (len(gone) < 24)
+
+
 @settings(deadline=None, max_examples=30)
 @given(catalogs())
 def test_children_mask_marks_exactly_the_children(catalog):

@@ -20,6 +20,7 @@ from genrecall.sid.space import SidSpace
 
 ROOT = 0
 _KEY_LIMIT = 2**62
+_FEW = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,9 +177,35 @@ class Trie:
             bool (N,).
         """
         assert item_mask.shape == (self.num_items,), "one flag per item of the trie's catalog"
+        gone = np.flatnonzero(~item_mask)
+        if len(gone) * _FEW < self.num_items:
+            return self._nodes_without(np.sort(self._place[gone]))
         below = np.zeros(self.num_items + 1, dtype=np.int32)
         np.cumsum(item_mask[self.item_order], out=below[1:])
         return below[self.item_end] > below[self.item_begin]
+
+    def _nodes_without(self, gone: np.ndarray) -> np.ndarray:
+        """``allowed_nodes`` where few items are gone, given their ascending places in ``item_order``: leaves first,
+        and only as far up as whole nodes are gone.
+        """
+        allowed = np.ones(self.num_nodes, dtype=bool)
+        for depth in range(self.space.levels, -1, -1):
+            level = self.nodes_at(depth)
+            begins = self.item_begin[level.start : level.stop]
+            node, lost = np.unique(np.searchsorted(begins, gone, side="right"), return_counts=True)
+            node += level.start - 1
+            closed = node[lost == self.item_end[node] - self.item_begin[node]]
+            if len(closed) == 0:
+                break
+            allowed[closed] = False
+        return allowed
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        """int64 (I,) place of each item in ``item_order``."""
+        place = np.empty(self.num_items, dtype=np.int64)
+        place[self.item_order] = np.arange(self.num_items)
+        return place
 
     @cached_property
     def num_children(self) -> np.ndarray:

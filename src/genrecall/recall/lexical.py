@@ -11,6 +11,7 @@ rules of all channels; a channel that was stored answers without bm25s.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -174,6 +175,8 @@ def _occurrences(rows: Sequence[Sequence[str]], number: Mapping[str, int]) -> An
 
 def _bm25(texts: list[list[int]], num_words: int, config: LexicalConfig) -> Any:
     """What a word of a query adds to each item: SciPy CSR float32 (V, I)."""
+    # Importing bm25s starts JAX, where that is installed, which by default takes most of the GPU for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         import bm25s
     except ModuleNotFoundError as error:

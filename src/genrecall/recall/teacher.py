@@ -11,7 +11,9 @@ that was fitted on validation cases, or, without one, the logarithm of the weigh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +22,12 @@ from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Fusion
-from genrecall.telemetry import progress
+from genrecall.telemetry import Bar, progress
 from genrecall.train.sequence.soft import SoftTargets
 
 _BATCH = 4096
+_FUSING = 8
+"""Batches that are fused at the same time; each takes some hundred megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +100,10 @@ def soft_targets(
     weights = np.zeros(items.shape, dtype=np.float16)
     if teachers:
         asked = _asked(histories, config)
-        lists = {teacher.name: _out_of_fold(teacher, n, histories, asked, config) for n, teacher in enumerate(teachers)}
+        lists = _lists(teachers, histories, asked, config)
         lengths = asked - histories.offsets[histories.rows[asked]]
-        for begin in range(0, len(asked), _BATCH):
+
+        def settle(begin: int) -> None:
             part = slice(begin, begin + _BATCH)
             found = {name: Candidates(items=c.items[part], scores=c.scores[part]) for name, c in lists.items()}
             best = (
@@ -106,27 +111,44 @@ def soft_targets(
             )
             told = softened(best, config)
             items[asked[part]], weights[asked[part]] = told.items, told.weights
+
+        with ThreadPoolExecutor(min(_FUSING, os.cpu_count() or 1)) as pool:
+            list(pool.map(settle, range(0, len(asked), _BATCH)))
     return _with_future(SoftTargets(items=items, weights=weights), histories, config)
 
 
+def _lists(
+    teachers: Sequence[Teacher], histories: Histories, asked: np.ndarray, config: TeacherConfig
+) -> dict[str, Candidates]:
+    """Every teacher's lists, by name; the teachers work at the same time, each in a thread of its own."""
+    with (
+        progress("teachers", len(teachers) * len(asked)) as bar,
+        ThreadPoolExecutor(min(len(teachers), os.cpu_count() or 1)) as pool,
+    ):
+        waited = [
+            pool.submit(_out_of_fold, teacher, number, histories, asked, config, bar)
+            for number, teacher in enumerate(teachers)
+        ]
+        return {teacher.name: found.result() for teacher, found in zip(teachers, waited, strict=True)}
+
+
 def _out_of_fold(
-    teacher: Teacher, number: int, histories: Histories, asked: np.ndarray, config: TeacherConfig
+    teacher: Teacher, number: int, histories: Histories, asked: np.ndarray, config: TeacherConfig, bar: Bar
 ) -> Candidates:
     """The teacher's lists for all events that are asked, in their order."""
     k = 2 * config.items
     items = np.full((len(asked), k), -1, dtype=np.int32)
     scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
     fold_of = np.random.default_rng((config.seed, number)).integers(teacher.folds, size=len(histories))
-    with progress(f"teacher {teacher.name}", len(asked)) as bar:
-        for fold in range(teacher.folds):
-            others = histories if teacher.folds == 1 else histories.select(fold_of[histories.rows] != fold)
-            channel = teacher.fit(others)
-            mine = np.flatnonzero(fold_of[histories.rows[asked]] == fold)
-            for begin in range(0, len(mine), _BATCH):
-                places = mine[begin : begin + _BATCH]
-                found = channel.recall(_queries(histories, asked[places], config), k)
-                items[places], scores[places] = found.items, found.scores
-                bar.advance(len(places))
+    for fold in range(teacher.folds):
+        others = histories if teacher.folds == 1 else histories.select(fold_of[histories.rows] != fold)
+        channel = teacher.fit(others)
+        mine = np.flatnonzero(fold_of[histories.rows[asked]] == fold)
+        for begin in range(0, len(mine), _BATCH):
+            places = mine[begin : begin + _BATCH]
+            found = channel.recall(_queries(histories, asked[places], config), k)
+            items[places], scores[places] = found.items, found.scores
+            bar.advance(len(places))
     return Candidates(items=items, scores=scores)
 
 
