@@ -13,6 +13,7 @@ from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.eval.lock import LEDGER
 from genrecall.recall.sasrec import SasrecConfig
 from genrecall.recall.teacher import TeacherConfig
+from genrecall.recipes.named import Named
 from genrecall.recipes.run import prepare, run
 from genrecall.recipes.study import Study, suited_to
 from genrecall.sid.build import SidConfig
@@ -52,7 +53,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
-    catalog, vectors = prepare({}, out, "minilm", None)
+    catalog, vectors = prepare(Named(name="toy"), out)
     study = toy(suited_to(catalog, name="toy", small=True))
     outcome = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20])
     assert outcome.final is not None
@@ -74,12 +75,12 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     assert outcome.final.results["generative"].invalid_sid_rate == 0
     assert "seed" in (out / "report.md").read_text()
     readings = (out / "seed-0" / LEDGER).read_text().splitlines()
-    assert ["final" in readings[0], "refit" in readings[1], len(readings)] == [True, True, 2]
+    assert ["final" in readings[0], "refit" in readings[1], "beams" in readings[2]] == [True, True, True]
     assert outcome.refit is not None
     assert "refit" in outcome.refit.sentence()
     # Nothing is made, nor the test part read, a second time.
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
-    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True)
+    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20])
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")} == stamps
     assert again.final is not None
     assert again.final.results["generative"].metrics == outcome.final.results["generative"].metrics
@@ -95,7 +96,7 @@ def test_settings_follow_the_data(out: Path) -> None:
 
 
 def test_a_bundle_of_two_generators_answers_and_explains(out: Path) -> None:
-    catalog, vectors = prepare({}, out, "minilm", None)
+    catalog, vectors = prepare(Named(name="toy"), out)
     study = toy(suited_to(catalog, name="toy", small=True))
     run(catalog, vectors, study, out, seeds=[0])
     shop = Recommender.load(out / "seed-0" / "bundle", device="cpu")

@@ -45,7 +45,7 @@ def command(
     from genrecall.recipes.run import prepare, run
 
     chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out)
-    catalog, vectors = prepare(chosen.files, out, chosen.encoder, chosen.fields, chosen.config)
+    catalog, vectors = prepare(chosen, out)
     study = named.study_of(chosen, catalog, small=small, device=device)
     widths = [int(width) for width in beams.split(",") if width]
     outcome = run(

@@ -32,6 +32,8 @@ from genrecall.text.vectors import Vectors
 DEPTH = 50
 """Length of the lists that are fused and judged."""
 GENERATIVE = "generative"
+CURVE_CASES = 4000
+"""A curve costs as much as all its beams together, and its points are compared with each other."""
 Part = Literal["valid", "final", "refit"]
 _WEIGHTS, _REPORT = "fusion.safetensors", "report.json"
 _BATCH = 1024
@@ -76,18 +78,15 @@ def judge(
     channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural)]
     with watch.stage(f"eval {part}"):
         fusion = _fusion(channels, catalog, split, study, out, cases, fit=part == "valid")
-        leave = Final(
-            run=out, purpose=f"genrecall run, {study.name}, seed {study.seed}, {part}", bundle=digest,
-            catalog=catalog.digest,
-        )  # fmt: skip
         evaluation = evaluate(
             [FusedChannel(channels, fusion), *channels],
             _drawn(split.valid if part == "valid" else split.test, cases),
             num_items=len(catalog.items),
             protocol=study.split.protocol(own, remarks=remarks(study)),
             train_counts=own.train.item_counts(len(catalog.items)),
-            final=None if part == "valid" else leave,
+            final=None if part == "valid" else _leave(part, catalog, study, out, digest),
             k=DEPTH,
+            batch=_BATCH,
             profile=catalog.profile_of,
             log_scores=(GENERATIVE,) if len(study.tables) == 1 else (),
             groups=shop.table.sids[:, 0],
@@ -130,22 +129,36 @@ def _fusion(
 
 
 def beam_curve(
-    catalog: Catalog, split: Split, study: Study, bundle: Path, beams: Sequence[int], cases: int | None
+    part: Part, catalog: Catalog, split: Split, study: Study, out: Path, beams: Sequence[int], cases: int | None
 ) -> list[BeamPoint]:
-    """Recall of the generative channel at each width, on validation cases; lists are as long as the beam."""
-    asked = _drawn(split.valid, cases)
-    queries = queries_of(asked, study.split.protocol(split), catalog.profile_of)
+    """Recall of the generative channel at each width, of lists as long as the beam; at most ``CURVE_CASES`` cases."""
+    asked = _drawn(split.valid if part == "valid" else split.test, min(cases or CURVE_CASES, CURVE_CASES))
+    protocol = study.split.protocol(split)
+    bundle = open_artifact(out / "bundle", kind="bundle", verify=False)
+    told = {"bundle": bundle.digest, "beams": list(beams), "cases": len(asked)}
+    file = out / f"beams-{part}.json"
+    if file.is_file() and (before := json.loads(file.read_text(encoding="utf-8")))["of"] == told:
+        return [BeamPoint(**point) for point in before["points"]]
+    leave = None if part == "valid" else _leave("beams", catalog, study, out, bundle.digest)
+    queries = queries_of(asked, protocol, catalog.profile_of, final=leave)
     points = []
     for beam in beams:
-        shop = Recommender.load(bundle, device=study.train.device, beam=beam)
+        shop = Recommender.load(bundle.path, device=study.train.device, beam=beam)
         hits, watch = np.zeros(beam), Stages()
-        with watch.stage("recall"):
+        with watch.stage(f"beam {beam}"):
             for begin in range(0, len(queries), _BATCH):
                 found = shop.generative.recall(queries[begin : begin + _BATCH], beam)
                 hits += (found.items == asked.targets[begin : begin + _BATCH, None]).sum(0)
         metrics = {f"recall@{k}": float(hits[:k].sum() / len(queries)) for k in (10, 50, 300) if k <= max(beams)}
-        points.append(BeamPoint(beam=beam, metrics=metrics, seconds=1000 * watch.seconds["recall"] / len(queries)))
+        seconds = 1000 * watch.seconds[f"beam {beam}"] / len(queries)
+        points.append(BeamPoint(beam=beam, metrics=metrics, seconds=seconds))
+    file.write_text(json.dumps({"of": told, "points": [asdict(point) for point in points]}, indent=2) + "\n", "utf-8")
     return points
+
+
+def _leave(purpose: str, catalog: Catalog, study: Study, out: Path, bundle: str) -> Final:
+    told = f"genrecall run, {study.name}, seed {study.seed}, {purpose}"
+    return Final(run=out, purpose=told, bundle=bundle, catalog=catalog.digest)
 
 
 def _drawn(cases: Cases, count: int | None) -> Cases:

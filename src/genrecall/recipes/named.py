@@ -13,6 +13,8 @@ from pathlib import Path
 
 from genrecall import hardware
 from genrecall.catalog.config import ImportConfig
+from genrecall.catalog.sources.open import open_source
+from genrecall.catalog.sources.source import Source
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
 from genrecall.recipes.recipe import SplitConfig
@@ -25,7 +27,7 @@ class Named:
 
     Attributes:
         name: of the study.
-        files: our tables' files; empty where a catalog is imported already.
+        source: where its tables come from; None where a catalog is imported already.
         config: of the import.
         split: None chooses by the data.
         window: the most items of a history; None is the default's.
@@ -33,7 +35,7 @@ class Named:
     """
 
     name: str
-    files: Mapping[str, Path] = field(default_factory=dict)
+    source: Source | None = None
     config: ImportConfig = field(default_factory=ImportConfig)
     split: SplitConfig | None = None
     window: int | None = None
@@ -41,7 +43,6 @@ class Named:
     fields: str | None = None
 
 
-_PARQUET = {"items": "items.parquet", "events": "interactions.parquet"}
 _TEMPORAL = SplitConfig(rule="temporal", repeats="first", tie_seed=0, history="removed")
 
 
@@ -100,32 +101,26 @@ def resolve(recipe: str | None, data: Path | None, files: Mapping[str, Path | No
                 allowed="--recipe NAME --data FOLDER, or --items FILE --events FILE",
                 fix="name a recipe or give files",
             )
-        return Named(name=out.name, files=given)
+        return Named(name=out.name, source=open_source(files=given) if given else None)
     if recipe not in _FOLDERS:
         raise ConfigError("this recipe is unknown", seen=recipe, allowed=", ".join(_FOLDERS), fix="choose one")
     make, folder = _FOLDERS[recipe]
     named = make()
     if given:
-        return replace(named, files=given)
+        return replace(named, source=open_source(files=given))
     if data is None and recipe == "online_retail":
         with resources.as_file(resources.files("genrecall.recipes") / "online_retail") as embedded:
-            return replace(named, files=_tables(embedded))
+            return replace(named, source=open_source(embedded))
     if data is None:
         if (out / "catalog").is_dir():
             return named
         raise ConfigError(
             "the recipe needs its data set",
             seen="no --data",
-            allowed=f"a folder with {folder}/items.parquet and {folder}/interactions.parquet",
+            allowed=f"a folder with items and interactions, or one that holds it as {folder}",
             fix="give --data FOLDER, or --items and --events",
         )
-    return replace(named, files=_tables(data / folder if (data / folder).is_dir() else data))
-
-
-def _tables(folder: Path) -> dict[str, Path]:
-    files = {name: folder / file for name, file in _PARQUET.items()}
-    extra = {name: folder / f"{name}.parquet" for name in ("users", "queries", "query_items")}
-    return {**files, **{name: path for name, path in extra.items() if path.is_file()}}
+    return replace(named, source=open_source(data / folder if (data / folder).is_dir() else data))
 
 
 def study_of(named: Named, catalog: Catalog, *, small: bool | None, device: str) -> Study:

@@ -19,7 +19,6 @@ from genrecall import hardware
 from genrecall.artifacts import open_artifact
 from genrecall.bundle.channels import ClassicConfig
 from genrecall.bundle.export import BundleConfig, export_bundle
-from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.split import Split, refitted
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import ArtifactError
@@ -34,7 +33,8 @@ from genrecall.recall.item_cf import ItemCfConfig
 from genrecall.recall.popularity import PopularityConfig
 from genrecall.recall.transition import TransitionConfig
 from genrecall.recipes import baselines, generators
-from genrecall.recipes.judge import GENERATIVE, Part, beam_curve, judge
+from genrecall.recipes.judge import CURVE_CASES, GENERATIVE, Part, beam_curve, judge
+from genrecall.recipes.named import Named
 from genrecall.recipes.study import Study, remarks
 from genrecall.telemetry import Stages, log
 from genrecall.text.embed import embed_catalog
@@ -60,18 +60,19 @@ class Outcome:
     seconds: dict[str, dict[str, float]]
 
 
-def prepare(
-    files: Mapping[str, Path], out: Path, study_encoder: str, fields: str | None, config: ImportConfig | None = None
-) -> tuple[Catalog, Vectors]:
+def prepare(named: Named, out: Path) -> tuple[Catalog, Vectors]:
     """Import and embed; vectors that belong to the catalog are taken as they are, so that no encoder is needed then."""
-    catalog = import_catalog(dict(files), out / "catalog", config) if files else Catalog.load(out / "catalog")
+    if named.source is None:
+        catalog = Catalog.load(out / "catalog")
+    else:
+        catalog = import_catalog(named.source, out / "catalog", named.config)
     try:
         vectors = Vectors.load(out / "vectors")
         if vectors.item_ids == catalog.items.ids:
             return catalog, vectors
     except ArtifactError:
         log("no vectors yet")
-    return catalog, embed_catalog(catalog, out=out / "vectors", encoder=study_encoder, template=fields)
+    return catalog, embed_catalog(catalog, out=out / "vectors", encoder=named.encoder, template=named.fields)
 
 
 def run(
@@ -97,7 +98,7 @@ def run(
         final: read the test part, once a seed; it is recorded.
         refit_too: train once more on training and validation events, and read the test part with that, too.
         cases: judge at most so many cases of a part, drawn by a fixed seed.
-        beams: widths for the curve of recall against beam, on validation cases of the first seed.
+        beams: widths for the curve of recall against beam, on cases of the first seed.
     """
     split = study.split.divide(catalog)
     seconds: dict[str, dict[str, float]] = {}
@@ -119,7 +120,7 @@ def run(
             found.setdefault(part, []).append(evaluation)
         if beams and not points:
             with watch.stage("beams"):
-                points = beam_curve(catalog, split, seeded, directory / "bundle", beams, cases)
+                points = beam_curve("final" if final else "valid", catalog, split, seeded, directory, beams, cases)
         seconds[str(seed)] = {name: round(value, 1) for name, value in watch.seconds.items()}
         _remember_seconds(directory, watch)
     names = [f"seed {seed}" for seed in seeds]
@@ -216,7 +217,8 @@ def _sections(directory: Path, points: Sequence[BeamPoint], evaluation: Evaluati
     model = directory / "model"
     facts = open_artifact(model, kind="model", verify=False).manifest.facts
     sections = [training_section(model / "metrics.jsonl", facts)]
-    return [*sections, beam_section(points, evaluation.sentence())] if points else sections
+    rules = f"Of these at most {CURVE_CASES:,} cases: {evaluation.sentence()}"
+    return [*sections, beam_section(points, rules)] if points else sections
 
 
 def _figures(
