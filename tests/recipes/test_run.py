@@ -11,6 +11,7 @@ from tests import pipeline, synthetic
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.eval.lock import LEDGER
+from genrecall.recall.imagined import ImaginedConfig
 from genrecall.recall.sasrec import SasrecConfig
 from genrecall.recall.teacher import TeacherConfig
 from genrecall.recipes.named import Named
@@ -39,6 +40,7 @@ def toy(study: Study) -> Study:
         sasrec_folds=2,
         count_folds=2,
         teacher=TeacherConfig(items=4),
+        imagined=ImaginedConfig(ratio=0.5),
         validation_cases=20,
     )
 

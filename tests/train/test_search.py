@@ -88,7 +88,7 @@ def test_only_the_item_of_a_search_is_asked_and_its_teacher_stands_there() -> No
     )
     own = SoftTargets(items=np.full((9, 1), 5, np.int32), weights=np.full((9, 1), 0.25, np.float16), digest="")
     searches = search_rows(made, TRAIN, prompt, CONFIG, soft=told)
-    data = sequence_data(TRAIN, prompt, lambda _: {}, soft=own, searches=searches)
+    data = sequence_data(TRAIN, prompt, lambda _: {}, soft=own, turns=searches)
     assert data.drawn == 6  # half of all targets; the histories have 6
     config = SequenceConfig(window=8, lengths=(4,), batch_tokens=32)
     seen: list[int] = []
@@ -123,7 +123,7 @@ def test_loss_counts_items_and_reaches_the_words() -> None:
     made = make_searches(TITLES, TRAIN, NOBODY, SearchConfig(personal=0.0, spelled=0.0))
     vectors = np.random.default_rng(0).standard_normal((1 + len(prompt.queries.words), 5)).astype(np.float32)
     searches = search_rows(made, TRAIN, prompt, SearchConfig(share=0.9), word_vectors=vectors)
-    data = sequence_data(TRAIN.take(np.array([0])), prompt, lambda _: {}, searches=searches)
+    data = sequence_data(TRAIN.take(np.array([0])), prompt, lambda _: {}, turns=searches)
     sids = np.array([[0, 0], [0, 1], [1, 0], [1, 2], [2, 3], [2, 0]], np.int32)
     model = ItemTrunk(
         TrunkConfig(width=16, layers=1, depth_layers=1, heads=2, window=8, dropout=0.0, item_dropout=0.99),

@@ -70,6 +70,15 @@ class Histories:
             total.update(np.ascontiguousarray(array).tobytes())
         return f"sha256:{total.hexdigest()}"
 
+    def followed_by(self, other: Histories) -> Histories:
+        """These rows, then the other's."""
+        return Histories(
+            offsets=np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            items=np.concatenate([self.items, other.items]),
+            times=np.concatenate([self.times, other.times]),
+            timed=self.timed,
+        )
+
     def of(self, user: int) -> np.ndarray:
         """int32 items of one row, oldest first (a view)."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]

@@ -22,6 +22,7 @@ from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Fusion
+from genrecall.recall.imagined import Imagined
 from genrecall.telemetry import Bar, progress
 from genrecall.train.sequence.soft import SoftTargets
 
@@ -85,7 +86,12 @@ class Teacher:
 
 
 def soft_targets(
-    teachers: Sequence[Teacher], histories: Histories, config: TeacherConfig, *, fusion: Fusion | None = None
+    teachers: Sequence[Teacher],
+    histories: Histories,
+    config: TeacherConfig,
+    *,
+    fusion: Fusion | None = None,
+    imagined: Imagined | None = None,
 ) -> SoftTargets:
     """Ask every teacher of every event that has a past; without a teacher, the user's next events are all there is.
 
@@ -94,14 +100,22 @@ def soft_targets(
         histories: training events.
         config: settings.
         fusion: of channels with the teachers' names, whose values are logits (method ``learned``).
+        imagined: rows that are asked about, too; what stands in them is trusted wholly to the teachers.
+
+    Returns:
+        A row for each event of the histories, then for each event of the imagined rows.
     """
-    many = len(histories.items)
+    every = histories if imagined is None else histories.followed_by(imagined.rows)
+    many, real = len(every.items), len(histories.items)
     items = np.zeros((many, config.items if teachers else 0), dtype=np.int32)
     weights = np.zeros(items.shape, dtype=np.float16)
     if teachers:
-        asked = _asked(histories, config)
+        events = _asked(every, config)
+        users = np.arange(len(histories))
+        owners = users if imagined is None else np.concatenate([users, imagined.users])
+        asked = _Asked(rows=every, events=events, owners=owners[every.rows[events]])
         lists = _lists(teachers, histories, asked, config)
-        lengths = asked - histories.offsets[histories.rows[asked]]
+        lengths = events - every.offsets[every.rows[events]]
 
         def settle(begin: int) -> None:
             part = slice(begin, begin + _BATCH)
@@ -109,16 +123,29 @@ def soft_targets(
             best = (
                 _mixed(teachers, found, config) if fusion is None else fusion.fuse(found, config.items, lengths[part])
             )
-            told = softened(best, config)
-            items[asked[part]], weights[asked[part]] = told.items, told.weights
+            shares = _softmax(best, config.sharpness)
+            items[events[part]] = np.maximum(best.items, 0)
+            weights[events[part]] = shares * np.where(events[part] < real, config.trust, 1.0)[:, None]
 
         with ThreadPoolExecutor(min(_FUSING, os.cpu_count() or 1)) as pool:
-            list(pool.map(settle, range(0, len(asked), _BATCH)))
-    return _with_future(SoftTargets(items=items, weights=weights), histories, config)
+            list(pool.map(settle, range(0, len(events), _BATCH)))
+    return _with_future(SoftTargets(items=items, weights=weights), every, config)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """Events that teachers are asked of: places in ``rows``, and the training row of each one's user (−1: nobody)."""
+
+    rows: Histories
+    events: np.ndarray
+    owners: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.events)
 
 
 def _lists(
-    teachers: Sequence[Teacher], histories: Histories, asked: np.ndarray, config: TeacherConfig
+    teachers: Sequence[Teacher], histories: Histories, asked: _Asked, config: TeacherConfig
 ) -> dict[str, Candidates]:
     """Every teacher's lists, by name; the teachers work at the same time, each in a thread of its own."""
     with (
@@ -133,20 +160,21 @@ def _lists(
 
 
 def _out_of_fold(
-    teacher: Teacher, number: int, histories: Histories, asked: np.ndarray, config: TeacherConfig, bar: Bar
+    teacher: Teacher, number: int, histories: Histories, asked: _Asked, config: TeacherConfig, bar: Bar
 ) -> Candidates:
     """The teacher's lists for all events that are asked, in their order."""
     k = 2 * config.items
     items = np.full((len(asked), k), -1, dtype=np.int32)
     scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
     fold_of = np.random.default_rng((config.seed, number)).integers(teacher.folds, size=len(histories))
+    fold_asked = np.where(asked.owners >= 0, fold_of[asked.owners], np.arange(len(asked)) % teacher.folds)
     for fold in range(teacher.folds):
         others = histories if teacher.folds == 1 else histories.select(fold_of[histories.rows] != fold)
         channel = teacher.fit(others)
-        mine = np.flatnonzero(fold_of[histories.rows[asked]] == fold)
+        mine = np.flatnonzero(fold_asked == fold)
         for begin in range(0, len(mine), _BATCH):
             places = mine[begin : begin + _BATCH]
-            found = channel.recall(_queries(histories, asked[places], config), k)
+            found = channel.recall(_queries(asked.rows, asked.events[places], config), k)
             items[places], scores[places] = found.items, found.scores
             bar.advance(len(places))
     return Candidates(items=items, scores=scores)

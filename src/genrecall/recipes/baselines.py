@@ -108,9 +108,9 @@ def _texts(catalog: Catalog) -> list[str]:
     return default_template(catalog.items).render(catalog.items)
 
 
-def sampled(cases: Cases) -> Cases:
+def sampled(cases: Cases, most: int = _CASES) -> Cases:
     """At most so many cases, by a fixed seed, in their old order."""
-    return cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:_CASES]))
+    return cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:most]))
 
 
 def _contiguous(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -160,7 +160,8 @@ def _members(
 ) -> Sequence[GenerativeChannel]:
     """Generators of the warm world, over tables that the cold items were appended to."""
     sids = generators.tables(world.catalog, world.vectors, world.split, study, out)
-    models = generators.generators(world.catalog, world.split, study, sids, soft, out)
+    lesson = None if soft is None else generators.Lesson(soft=soft)
+    models = generators.generators(world.catalog, world.split, study, sids, lesson, out)
     counts = np.zeros(len(catalog.items), np.int64)
     counts[world.warm] = world.split.train.item_counts(len(world.warm))
     members = []

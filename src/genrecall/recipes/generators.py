@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from genrecall.prompt.item_prompt import ItemPrompt
 from genrecall.recall.channel import Channel
 from genrecall.recall.fusion import Fusion, FusionConfig, FusionFit, fit_fusion
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
+from genrecall.recall.imagined import imagine
 from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recall.teacher import Teacher, soft_targets
 from genrecall.recipes import baselines
@@ -34,7 +35,9 @@ from genrecall.telemetry import log
 from genrecall.text.vectors import Vectors
 from genrecall.train.sequence.soft import SoftTargets
 from genrecall.train.trunk_fit import train_trunk, trunk_manifest
+from genrecall.train.turns import TurnRows
 
+_FUSED_CASES = 20_000
 _SOFT, _FUSION = "soft.safetensors", "fusion.safetensors"
 
 
@@ -50,9 +53,17 @@ def tables(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: 
     return made
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lesson:
+    """What teachers say: of the training events, and of imagined histories where the study has them."""
+
+    soft: SoftTargets
+    imagined: TurnRows | None = None
+
+
 def teacher(
     catalog: Catalog, vectors: Vectors, split: Split, study: Study, tuning: baselines.Configs, out: Path
-) -> SoftTargets | None:
+) -> Lesson | None:
     """The soft targets of the training events, as an artifact.
 
     All channels but the generative one teach, out of fold, through a fusion that was fitted on validation cases; where
@@ -62,16 +73,18 @@ def teacher(
         return None
     config = {
         "teacher": asdict(study.teacher),
+        "imagined": None if study.imagined is None else asdict(study.imagined),
         "channels": {name: dict(settings) for name, settings in tuning.items()},
         "folds": [study.count_folds, study.sasrec_folds],
         "sasrec": {**asdict(study.sasrec), "train": study.sasrec.train.identity()},
         "sasrec_teacher": asdict(study.sasrec_teacher),
     }
     parents = {"histories": split.train.digest, "vectors": vectors.digest}
+    imagined = None if study.imagined is None else imagine(split.train, len(catalog.items), study.imagined)
     if not is_current(out, kind="teacher", config=config, parents=parents):
         every = _teachers(catalog, vectors, study, tuning)
         fusion = _fusion(every, catalog, split, study) if len(split.valid) else _stored(out.parent.parent / out.name)
-        told = soft_targets(every, split.train, study.teacher, fusion=fusion)
+        told = soft_targets(every, split.train, study.teacher, fusion=fusion, imagined=imagined)
         with write_artifact(out, kind="teacher", config=config, parents=parents) as writer:
             save_file({"items": told.items, "weights": told.weights}, writer.path / _SOFT)
             arrays = {name: np.ascontiguousarray(array) for name, array in fusion.state().items()}
@@ -79,7 +92,14 @@ def teacher(
             writer.facts |= {"fusion": asdict(fusion.config), "report": fusion.report}
     stored = open_artifact(out, kind="teacher")
     arrays = load_file(stored.file(_SOFT))
-    return SoftTargets(items=arrays["items"], weights=arrays["weights"], digest=stored.digest)
+    told = SoftTargets(items=arrays["items"], weights=arrays["weights"], digest=stored.digest)
+    if imagined is None or study.imagined is None:
+        return Lesson(soft=told)
+    events = len(split.train.items)
+    once = np.ones(len(imagined.rows), np.int64)
+    rows = TurnRows(rows=imagined.rows, context=once, users=imagined.users, share=study.imagined.share)
+    soft = told.rows(events + rows.targets)
+    return Lesson(soft=told.rows(slice(events)), imagined=replace(rows, soft=soft))
 
 
 def _stored(teacher_of: Path) -> Fusion:
@@ -110,7 +130,7 @@ def _teachers(catalog: Catalog, vectors: Vectors, study: Study, tuning: baseline
 def _fusion(teachers: Sequence[Teacher], catalog: Catalog, split: Split, study: Study) -> Fusion:
     """How far each teacher is to be believed: fitted on validation cases, which none of them has seen."""
     assert study.teacher is not None
-    cases = baselines.sampled(split.valid)
+    cases = baselines.sampled(split.valid, _FUSED_CASES)
     fused = fit_fusion(
         [teacher.fit(split.train) for teacher in teachers],
         queries_of(cases, study.split.protocol(split), catalog.profile_of),
@@ -127,15 +147,18 @@ def generators(
     split: Split,
     study: Study,
     sids: list[Path],
-    soft: SoftTargets | None,
+    lesson: Lesson | None,
     out: Path,
     searches: SearchData | None = None,
 ) -> list[Path]:
-    """One ``model`` artifact for each table: ``model``, ``model-1``, …; with ``searches`` they answer those, too."""
+    """One ``model`` artifact for each table: ``model``, ``model-1``, …
+
+    With ``searches`` they answer those, too; these then take the turns of imagined histories.
+    """
     made = []
     for number, sid in enumerate(sids):
         target = out / ("model" if number == 0 else f"model-{number}")
-        _generator(catalog, split, study, sid, soft, target, searches)
+        _generator(catalog, split, study, sid, lesson, target, searches)
         made.append(target)
     return made
 
@@ -145,7 +168,7 @@ def _generator(
     split: Split,
     study: Study,
     sid: Path,
-    soft: SoftTargets | None,
+    lesson: Lesson | None,
     out: Path,
     searches: SearchData | None,
 ) -> None:
@@ -166,12 +189,15 @@ def _generator(
         study.trunk, study.train, normalise=study.normalise, sessions=study.sessions, recipe=recipe
     )
     parents = {"catalog": catalog.digest, "sid": table.digest, "histories": split.train.digest}
-    if soft is not None:
-        parents["teacher"] = soft.digest
+    if lesson is not None:
+        parents["teacher"] = lesson.soft.digest
     if searches is not None:
         parents["searches"] = searches.digest
     if is_current(out, kind="model", config=manifest, parents=parents):
         return
+    turns = None if lesson is None else lesson.imagined
+    if searches is not None:
+        turns = searches.rows(split, prompt)
     result = train_trunk(
         table,
         split.train,
@@ -181,8 +207,8 @@ def _generator(
         prompt=prompt,
         profile_of=catalog.profile_of,
         normalise=study.normalise,
-        soft=soft,
-        searches=None if searches is None else searches.rows(split, prompt),
+        soft=None if lesson is None else lesson.soft,
+        turns=turns,
         validate=ndcg_at_10(catalog, split, table, prompt, study) if len(split.valid) else None,
         parents=parents,
         recipe=recipe,

@@ -182,9 +182,9 @@ def _train(
 ) -> None:
     chosen = baselines.chosen(tuning)
     with watch.stage(f"{label}teacher"):
-        soft = generators.teacher(catalog, vectors, split, study, chosen, out / "teacher")
+        lesson = generators.teacher(catalog, vectors, split, study, chosen, out / "teacher")
     with watch.stage(f"{label}train"):
-        models = generators.generators(catalog, split, study, sids, soft, out)
+        models = generators.generators(catalog, split, study, sids, lesson, out)
     with watch.stage(f"{label}export"):
         config = BundleConfig(
             generative=study.generative,

@@ -40,8 +40,9 @@ from genrecall.text.cleaning import clean
 from genrecall.text.vectors import Vectors
 from genrecall.train.corpus import Pairs, logged_pairs
 from genrecall.train.queries import HeldOut
-from genrecall.train.search import SearchConfig, Searches, SearchRows, make_searches, search_rows
+from genrecall.train.search import SearchConfig, Searches, make_searches, search_rows
 from genrecall.train.sequence.soft import SoftTargets
+from genrecall.train.turns import TurnRows
 
 KIND = "searches"
 _ROWS, _TEACHER, _WORDS, _ASKED = "searches.parquet", "teacher.safetensors", "words.json", "evaluation.parquet"
@@ -72,7 +73,7 @@ class SearchData:
     asked: dict[str, np.ndarray]
     digest: str
 
-    def rows(self, split: Split, prompt: ItemPrompt) -> SearchRows:
+    def rows(self, split: Split, prompt: ItemPrompt) -> TurnRows:
         """The searches as a prompt writes them."""
         return search_rows(
             self.searches, split.train, prompt, self.config, soft=self.soft, word_vectors=self.word_vectors

@@ -14,6 +14,7 @@ import numpy as np
 from genrecall.catalog.store import Catalog
 from genrecall.model.trunk import TrunkConfig
 from genrecall.recall.generative import GenerativeConfig
+from genrecall.recall.imagined import ImaginedConfig
 from genrecall.recall.sasrec import SasrecConfig
 from genrecall.recall.teacher import TeacherConfig
 from genrecall.recall.transition import in_baskets
@@ -37,6 +38,7 @@ class Study:
         sessions: whether items that open a session are told apart.
         normalise: of the softmax over codes.
         teacher: soft targets from all other channels, out of fold and fused; None learns from the events alone.
+        imagined: histories that nobody had, for the teachers to answer; None trains on real ones alone.
         count_folds, sasrec_folds: of the teachers; 0 leaves SASRec out.
         sasrec: of the baseline, and of the teacher.
         sasrec_teacher: what the SASRec that teaches learns of later events.
@@ -55,6 +57,7 @@ class Study:
     sessions: bool = False
     normalise: str = "trie"
     teacher: TeacherConfig | None = field(default_factory=TeacherConfig)
+    imagined: ImaginedConfig | None = None
     count_folds: int = 10
     sasrec_folds: int = 3
     sasrec: SasrecConfig
@@ -73,6 +76,7 @@ class Study:
             trunk=replace(self.trunk, seed=seed),
             train=replace(self.train, seed=seed),
             teacher=None if self.teacher is None else replace(self.teacher, seed=seed),
+            imagined=None if self.imagined is None else replace(self.imagined, seed=seed),
             sasrec=replace(self.sasrec, train=replace(self.sasrec.train, seed=seed)),
         )
 
@@ -190,5 +194,5 @@ def remarks(study: Study) -> tuple[str, ...]:
             "its training targets were softened by the other channels, fitted out of fold on training events and fused "
             "with weights that were fitted on validation cases"
         )
-    told.append("fusion was fitted on one half of the validation cases and chosen on the other")
+    told.append("fusion was chosen on one half of the validation cases, fitted on the other, then fitted on both")
     return tuple(told)

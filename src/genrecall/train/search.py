@@ -23,6 +23,7 @@ from genrecall.text.words import words
 from genrecall.train.corpus import Pairs
 from genrecall.train.queries import HeldOut
 from genrecall.train.sequence.soft import SoftTargets
+from genrecall.train.turns import TurnRows
 
 _TRIES = 4
 
@@ -95,29 +96,6 @@ class Searches:
         return f"sha256:{total.hexdigest()}"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SearchRows:
-    """Q rows of prompt tokens.
-
-    Attributes:
-        rows: tokens in place of items; each row's last one is the item.
-        users: int64 (Q,) who asks; -1: nobody known.
-        share: of all targets of an epoch that come from here.
-        soft: a teacher's items and weights, (Q, K).
-        word_vectors: float32 (rows of the prompt's words without pieces, D) to start them from.
-    """
-
-    rows: Histories
-    users: np.ndarray
-    share: float
-    soft: SoftTargets | None = None
-    word_vectors: np.ndarray | None = None
-
-    def drawn(self, targets: int) -> int:
-        """How many rows an epoch takes, beside so many other targets."""
-        return min(len(self.rows), round(targets * self.share / (1 - self.share)))
-
-
 def make_searches(
     titles: Sequence[str],
     train: Histories,
@@ -177,7 +155,7 @@ def search_rows(
     *,
     soft: SoftTargets | None = None,
     word_vectors: np.ndarray | None = None,
-) -> SearchRows:
+) -> TurnRows:
     """Write searches as rows; those of which nothing can be written become the item after the search token alone.
 
     Args:
@@ -186,7 +164,7 @@ def search_rows(
         prompt: with the words that searches are written in.
         config: settings.
         soft: a teacher's targets, one row a search.
-        word_vectors: see ``SearchRows``.
+        word_vectors: see ``TurnRows``.
     """
     assert prompt.queries is not None, "a prompt that writes searches"
     rng = np.random.default_rng((config.seed, 8))
@@ -200,9 +178,10 @@ def search_rows(
         past, moments = _past(train, user, item, prompt.window - len(tokens))
         rows.append([*past, *tokens, item])
         times.append([*moments, *[moments[-1] if moments else 0] * (len(tokens) + 1)])
-    return SearchRows(
-        rows=Histories.from_lists(rows, times, timed=train.timed), users=searches.users, share=config.share,
-        soft=soft, word_vectors=word_vectors,
+    written = Histories.from_lists(rows, times, timed=train.timed)
+    return TurnRows(
+        rows=written, context=written.lengths - 1, users=searches.users, share=config.share, soft=soft,
+        word_vectors=word_vectors,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What an item trunk learns from, as one set of rows: histories with their teacher, and searches that take turns."""
+"""What an item trunk learns from, as one set of rows: histories with their teacher, and rows that take turns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from genrecall.catalog.histories import Histories
 from genrecall.model.sequence import SOFT_ITEMS, SOFT_WEIGHTS
 from genrecall.prompt.item_prompt import ItemPrompt
-from genrecall.train.search import SearchRows
 from genrecall.train.sequence.data import SequenceData, Shared
 from genrecall.train.sequence.soft import SoftTargets
 from genrecall.train.trunk import PREFIX
+from genrecall.train.turns import TurnRows
 
 
 def sequence_data(
@@ -21,45 +21,39 @@ def sequence_data(
     profile_of: Callable[[int], Mapping[str, str]],
     *,
     soft: SoftTargets | None = None,
-    searches: SearchRows | None = None,
+    turns: TurnRows | None = None,
 ) -> SequenceData:
-    """What a trunk learns from: histories with their teacher, and searches that take turns; see ``train_trunk``."""
+    """What a trunk learns from: histories with their teacher, and rows that take turns; see ``train_trunk``."""
     heads = [prompt.head(profile_of(user)) for user in range(len(histories))]
-    if searches is None:
+    if turns is None:
         return SequenceData(
             histories=histories,
             beside_targets={} if soft is None else {SOFT_ITEMS: soft.items, SOFT_WEIGHTS: soft.weights},
             beside_users={PREFIX: np.array(heads, dtype=np.int32)},
             timed=prompt.sessions,
         )
-    rows = searches.rows
-    heads += [heads[user] if user >= 0 else prompt.head() for user in searches.users.tolist()]
-    both = Histories(
-        offsets=np.concatenate([histories.offsets, histories.offsets[-1] + rows.offsets[1:]]),
-        items=np.concatenate([histories.items, rows.items]),
-        times=np.concatenate([histories.times, rows.times]),
-        timed=histories.timed,
-    )
+    heads += [heads[user] if user >= 0 else prompt.head() for user in turns.users.tolist()]
     return SequenceData(
-        histories=both,
-        beside_targets=_taught(histories, soft, searches),
+        histories=histories.followed_by(turns.rows),
+        beside_targets=_taught(histories, soft, turns),
         beside_users={PREFIX: np.array(heads, dtype=np.int32)},
         timed=prompt.sessions,
-        context=np.concatenate([np.ones(len(histories), np.int64), rows.lengths - 1]),
-        pool=len(rows),
-        drawn=searches.drawn(int(np.maximum(histories.lengths - 1, 0).sum())),
+        context=np.concatenate([np.ones(len(histories), np.int64), turns.context]),
+        pool=len(turns.rows),
+        drawn=turns.drawn(int(np.maximum(histories.lengths - 1, 0).sum())),
     )
 
 
-def _taught(histories: Histories, soft: SoftTargets | None, searches: SearchRows) -> dict[str, Shared]:
-    """Both teachers' rows; row 0 says nothing, and stands beside all words."""
-    told = [teacher for teacher in (soft, searches.soft) if teacher is not None]
+def _taught(histories: Histories, soft: SoftTargets | None, turns: TurnRows) -> dict[str, Shared]:
+    """Both teachers' rows; row 0 says nothing, and stands beside all that is no target."""
+    told = [teacher for teacher in (soft, turns.soft) if teacher is not None]
     if not told:
         return {}
-    events, asked = len(histories.items), np.zeros(len(searches.rows.items), np.int32)
+    events, asked = len(histories.items), np.zeros(len(turns.rows.items), np.int32)
     many = 1 if soft is None else 1 + events
-    if searches.soft is not None:
-        asked[searches.rows.offsets[1:] - 1] = many + np.arange(len(searches.rows))
+    if turns.soft is not None:
+        targets = turns.targets
+        asked[targets] = many + np.arange(len(targets))
     index = np.concatenate([np.zeros(events, np.int32) if soft is None else np.arange(1, many, dtype=np.int32), asked])
     width = max(teacher.items.shape[1] for teacher in told)
     items, weights = (

@@ -19,13 +19,13 @@ from genrecall.sid.table import SidTable
 from genrecall.train.attention import float32_attention
 from genrecall.train.norm import cheap_norms
 from genrecall.train.result import KIND, METRICS
-from genrecall.train.search import SearchRows
 from genrecall.train.sequence.config import SequenceConfig
 from genrecall.train.sequence.fit import fit
 from genrecall.train.sequence.result import FitResult
 from genrecall.train.sequence.soft import SoftTargets
 from genrecall.train.trunk import TrunkLearner
 from genrecall.train.trunk_data import sequence_data
+from genrecall.train.turns import TurnRows
 
 
 def trunk_manifest(
@@ -53,7 +53,7 @@ def train_trunk(
     profile_of: Callable[[int], Mapping[str, str]],
     normalise: str = "trie",
     soft: SoftTargets | None = None,
-    searches: SearchRows | None = None,
+    turns: TurnRows | None = None,
     validate: Callable[[ItemTrunk], float] | None = None,
     parents: Mapping[str, str],
     recipe: Mapping[str, Any],
@@ -69,7 +69,7 @@ def train_trunk(
         profile_of: profile columns by row of ``histories``.
         normalise: "trie" or "level".
         soft: a teacher's targets, row by row the events of ``histories``.
-        searches: rows to mix in, of a ``prompt`` that reads searches.
+        turns: rows to mix in: searches, of a ``prompt`` that reads them, or imagined histories.
         validate: a figure to maximise, of the model in evaluation mode.
         parents: digests of catalog, SIDs and teacher.
         recipe: whatever else made the model; goes into the manifest.
@@ -80,10 +80,10 @@ def train_trunk(
         model, table.space, table.sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()),
         sessions=prompt.sessions,
     )  # fmt: skip
-    learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise, searches=searches is not None)
-    if searches is not None and searches.word_vectors is not None:
-        trunk.ground(prompt.first_query_row - trunk.first_prefix, searches.word_vectors)
-    data = sequence_data(histories, prompt, profile_of, soft=soft, searches=searches)
+    learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise, searches=prompt.queries is not None)
+    if turns is not None and turns.word_vectors is not None:
+        trunk.ground(prompt.first_query_row - trunk.first_prefix, turns.word_vectors)
+    data = sequence_data(histories, prompt, profile_of, soft=soft, turns=turns)
     manifest = trunk_manifest(model, train, normalise=normalise, sessions=prompt.sessions, recipe=recipe)
     work = out.with_name(out.name + ".work")
     device = hardware.pick_device(train.device)

@@ -1,6 +1,6 @@
-"""Which fusion, with which parameters: fitted on one half of the validation cases, chosen on the other.
+"""Which fusion, with which parameters: fitted on one half of the validation cases, chosen on the other, fitted on both.
 
-    fusion* = argmax_{method, setting}  NDCG@10 on the select half of (parameters fitted on the fit half)
+    method*, setting* = argmax_{method, setting}  NDCG@10 on the select half of (parameters fitted on the fit half)
 
 Hold-out model selection (Hastie, Tibshirani & Friedman, "The Elements of Statistical Learning", 2009, §7.2). Deviation:
 cases are dealt to the halves by user, because one user's cases depend on each other. The channels must not have been
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,8 @@ def fit_on_candidates(
         config: settings.
 
     Returns:
-        The fusion with the best NDCG@10 on the select half; its ``report`` holds the figures of all that were tried.
+        The kind of fusion with the best NDCG@10 on the select half, fitted again on all cases; its ``report`` holds the
+        halves' figures of all that were tried.
 
     Raises:
         ConfigError: no channel, or too few cases whose target some channel lists.
@@ -122,10 +123,9 @@ def fit_on_candidates(
     popularity = Popularity(np.asarray(counts, dtype=np.float64))
     lists = [candidates[name] for name in names]
     lengths = np.zeros(len(targets), np.int64) if lengths is None else lengths
-    fitted, select = (
-        _half(lists, targets, lengths, popularity, rows, config.top)
-        for rows in halves(np.arange(len(targets)) if users is None else users, config.seed)
-    )
+    dealt = halves(np.arange(len(targets)) if users is None else users, config.seed)
+    every = np.arange(len(targets))
+    fitted, select, whole = (_half(lists, targets, lengths, popularity, rows, config.top) for rows in (*dealt, every))
     tried: list[tuple[Fusion, dict[str, Any]]] = []
     for fusion, settings in _fusions(names, fitted, config):
         figures = [
@@ -140,7 +140,8 @@ def fit_on_candidates(
         }
         tried.append((fusion, row))
         log(f"fusion: {fusion.config.method} {settings} NDCG@10 {figures[0]['ndcg@10']:.4f}")
-    best, row = max(tried, key=lambda pair: float(pair[1]["ndcg@10"]))
+    chosen, row = max(tried, key=lambda pair: float(pair[1]["ndcg@10"]))
+    best = _again(names, whole, chosen, row["settings"], config)
     best.report |= {
         **row,
         "channels": {
@@ -218,6 +219,21 @@ def _fusions(names: Sequence[str], half: _Half, config: FusionFit) -> Iterator[t
             scorer = fit_scorer(pool, calibrations, half.lengths, mean_length, half.goals, learned)
             fusion = Fusion(settings, counts, calibrations=calibrations, scorer=scorer, mean_length=mean_length)
             yield fusion, asdict(learned)
+
+
+def _again(
+    names: Sequence[str], whole: _Half, chosen: Fusion, settings: Mapping[str, Any], config: FusionFit
+) -> Fusion:
+    """The chosen kind of fusion with parameters of all cases."""
+    method = chosen.config.method
+    only = replace(
+        config,
+        methods=(method,),
+        constants=(chosen.config.constant,),
+        learned=(LearnedConfig(**settings),) if method == "learned" else (),
+    )
+    fusions = [fusion for fusion, _ in _fusions(names, whole, only)]
+    return fusions[0 if settings.get("weights") == "equal" else -1]
 
 
 def _named(names: Sequence[str], weights: np.ndarray) -> dict[str, float]:

@@ -23,6 +23,10 @@ class SoftTargets:
     weights: np.ndarray
     digest: str = ""
 
+    def rows(self, chosen: slice | np.ndarray) -> SoftTargets:
+        """Those of some events."""
+        return SoftTargets(items=self.items[chosen], weights=self.weights[chosen], digest=self.digest)
+
     def beside(self) -> dict[str, np.ndarray]:
         """For ``SequenceData.beside_targets``."""
         return {SOFT_ITEMS: self.items, SOFT_WEIGHTS: self.weights}
