@@ -23,6 +23,8 @@ from genrecall.sid.build import SidConfig
 from genrecall.train.sequence.config import SequenceConfig
 
 _SEED_STRIDE = 100
+_FEW_EVENTS, _MOST_IMAGINED = 150_000, 4.0
+"""With so many places in histories a generator gets to know what its teachers know; what is missing is imagined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,12 @@ def suited_to(
     window = 50
     wide = not small and len(train.items) >= 50_000
     batch = 2048 if len(train.items) >= 50_000 else 1024
-    epochs = _epochs(len(train.items), batch, steps=1800 if small else 3200)
+    steps, events = 1800 if small else 3200, len(train.items)
+    imagined = None
+    if 0 < events < 2 * _FEW_EVENTS:
+        imagined = ImaginedConfig(ratio=min(_MOST_IMAGINED, _FEW_EVENTS / events))
+    epochs = _epochs(events / (1 if imagined is None else 1 - imagined.share), batch, steps=steps)
+    sasrec_epochs = _epochs(events, batch, steps=steps)
     return Study(
         name=name,
         split=split,
@@ -163,24 +170,25 @@ def suited_to(
         ),
         sessions=baskets,
         teacher=TeacherConfig(removed=split.history == "removed"),
+        imagined=imagined,
         sasrec_folds=0 if small else 3,
         sasrec=SasrecConfig(
             item_dropout=0.15,
             train=SequenceConfig(
-                epochs=epochs,
+                epochs=sasrec_epochs,
                 batch_tokens=batch,
                 window=window,
                 optimizer="muon",
                 learning_rate=2e-3,
                 warmup=0.03,
-                eval_every=epochs / 6,
+                eval_every=sasrec_epochs / 6,
                 patience=2,
             ),
         ),
     )
 
 
-def _epochs(events: int, batch_tokens: int, *, steps: int) -> float:
+def _epochs(events: float, batch_tokens: int, *, steps: int) -> float:
     """Passes that make so many steps: a small data set is too soon through for a model to have learnt it."""
     filled = 0.7 * batch_tokens
     return float(np.clip(round(steps * filled / max(events, 1)), 10, 300))
