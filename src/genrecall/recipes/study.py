@@ -23,7 +23,7 @@ from genrecall.sid.build import SidConfig
 from genrecall.train.sequence.config import SequenceConfig
 
 _SEED_STRIDE = 100
-_FEW_EVENTS, _MOST_IMAGINED = 150_000, 4.0
+_VERY_FEW_EVENTS, _FEW_EVENTS, _MOST_IMAGINED = 50_000, 150_000, 4.0
 """With so many places in histories a generator gets to know what its teachers know; what is missing is imagined."""
 
 
@@ -169,7 +169,10 @@ def suited_to(
             patience=2,
         ),
         sessions=baskets,
-        teacher=TeacherConfig(removed=split.history == "removed"),
+        teacher=TeacherConfig(
+            trust=0.9 if events < _VERY_FEW_EVENTS else 0.6,  # single events say little of what is likely
+            removed=split.history == "removed",
+        ),
         imagined=imagined,
         sasrec_folds=0 if small else 3,
         sasrec=SasrecConfig(
