@@ -106,7 +106,9 @@ def version_of(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Git commit of this checkout; None for an installed wheel."""
+    """Git commit of this checkout; GENRECALL_COMMIT where it is a copy or an image; None for an installed wheel."""
+    if told := os.environ.get("GENRECALL_COMMIT"):
+        return told
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
