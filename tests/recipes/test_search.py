@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests import pipeline, synthetic
 from tests.recipes.test_run import toy
+from typer.testing import CliRunner
 
 from genrecall.bundle.export import export_bundle
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.cli.main import app
 from genrecall.engine.config import EngineConfig
 from genrecall.recall.channel import Query
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
@@ -140,3 +143,7 @@ def test_one_model_answers_histories_and_searches(out: Path) -> None:
     assert not found.notes
     assert sum("teapot" in item.title for item in found.items) >= 4
     assert "left out" in shop.recommend(search="?!", k=5).notes[0]
+    asked = ["recommend", "--bundle", str(out / "bundle"), "--device", "cpu", "-k", "5", "--json", "--search"]
+    answer = json.loads(CliRunner().invoke(app, [*asked, "red teapots"]).stdout)
+    assert [item["item_id"] for item in answer["items"]] == [item.item_id for item in found.items]
+    assert "cannot read the search" in str(CliRunner().invoke(app, [*asked, "?!"]).exception)

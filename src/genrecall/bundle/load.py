@@ -125,7 +125,7 @@ class Recommender:
         self._require_k(k)
         known = np.array([i for i, item in enumerate(history) if item in self.items.index], dtype=np.int64)
         indices = np.array([self.items.index[history[i]] for i in known], dtype=np.int32)
-        text = search if search and self._reads_search(search) else None
+        text = search if search and self.reads_search(search) else None
         query = Query(
             history=indices,
             times=None if times is None else times[known],
@@ -166,7 +166,7 @@ class Recommender:
         prompts = self.generative.members[0].prompts
         return bool(profile) and prompts.head(profile) != prompts.head()
 
-    def _reads_search(self, text: str) -> bool:
+    def reads_search(self, text: str) -> bool:
         """Whether the prompt shows anything of this search."""
         prompts = self.generative.members[0].prompts
         return prompts.encode(_NOTHING, {}, None, text) != prompts.encode(_NOTHING)

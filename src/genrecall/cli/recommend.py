@@ -27,6 +27,7 @@ def command(
     user: Annotated[str | None, typer.Option("--user", "-u", help="A user of the catalog.")] = None,
     history: Annotated[list[str] | None, typer.Option("--history", help="Item id, oldest first; repeatable.")] = None,
     profile: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE; repeatable.")] = None,
+    search: Annotated[str | None, typer.Option(help="A search text, for models that were trained on searches.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     with_seen: Annotated[bool, typer.Option("--with-seen", help="Also recommend items of the history.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the beams of every level.")] = False,
@@ -41,8 +42,9 @@ def command(
     """
     from genrecall.bundle.load import Recommender
 
-    _require_one(user, history, profile)
+    _require_one(user, history, profile, search)
     shop = Recommender.load(bundle or run / "bundle", device=device)
+    _require_read(shop, search)
     known = _parse_profile(profile or [])
     times = None
     notes: list[str] = []
@@ -52,7 +54,9 @@ def command(
     else:
         item_ids = history or []
         _require_items(shop, item_ids)
-    answer = shop.recommend(item_ids, times=times, profile=known, k=k, exclude_seen=not with_seen, explain=explain)
+    answer = shop.recommend(
+        item_ids, times=times, profile=known, search=search, k=k, exclude_seen=not with_seen, explain=explain
+    )
     notes += answer.notes
     if as_json:
         print(json.dumps(_to_json(shop, item_ids, known, answer, notes), ensure_ascii=False, indent=2))
@@ -143,15 +147,29 @@ def _of_user(
     return items, histories.times_of(index) if histories.timed else None, catalog.profile_of(index), []
 
 
-def _require_one(user: str | None, history: Sequence[str] | None, profile: Sequence[str] | None) -> None:
+def _require_one(
+    user: str | None, history: Sequence[str] | None, profile: Sequence[str] | None, search: str | None
+) -> None:
     from genrecall.errors import ConfigError
 
-    if (user is None and not history and not profile) or (user is not None and history):
+    if (user is None and not history and not profile and not search) or (user is not None and history):
         raise ConfigError(
             "it is not clear for whom to recommend",
-            seen="both --user and --history" if user is not None else "neither --user, --history nor --profile",
-            allowed="--user ID, or --history ITEM (repeatable), or --profile COLUMN=VALUE",
+            seen="both --user and --history" if user is not None else "no --user, --history, --profile or --search",
+            allowed="--user ID, or --history ITEM (repeatable), or --profile COLUMN=VALUE, or --search TEXT",
             fix="for example: genrecall recommend --history ITEM1 --history ITEM2",
+        )
+
+
+def _require_read(shop: Recommender, search: str | None) -> None:
+    from genrecall.errors import ConfigError
+
+    if search and not shop.reads_search(search):
+        raise ConfigError(
+            "this bundle's model cannot read the search",
+            seen=search,
+            allowed="words that a model trained on searches knows",
+            fix="use other words, or a bundle of such a model",
         )
 
 
