@@ -80,5 +80,5 @@ class Stages:
         start = time.perf_counter()
         log(f"• {name} …")
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
+        self.seconds[name] = self.seconds.get(name, 0.0) + round(time.perf_counter() - start, 2)
         log(f"  {name}: {self.seconds[name]:.1f} s")
