@@ -21,6 +21,7 @@ from genrecall.sid.space import SidSpace
 ROOT = 0
 _KEY_LIMIT = 2**62
 _FEW = 16
+"""Below one item in so many gone, it is quicker to close their nodes than to count all items."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -34,7 +34,7 @@ from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.generative import GenerativeChannel
 from genrecall.recall.generator import open_generator
 from genrecall.recall.promotion import PromotingChannel, fair_bonus
-from genrecall.recall.teacher import Teacher, TeacherConfig, soft_targets
+from genrecall.recall.teacher import TeacherConfig, soft_targets
 from genrecall.recipes import baselines, generators
 from genrecall.recipes.study import Study
 from genrecall.sid.append import append_sids
@@ -185,15 +185,8 @@ def _soft(world: WarmWorld, study: Study, tuned: baselines.Configs, taught_by: S
     """What the named channels expect after each prefix of the warm histories."""
     if study.teacher is None or not taught_by:
         return None
-
-    def teacher(name: str) -> Teacher:
-        return Teacher(
-            name=name,
-            fit=lambda histories: baselines.fitted(name, world.catalog, world.vectors, histories, tuned[name]),
-            folds=1 if name in baselines.BY_TEXT else study.count_folds,
-        )
-
-    told = soft_targets([teacher(name) for name in taught_by], world.split.train, study.teacher)
+    every = [generators.counted_teacher(name, world.catalog, world.vectors, study, tuned) for name in taught_by]
+    told = soft_targets(every, world.split.train, study.teacher)
     digest = hashlib.sha256(told.items.tobytes() + told.weights.tobytes()).hexdigest()
     return replace(told, digest=f"sha256:{digest}")
 

@@ -107,21 +107,23 @@ def _stored(teacher_of: Path) -> Fusion:
     return Fusion.from_state(load_file(artifact.file(_FUSION)), FusionConfig(**artifact.manifest.facts["fusion"]))
 
 
-def _teachers(catalog: Catalog, vectors: Vectors, study: Study, tuning: baselines.Configs) -> list[Teacher]:
-    def counted(name: str) -> Teacher:
-        folds = 1 if name in baselines.BY_TEXT else study.count_folds
-        return Teacher(
-            name=name,
-            fit=lambda histories: baselines.fitted(name, catalog, vectors, histories, tuning[name]),
-            folds=folds,
-        )
+def counted_teacher(name: str, catalog: Catalog, vectors: Vectors, study: Study, tuning: baselines.Configs) -> Teacher:
+    """A channel without training as a teacher; those that read texts alone need no folds."""
+    return Teacher(
+        name=name,
+        fit=lambda histories: baselines.fitted(name, catalog, vectors, histories, tuning[name]),
+        folds=1 if name in baselines.BY_TEXT else study.count_folds,
+    )
 
+
+def _teachers(catalog: Catalog, vectors: Vectors, study: Study, tuning: baselines.Configs) -> list[Teacher]:
     def sasrec(histories: Histories) -> Channel:
         # No validation: it trains as long as its schedule says.
         soft = soft_targets([], histories, study.sasrec_teacher)
         return SasrecChannel.taught(histories, len(catalog.items), study.sasrec, soft)
 
-    every = [counted(name) for name in tuning if name != "popularity"]
+    names = [name for name in tuning if name != "popularity"]
+    every = [counted_teacher(name, catalog, vectors, study, tuning) for name in names]
     if study.sasrec_folds:
         every.append(Teacher(name="sasrec", fit=sasrec, folds=study.sasrec_folds))
     return every

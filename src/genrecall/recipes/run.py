@@ -98,7 +98,7 @@ def run(
         final: read the test part, once a seed; it is recorded.
         refit_too: train once more on training and validation events, and read the test part with that, too.
         cases: judge at most so many cases of a part, drawn by a fixed seed.
-        beams: widths for the curve of recall against beam, on cases of the first seed.
+        beams: widths for the curve of recall against beam: test cases with ``final``, else validation; first seed.
     """
     split = study.split.divide(catalog)
     seconds: dict[str, dict[str, float]] = {}
