@@ -71,8 +71,8 @@ class DenseChannel:
     ) -> None:
         self.config = config
         self._vectors, self._mean, self._encode = vectors, mean, encode
-        self._popularity = Popularity(counts)
-        self._columns = np.ascontiguousarray(vectors[self._popularity.order].T)
+        self.popularity = Popularity(counts)
+        self.table = np.ascontiguousarray(vectors[self.popularity.order].T)
 
     @classmethod
     def fit(
@@ -91,7 +91,7 @@ class DenseChannel:
     @property
     def counts(self) -> np.ndarray:
         """float64 (I,) training events by item."""
-        return self._popularity.counts
+        return self.popularity.counts
 
     def read_as(self, config: DenseConfig) -> Self:
         """The channel of a configuration that differs from this one's in the reading of histories only."""
@@ -114,17 +114,17 @@ class DenseChannel:
         """
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        width = min(k, len(self._popularity))
+        width = min(k, len(self.popularity))
         for begin, end, values in self._scored(queries):
             columns, top = top_columns(values, width)
-            items[begin:end, :width] = np.where(np.isneginf(top), -1, self._popularity.order[columns])
+            items[begin:end, :width] = np.where(np.isneginf(top), -1, self.popularity.order[columns])
             scores[begin:end, :width] = top
         return Candidates(items=items, scores=scores)
 
     def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
         """int64 (R,) the place that each of ``targets`` (R,) would have in an endless list; 0 if excluded."""
         found = np.zeros(len(queries), dtype=np.int64)
-        column = self._popularity.place[targets].astype(np.int64)[:, None]
+        column = self.popularity.place[targets].astype(np.int64)[:, None]
         for begin, end, values in self._scored(queries):
             goal = np.take_along_axis(values, column[begin:end], 1)
             tied_before = (values == goal) & (np.arange(values.shape[1]) < column[begin:end])
@@ -134,7 +134,7 @@ class DenseChannel:
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that, with the configuration, make the channel again: ``vectors``, ``mean``, ``counts``."""
-        return {"vectors": self._vectors, "mean": self._mean, "counts": self._popularity.counts}
+        return {"vectors": self._vectors, "mean": self._mean, "counts": self.popularity.counts}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: DenseConfig, encode: Encode | None = None) -> Self:
@@ -143,22 +143,22 @@ class DenseChannel:
 
     def _scored(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, np.ndarray]]:
         """Pieces of queries with float32 (rows, I) scores, columns by place; excluded items are at −inf."""
-        asked = self._asked(queries)
+        asked = self.asked(queries)
         piece = np.zeros((_ROWS_A_PIECE, asked.shape[1]), dtype=np.float32)
-        rows, items = exclusions(queries, len(self._popularity))
-        places = self._popularity.place[items]
+        rows, items = exclusions(queries, len(self.popularity))
+        places = self.popularity.place[items]
         for begin in range(0, len(queries), _ROWS_A_PIECE):
             end = min(begin + _ROWS_A_PIECE, len(queries))
             piece[: end - begin] = asked[begin:end]
-            values = (piece @ self._columns)[: end - begin]
+            values = (piece @ self.table)[: end - begin]
             first, behind = np.searchsorted(rows, [begin, end])
             values[rows[first:behind] - begin, places[first:behind]] = -np.inf
             yield begin, end, values
 
-    def _asked(self, queries: Sequence[Query]) -> np.ndarray:
+    def asked(self, queries: Sequence[Query]) -> np.ndarray:
         """float32 (R, D) one vector a query, normalised; zero where nothing is known."""
         histories = [Query() if query.text else query for query in queries]
-        weights = history_weights(histories, len(self._popularity), last=self.config.last, decay=self.config.decay)
+        weights = history_weights(histories, len(self.popularity), last=self.config.last, decay=self.config.decay)
         asked = np.asarray(weights @ self._vectors, dtype=np.float32)
         texts = [(row, query.text) for row, query in enumerate(queries) if query.text]
         if texts:

@@ -68,14 +68,14 @@ class LexicalChannel:
     ) -> None:
         """See :meth:`fit`; ``occurrences`` is SciPy CSR (I, V), ``weights`` (V, I)."""
         self.config = config
-        self._popularity = Popularity(counts)
+        self.popularity = Popularity(counts)
         self._occurrences, self._weights = occurrences, weights
         self._vocabulary = list(vocabulary)
         self._number = {word: number for number, word in enumerate(self._vocabulary)}
-        self._by_place = scipy_sparse().csr_matrix(
-            (weights.data.copy(), self._popularity.place[weights.indices], weights.indptr), shape=weights.shape
+        self.table = scipy_sparse().csr_matrix(
+            (weights.data.copy(), self.popularity.place[weights.indices], weights.indptr), shape=weights.shape
         )
-        self._by_place.sort_indices()
+        self.table.sort_indices()
         # The largest weight that a word has anywhere stands for its idf.
         self._strength = np.zeros(len(self._vocabulary))
         filled = np.flatnonzero(np.diff(weights.indptr))
@@ -101,7 +101,7 @@ class LexicalChannel:
     @property
     def counts(self) -> np.ndarray:
         """float64 (I,) training events by item."""
-        return self._popularity.counts
+        return self.popularity.counts
 
     def read_as(self, config: LexicalConfig) -> Self:
         """The channel of a configuration that differs from this one's in the reading only (not in k1 and b)."""
@@ -112,11 +112,11 @@ class LexicalChannel:
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query."""
-        return best_of(self._products(queries), queries, self._popularity, k)
+        return best_of(self._products(queries), queries, self.popularity, k)
 
     def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
         """int64 (R,) the place that each of ``targets`` (R,) would have in an endless list; 0 if excluded."""
-        return all_places(self._products(queries), queries, self._popularity, targets)
+        return all_places(self._products(queries), queries, self.popularity, targets)
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that, with the configuration, make the channel again; the vocabulary as UTF-8 lines."""
@@ -124,7 +124,7 @@ class LexicalChannel:
             **_arrays("occurrences", self._occurrences),
             **_arrays("weights", self._weights),
             "vocabulary": np.frombuffer("\n".join(self._vocabulary).encode(), dtype=np.uint8),
-            "counts": self._popularity.counts,
+            "counts": self.popularity.counts,
         }
 
     @classmethod
@@ -140,14 +140,12 @@ class LexicalChannel:
             config,
         )
 
-    def _products(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, Any]]:
-        """Blocks of queries with their scores: SciPy CSR (rows, I) whose columns are places by popularity."""
-        if not queries:
-            return
+    def asked(self, queries: Sequence[Query]) -> Any:
+        """How much each word counts: SciPy CSR (R, V)."""
         sparse = scipy_sparse()
         history = history_weights(
             [Query() if query.text else query for query in queries],
-            len(self._popularity),
+            len(self.popularity),
             last=self.config.last,
             decay=self.config.decay,
         )
@@ -161,7 +159,12 @@ class LexicalChannel:
             )
             terms = keep_strongest(weighed, self.config.terms)
             terms.data /= strength[terms.indices]
-        yield from products(terms, self._by_place)
+        return terms
+
+    def _products(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, Any]]:
+        """Blocks of queries with their scores: SciPy CSR (rows, I) whose columns are places by popularity."""
+        if queries:
+            yield from products(self.asked(queries), self.table)
 
 
 def _occurrences(rows: Sequence[Sequence[str]], number: Mapping[str, int]) -> Any:

@@ -49,10 +49,10 @@ class Neighbours:
         self.last, self.decay, self.session_weight = last, decay, session_weight
         # Columns by popularity, so that "equal score: the more popular" is "equal score: the earlier column".
         # The values are copied: sorting works in place.
-        self._by_place = sparse.csr_matrix(
+        self.table = sparse.csr_matrix(
             (matrix.data.copy(), self.popularity.place[matrix.indices], matrix.indptr), shape=matrix.shape
         )
-        self._by_place.sort_indices()
+        self.table.sort_indices()
 
     def read_as(self, *, last: int | None, decay: float, session_weight: float = 1.0) -> Neighbours:
         """The same matrix (shared, not copied), read otherwise."""
@@ -70,10 +70,13 @@ class Neighbours:
 
     def _products(self, queries: Sequence[Query]) -> Iterator[tuple[int, int, Any]]:
         """Blocks of queries with their scores: SciPy CSR (rows, I) whose columns are places by popularity."""
-        left = history_weights(
+        yield from products(self.asked(queries), self.table)
+
+    def asked(self, queries: Sequence[Query]) -> Any:
+        """How much each history item counts: SciPy CSR (R, I)."""
+        return history_weights(
             queries, len(self.popularity), last=self.last, decay=self.decay, session_weight=self.session_weight
         )
-        yield from products(left, self._by_place)
 
 
 def history_weights(
@@ -184,9 +187,23 @@ class NeighbourChannel(ABC, Generic[Config]):
         return other
 
     @property
+    def popularity(self) -> Popularity:
+        """Breaks ties and fills lists."""
+        return self.neighbours.popularity
+
+    @property
     def counts(self) -> np.ndarray:
         """float64 (I,) training events by item."""
-        return self.neighbours.popularity.counts
+        return self.popularity.counts
+
+    @property
+    def table(self) -> Any:
+        """SciPy CSR (I, I): what each history item says of each place by popularity."""
+        return self.neighbours.table
+
+    def asked(self, queries: Sequence[Query]) -> Any:
+        """SciPy CSR (R, I): how much each history item counts."""
+        return self.neighbours.asked(queries)
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query."""

@@ -24,6 +24,7 @@ from genrecall.recall.channel import Channel
 from genrecall.recall.fusion import Fusion, FusionConfig, FusionFit, fit_fusion
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
 from genrecall.recall.imagined import imagine
+from genrecall.recall.on_device import on_device
 from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recall.teacher import Teacher, soft_targets
 from genrecall.recipes import baselines
@@ -111,7 +112,9 @@ def counted_teacher(name: str, catalog: Catalog, vectors: Vectors, study: Study,
     """A channel without training as a teacher; those that read texts alone need no folds."""
     return Teacher(
         name=name,
-        fit=lambda histories: baselines.fitted(name, catalog, vectors, histories, tuning[name]),
+        fit=lambda histories: on_device(
+            baselines.fitted(name, catalog, vectors, histories, tuning[name]), study.train.device
+        ),
         folds=1 if name in baselines.BY_TEXT else study.count_folds,
     )
 

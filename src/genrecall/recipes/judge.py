@@ -24,6 +24,7 @@ from genrecall.eval.store import NAME, load, save
 from genrecall.recall.channel import Channel
 from genrecall.recall.fusion import FusedChannel, Fusion, FusionConfig, FusionFit, fit_fusion
 from genrecall.recall.memo import Remembered
+from genrecall.recall.on_device import on_device
 from genrecall.recipes import baselines
 from genrecall.recipes.study import Study, remarks
 from genrecall.telemetry import Stages
@@ -74,7 +75,10 @@ def judge(
     shop = Recommender.load(home / "bundle", device=study.train.device)
     with watch.stage("sasrec" if home == out else "refit sasrec"):
         neural = baselines.sasrec(catalog, own, study, home / "sasrec")
-    counts = baselines.counted(catalog, vectors, own, baselines.chosen(tuning))
+    counts = [
+        on_device(channel, study.train.device)
+        for channel in baselines.counted(catalog, vectors, own, baselines.chosen(tuning))
+    ]
     channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural)]
     with watch.stage(f"eval {part}"):
         fusion = _fusion(channels, catalog, split, study, out, cases, fit=part == "valid")
