@@ -12,6 +12,7 @@ that was fitted on validation cases, or, without one, the logarithm of the weigh
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Fusion
 from genrecall.recall.imagined import Imagined
-from genrecall.telemetry import Bar, progress
+from genrecall.telemetry import Bar, log, progress
 from genrecall.train.sequence.soft import SoftTargets
 
 _BATCH = 4096
@@ -168,15 +169,20 @@ def _out_of_fold(
     scores = np.full((len(asked), k), -np.inf, dtype=np.float32)
     fold_of = np.random.default_rng((config.seed, number)).integers(teacher.folds, size=len(histories))
     fold_asked = np.where(asked.owners >= 0, fold_of[asked.owners], np.arange(len(asked)) % teacher.folds)
+    fitting, start = 0.0, time.perf_counter()
     for fold in range(teacher.folds):
+        before = time.perf_counter()
         others = histories if teacher.folds == 1 else histories.select(fold_of[histories.rows] != fold)
         channel = teacher.fit(others)
+        fitting += time.perf_counter() - before
         mine = np.flatnonzero(fold_asked == fold)
         for begin in range(0, len(mine), _BATCH):
             places = mine[begin : begin + _BATCH]
             found = channel.recall(_queries(asked.rows, asked.events[places], config), k)
             items[places], scores[places] = found.items, found.scores
             bar.advance(len(places))
+    told = time.perf_counter() - start - fitting
+    log(f"teacher {teacher.name}: {teacher.folds} fits in {fitting:.1f} s, {len(asked):,} lists in {told:.1f} s")
     return Candidates(items=items, scores=scores)
 
 

@@ -142,7 +142,7 @@ def _fusion(teachers: Sequence[Teacher], catalog: Catalog, split: Split, study: 
         cases.targets,
         counts=split.train.item_counts(len(catalog.items)),
         users=cases.users,
-        config=FusionFit(methods=("learned",), top=2 * study.teacher.items, seed=study.seed),
+        config=FusionFit(methods=("learned",), top=2 * study.teacher.items, seed=study.seed, device=study.train.device),
     )
     return fused.fusion
 

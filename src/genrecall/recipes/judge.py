@@ -120,7 +120,7 @@ def _fusion(
             asked.targets,
             counts=split.train.item_counts(len(catalog.items)),
             users=asked.users,
-            config=FusionFit(top=DEPTH, seed=study.seed),
+            config=FusionFit(top=DEPTH, seed=study.seed, device=study.train.device),
         )
         parents = {"bundle": open_artifact(out / "bundle", kind="bundle", verify=False).digest}
         with write_artifact(target, kind="fusion", config=asdict(fused.config), parents=parents) as writer:

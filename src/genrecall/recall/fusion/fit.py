@@ -42,6 +42,7 @@ class FusionFit:
         constants: k of ``rrf``.
         learned: settings of ``learned``.
         seed: of the halves.
+        device: where ``learned`` is fitted.
     """
 
     methods: tuple[Method, ...] = METHODS
@@ -49,6 +50,7 @@ class FusionFit:
     constants: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 60.0)
     learned: tuple[LearnedConfig, ...] = field(default=(LearnedConfig(hidden=0, members=1), LearnedConfig()))
     seed: int = 0
+    device: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,7 +218,7 @@ def _fusions(names: Sequence[str], half: _Half, config: FusionFit) -> Iterator[t
         settings = FusionConfig(channels=names, method="learned", top=config.top, scales=scales)
         mean_length = float(np.log1p(half.lengths).mean())
         for learned in config.learned:
-            scorer = fit_scorer(pool, calibrations, half.lengths, mean_length, half.goals, learned)
+            scorer = fit_scorer(pool, calibrations, half.lengths, mean_length, half.goals, learned, config.device)
             fusion = Fusion(settings, counts, calibrations=calibrations, scorer=scorer, mean_length=mean_length)
             yield fusion, asdict(learned)
 

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from genrecall.catalog.histories import offsets_of
+from genrecall.hardware import pick_device
 from genrecall.recall.fusion.calibration import Calibration
 from genrecall.recall.fusion.features import features
 from genrecall.recall.fusion.pool import Pool
 from genrecall.recall.fusion.weights import reciprocal_ranks
+
+if TYPE_CHECKING:
+    import torch
 
 _NEAR, _FAR, _CONSTANT = 40, 40, 10.0
 _CONSTANT_FEATURE = 1e-6
@@ -89,17 +93,20 @@ def fit_scorer(
     mean_length: float,
     goals: np.ndarray,
     config: LearnedConfig,
+    device: str = "auto",
 ) -> Scorer:
     """Learn from R requests whose targets ``goals`` int64 (R,) are among the pool's candidates.
 
-    The other arguments are those of ``features``.
+    ``device`` is where the models are fitted; the other arguments are those of ``features``.
     """
     kept, offset = _thinned(pool, goals, config.seed)
     rows, target = pool.rows[kept], np.searchsorted(kept, goals)
     known = features(pool, calibrations, lengths, mean_length, kept)
     mean, spread = _moments(known)
     standard = np.nan_to_num((known - mean) / spread, nan=0.0).astype(np.float32)
-    members = [_fit(standard, offset, rows, target, config, config.seed + member) for member in range(config.members)]
+    on = pick_device(device)
+    seeds = range(config.seed, config.seed + config.members)
+    members = [_fit(standard, offset, rows, target, config, seed, on) for seed in seeds]
     linear, inner, bias, outer = (np.stack(part).astype(np.float64) for part in zip(*members, strict=True))
     return Scorer(mean=mean, spread=spread, linear=linear, inner=inner, bias=bias, outer=outer)
 
@@ -133,30 +140,41 @@ def _column(order: np.ndarray, pool: Pool) -> np.ndarray:
 
 
 def _fit(
-    standard: np.ndarray, offset: np.ndarray, rows: np.ndarray, target: np.ndarray, config: LearnedConfig, seed: int
+    standard: np.ndarray,
+    offset: np.ndarray,
+    rows: np.ndarray,
+    target: np.ndarray,
+    config: LearnedConfig,
+    seed: int,
+    device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """One member: linear (F,), inner (F, H), bias (H,), outer (H,)."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    width, hidden = standard.shape[1], config.hidden
+    features, hidden, requests = standard.shape[1], config.hidden, len(target)
 
     def start(*shape: int) -> torch.Tensor:
-        return (torch.randn(shape, generator=generator) / max(shape[0], 1) ** 0.5).requires_grad_()
+        return (torch.randn(shape, generator=generator) / max(shape[0], 1) ** 0.5).to(device).requires_grad_()
 
-    linear, bias = torch.zeros(width, requires_grad=True), torch.zeros(hidden, requires_grad=True)
-    inner, outer = start(width, hidden), start(hidden)
+    linear, bias = (torch.zeros(size, device=device, requires_grad=True) for size in (features, hidden))
+    inner, outer = start(features, hidden), start(hidden)
     parameters = [linear, inner, bias, outer]
-    inputs, extra = torch.from_numpy(standard), torch.from_numpy(offset)
-    place, goal = torch.from_numpy(rows), torch.from_numpy(target)
-    requests = len(target)
+    # Requests side by side, with empty places: sums along a row have one order, scattered ones on a GPU have none.
+    lengths = np.bincount(rows, minlength=requests)
+    begins = offsets_of(lengths)[:-1]
+    column = np.arange(len(rows)) - begins[rows]
+    known = torch.zeros(requests, int(lengths.max()), features, device=device)
+    extra = torch.full(known.shape[:2], -torch.inf, device=device)
+    place, there = torch.from_numpy(rows).to(device), torch.from_numpy(column).to(device)
+    known[place, there] = torch.from_numpy(standard).to(device)
+    extra[place, there] = torch.from_numpy(offset).to(device)
+    goal = torch.from_numpy(target - begins).to(device)[:, None]
 
     def loss() -> torch.Tensor:
-        values = inputs @ linear + torch.tanh(inputs @ inner + bias) @ outer + extra
-        top = torch.full((requests,), -torch.inf).scatter_reduce(0, place, values.detach(), "amax")
-        total = torch.zeros(requests).index_add(0, place, (values - top[place]).exp())
+        values = known @ linear + torch.tanh(known @ inner + bias) @ outer + extra
         penalty = sum((parameter**2).sum() for parameter in parameters)
-        return (total.log() + top - values[goal]).mean() + config.decay * penalty
+        return (torch.logsumexp(values, 1) - values.gather(1, goal)[:, 0]).mean() + config.decay * penalty
 
     optimizer = torch.optim.LBFGS(parameters, max_iter=config.steps, history_size=10, line_search_fn="strong_wolfe")
 
@@ -167,4 +185,5 @@ def _fit(
         return value
 
     optimizer.step(closure)
-    return linear.detach().numpy(), inner.detach().numpy(), bias.detach().numpy(), outer.detach().numpy()
+    found = [parameter.detach().cpu().numpy() for parameter in parameters]
+    return found[0], found[1], found[2], found[3]
