@@ -28,6 +28,9 @@ from genrecall.telemetry import Bar, log, progress
 from genrecall.train.sequence.soft import SoftTargets
 
 _BATCH = 4096
+_NOTHING = np.empty(0, np.int32)
+_ASKING = 3
+"""Teachers that answer at the same time."""
 _FUSING = 8
 """Batches that are fused at the same time; each takes some hundred megabytes."""
 
@@ -114,7 +117,7 @@ def soft_targets(
         events = _asked(every, config)
         users = np.arange(len(histories))
         owners = users if imagined is None else np.concatenate([users, imagined.users])
-        asked = _Asked(rows=every, events=events, owners=owners[every.rows[events]])
+        asked = _Asked(queries=_queries(every, events, config), owners=owners[every.rows[events]])
         lists = _lists(teachers, histories, asked, config)
         lengths = events - every.offsets[every.rows[events]]
 
@@ -135,29 +138,31 @@ def soft_targets(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Asked:
-    """Events that teachers are asked of: places in ``rows``, and the training row of each one's user (−1: nobody)."""
+    """What teachers are asked, made once for all of them, and the training row of each query's user (−1: nobody)."""
 
-    rows: Histories
-    events: np.ndarray
+    queries: list[Query]
     owners: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.events)
+        return len(self.queries)
 
 
 def _lists(
     teachers: Sequence[Teacher], histories: Histories, asked: _Asked, config: TeacherConfig
 ) -> dict[str, Candidates]:
-    """Every teacher's lists, by name; the teachers work at the same time, each in a thread of its own."""
+    """Every teacher's lists, by name, from a few threads: more of them only wait for each other's Python."""
     with (
         progress("teachers", len(teachers) * len(asked)) as bar,
-        ThreadPoolExecutor(min(len(teachers), os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(_ASKING, os.cpu_count() or 1)) as pool,
     ):
         waited = [
-            pool.submit(_out_of_fold, teacher, number, histories, asked, config, bar)
-            for number, teacher in enumerate(teachers)
+            (teacher.name, pool.submit(_out_of_fold, teacher, number, histories, asked, config, bar))
+            for number, teacher in reversed(
+                list(enumerate(teachers))
+            )  # the last one has to be trained: it starts first
         ]
-        return {teacher.name: found.result() for teacher, found in zip(teachers, waited, strict=True)}
+        found = {name: answer.result() for name, answer in waited}
+        return {teacher.name: found[teacher.name] for teacher in teachers}
 
 
 def _out_of_fold(
@@ -178,7 +183,7 @@ def _out_of_fold(
         mine = np.flatnonzero(fold_asked == fold)
         for begin in range(0, len(mine), _BATCH):
             places = mine[begin : begin + _BATCH]
-            found = channel.recall(_queries(asked.rows, asked.events[places], config), k)
+            found = channel.recall([asked.queries[place] for place in places.tolist()], k)
             items[places], scores[places] = found.items, found.scores
             bar.advance(len(places))
     told = time.perf_counter() - start - fitting
@@ -194,6 +199,7 @@ def _asked(histories: Histories, config: TeacherConfig) -> np.ndarray:
 
 
 def _queries(histories: Histories, events: np.ndarray, config: TeacherConfig) -> list[Query]:
+    """What each of these events' users had done before it."""
     queries = []
     for event, begin in zip(events.tolist(), histories.offsets[histories.rows[events]].tolist(), strict=True):
         past = histories.items[begin:event]
@@ -201,7 +207,7 @@ def _queries(histories: Histories, events: np.ndarray, config: TeacherConfig) ->
             Query(
                 history=past,
                 times=histories.times[begin:event] if histories.timed else None,
-                exclude=np.unique(past) if config.removed else np.empty(0, np.int32),
+                exclude=past if config.removed else _NOTHING,
             )
         )
     return queries
