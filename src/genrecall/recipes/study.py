@@ -23,8 +23,10 @@ from genrecall.sid.build import SidConfig
 from genrecall.train.sequence.config import SequenceConfig
 
 _SEED_STRIDE = 100
-_VERY_FEW_EVENTS, _FEW_EVENTS, _MOST_IMAGINED = 50_000, 150_000, 4.0
+_VERY_FEW_EVENTS, _FEW_EVENTS = 50_000, 150_000
 """With so many places in histories a generator gets to know what its teachers know; what is missing is imagined."""
+_MOST_IMAGINED, _MOST_IMAGINED_SMALL = 10.0, 4.0
+_STEPS, _SMALL_STEPS, _SCARCE_STEPS = 3200, 1800, 12_800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +136,21 @@ def suited_to(
     train = split.divide(catalog).train
     baskets = in_baskets(train)
     codes = 256 if len(catalog.items) >= 5000 else 64
-    weights = (0.5,) if small else (0.5, 0.35, 0.65)
-    window = 50
-    wide = not small and len(train.items) >= 50_000
-    batch = 2048 if len(train.items) >= 50_000 else 1024
-    steps, events = 1800 if small else 3200, len(train.items)
+    events, window = len(train.items), 50
+    scarce = events < _VERY_FEW_EVENTS
+    wide = not small and not scarce
+    batch = 1024 if scarce else 2048
+    weights: tuple[float, ...] = (0.5,) if small else (0.5, 0.35, 0.65)
+    steps = _SMALL_STEPS if small else _STEPS
+    sasrec_epochs = _epochs(events, batch, steps=steps)
     imagined = None
     if 0 < events < 2 * _FEW_EVENTS:
-        imagined = ImaginedConfig(ratio=min(_MOST_IMAGINED, _FEW_EVENTS / events))
+        most = _MOST_IMAGINED_SMALL if small else _MOST_IMAGINED
+        imagined = ImaginedConfig(ratio=min(most, _FEW_EVENTS / events))
+    if imagined is not None and scarce and not small:
+        # Little data is quickly trained on, and what it lacks most is what its teachers say of other histories.
+        weights, steps, imagined = (*weights, 0.2, 0.8), _SCARCE_STEPS, replace(imagined, share=0.75)
     epochs = _epochs(events / (1 if imagined is None else 1 - imagined.share), batch, steps=steps)
-    sasrec_epochs = _epochs(events, batch, steps=steps)
     return Study(
         name=name,
         split=split,
@@ -170,7 +177,7 @@ def suited_to(
         ),
         sessions=baskets,
         teacher=TeacherConfig(
-            trust=0.9 if events < _VERY_FEW_EVENTS else 0.6,  # single events say little of what is likely
+            trust=0.9 if scarce else 0.6,  # single events say little of what is likely
             removed=split.history == "removed",
         ),
         imagined=imagined,
