@@ -30,4 +30,15 @@ def test_tensors_hold_the_same_trie():
     tensors = TrieTensors.of(trie, torch.device("cpu"))
     assert tensors.child_begin.tolist() == trie.child_begin.tolist()
     assert tensors.child_code.tolist() == trie.child_code.tolist()
-    assert tensors.num_sids.tolist() == [3, 1, 2, 1, 1, 1]
+    assert tensors.branching.tolist() == [True, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(("codes", "width"), [(256, 1), (257, 2), (40_000, 4)])
+def test_codes_take_the_bytes_that_they_need(codes: int, width: int):
+    space = SidSpace.uniform(2, codes)
+    sids = np.array([[0, codes - 1], [codes - 1, 0], [codes - 1, codes - 2]])
+    trie = Trie.build(space, sids)
+    tensors = TrieTensors.of(trie, torch.device("cpu"))
+    assert tensors.child_code.tolist() == trie.child_code.tolist()
+    spent = sum(part.nbytes for part in (tensors.child_begin, tensors.child_code, tensors.branching))
+    assert spent == 4 * (trie.num_nodes + 1) + width * (trie.num_nodes - 1) + trie.num_nodes

@@ -1,4 +1,10 @@
-"""The trie as tensors on a device: what kernels read during a search."""
+"""The trie as tensors on a device: what kernels read during a search, in as few bytes as hold it.
+
+    bytes = 4 (N + 1) + b (N − 1) + N,    b = 1, 2 or 4 as the largest level's codes need it
+
+The compressed rows of Su et al. 2026 (arXiv 2602.22647). We deviate: edges are numbered as the nodes they lead to, so
+that no child pointer is stored, and a node's count of SIDs is cut to what a search asks of it: whether there are two.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
+
+_MOST_EDGES = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,24 +24,36 @@ class TrieTensors:
     """CSR of N nodes; same numbering as ``Trie``: edge ``e`` leads to node ``e + 1``.
 
     Attributes:
-        child_begin: int64 (N+1,).
-        child_code: int64 (N-1,).
-        num_sids: int64 (N,), distinct SIDs below each node; 1 means that the rest of the SID is forced.
+        child_begin: int32 (N+1,).
+        child_code: uint8, int16 or int32 (N-1,); not an index into tensors before it is made int64.
+        branching: bool (N,), whether more than one SID stands below a node; else the rest of the SID is forced.
     """
 
     child_begin: torch.Tensor
     child_code: torch.Tensor
-    num_sids: torch.Tensor
+    branching: torch.Tensor
 
     @classmethod
     def of(cls, trie: Trie, device: torch.device) -> TrieTensors:
-        """Copy a trie to a device."""
+        """Copy a trie to a device.
 
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array.astype(np.int64)).to(device)
+        Raises:
+            CapacityError: a catalog whose edges cannot be numbered in 31 bits.
+        """
+        if len(trie.child_code) > _MOST_EDGES:
+            raise CapacityError(
+                "the trie is too large for the engine",
+                seen=f"{len(trie.child_code):,} edges",
+                allowed=f"at most {_MOST_EDGES:,}",
+                fix="use fewer items or fewer levels, or split the catalog",
+            )
+        code = np.uint8 if max(trie.space.codes) <= 256 else np.int16 if max(trie.space.codes) <= 2**15 else np.int32
+
+        def tensor(array: np.ndarray, kind: type) -> torch.Tensor:
+            return torch.from_numpy(array.astype(kind)).to(device)
 
         return cls(
-            child_begin=tensor(trie.child_begin),
-            child_code=tensor(trie.child_code),
-            num_sids=tensor(trie.num_sids),
+            child_begin=tensor(trie.child_begin, np.int32),
+            child_code=tensor(trie.child_code, code),
+            branching=tensor(trie.num_sids > 1, np.bool_),
         )

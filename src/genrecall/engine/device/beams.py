@@ -133,7 +133,7 @@ class BeamSearch:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run the beams that still branch. Returns logits (B, C), the logits row of each beam or -1, its ancestry."""
         if self.normalise == "trie":
-            running = (self.trie.num_sids[frontier.node] > 1).nonzero()[:, 0]
+            running = self.trie.branching[frontier.node].nonzero()[:, 0]
         else:
             running = torch.arange(len(frontier.node), device=frontier.node.device)
         logits_row = torch.full_like(frontier.node, -1)
@@ -153,7 +153,7 @@ class BeamSearch:
         for row in broken.any(1).nonzero()[:, 0].tolist():
             begin, end = self.trie.child_begin[node[row]], self.trie.child_begin[node[row] + 1]
             # Under the trie's softmax, codes that no SID goes on with play no part.
-            if self.normalise == "level" or broken[row, self.trie.child_code[begin:end]].any():
+            if self.normalise == "level" or broken[row, self.trie.child_code[begin:end].long()].any():
                 raise DataError(
                     "the model computes values that are not finite",
                     seen=f"NaN or infinity in the logits of level {level}",

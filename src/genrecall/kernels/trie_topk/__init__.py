@@ -52,8 +52,8 @@ def trie_topk(
         node: int64 (M,), trie nodes; beams must come in SID order within a request, requests ascending.
         request: int64 (M,).
         width: int64 (R,), at least 1.
-        child_begin: int64 (N+1,), CSR of the trie.
-        child_code: int64 (N-1,); edge ``e`` leads to node ``e + 1``.
+        child_begin: integer (N+1,), CSR of the trie.
+        child_code: integer (N-1,), of any width; edge ``e`` leads to node ``e + 1``.
         normalise: softmax over the node's children ("trie") or over all codes ("level").
         allowed: bool (U, N), node masks; they remove candidates and never change the normaliser.
         allowed_row: int64 (R,), which mask each request has; -1 for none.

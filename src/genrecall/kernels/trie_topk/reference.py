@@ -35,7 +35,7 @@ def trie_topk(
     base[scored] -= normaliser[logits_row[scored]]
 
     row, edge = _children(node, child_begin)
-    code = child_code[edge]
+    code = child_code[edge].long()
     source = logits_row[row]
     logit = logits[source.clamp(min=0), code] if len(logits) else base.new_zeros(len(row))
     total = base[row] + torch.where(source >= 0, logit, 0.0)
@@ -64,7 +64,7 @@ def log_normaliser(
     if not over_children:
         return torch.logsumexp(logits, dim=-1)
     row, edge = _children(node, child_begin)
-    valid = logits[row, child_code[edge]]
+    valid = logits[row, child_code[edge].long()]
     # Shifted by the largest *valid* logit: the row's largest would underflow where valid codes are the least likely.
     peak = logits.new_full((len(node),), _NONE).scatter_reduce_(0, row, valid, "amax")
     mass = torch.zeros_like(peak).index_add_(0, row, torch.exp(valid - peak[row]))
