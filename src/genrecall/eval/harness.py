@@ -145,7 +145,7 @@ def _queries(cases: Cases, protocol: Protocol, profile: Profile | None, begin: i
             Query(
                 history=history,
                 times=cases.histories.times_of(case) if cases.histories.timed else None,
-                exclude=history if protocol.history == "removed" else np.empty(0, np.int32),
+                exclude=np.unique(history) if protocol.history == "removed" else np.empty(0, np.int32),
                 profile=profile(int(cases.users[case])) if profile is not None else {},
             )
         )
