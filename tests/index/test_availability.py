@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from genrecall.errors import CapacityError
+from genrecall.index import layout
 from genrecall.index.availability import allowed_items
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
@@ -42,3 +44,10 @@ def test_codes_take_the_bytes_that_they_need(codes: int, width: int):
     assert tensors.child_code.tolist() == trie.child_code.tolist()
     spent = sum(part.nbytes for part in (tensors.child_begin, tensors.child_code, tensors.branching))
     assert spent == 4 * (trie.num_nodes + 1) + width * (trie.num_nodes - 1) + trie.num_nodes
+
+
+def test_a_trie_that_31_bits_cannot_number_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layout, "_MOST_EDGES", 3)
+    trie = Trie.build(SidSpace((3, 3)), np.array([[0, 1], [2, 2]]))
+    with pytest.raises(CapacityError, match="too large for the engine"):
+        TrieTensors.of(trie, torch.device("cpu"))

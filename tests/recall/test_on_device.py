@@ -73,7 +73,7 @@ def test_lists_on_a_gpu_are_those_of_the_cpu(channel: ByProduct) -> None:
 
 @pytest.mark.parametrize("channel", _channels(), ids=lambda channel: channel.name)
 def test_a_batch_answers_as_its_rows_alone(channel: ByProduct, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ROWS", 16)
+    monkeypatch.setattr(module, "_SCORES", 16 * ITEMS)
     own = OnDevice(channel, torch.device("cpu"))
     asked = _queries(40)
     together = own.recall(asked, 10)

@@ -24,6 +24,7 @@ from genrecall.catalog.split import Cases
 from genrecall.model.sequence import SequenceBatch, SequenceEncoder
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.selection import Popularity
+from genrecall.recall.sort_keys import sort_keys, ties
 from genrecall.train.sequence.config import SequenceConfig
 from genrecall.train.sequence.data import SequenceData
 from genrecall.train.sequence.fit import fit as train
@@ -179,7 +180,7 @@ class NeuralChannel(ABC, Generic[Config]):
                 own = cases.histories.take(places)
                 rows = np.repeat(np.arange(len(places)), lengths[places])
                 self._remove(scores, rows, own.items)
-            keys = self._keys(scores)
+            keys = sort_keys(scores, self._tie)
             right = targets[torch.from_numpy(places).to(self.device)][:, None]
             rank = 1 + (keys > keys.gather(1, right)).sum(1)
             answer[places] = torch.where(scores.gather(1, right)[:, 0].isneginf(), 0, rank).cpu().numpy()
@@ -194,8 +195,8 @@ class NeuralChannel(ABC, Generic[Config]):
         for places, scores in self._scored(self._of_queries(queries)):
             rows = np.repeat(np.arange(len(places)), [len(queries[place].exclude) for place in places])
             self._remove(scores, rows, np.concatenate([queries[place].exclude for place in places]))
-            keys = torch.topk(self._keys(scores), width, dim=1).values
-            place = (num_items - 1 - (keys & 0xFFFFFFFF)).cpu().numpy()
+            keys = torch.topk(sort_keys(scores, self._tie), width, dim=1).values
+            place = (num_items - 1 - ties(keys)).cpu().numpy()
             chosen = self.popularity.order[place]
             top = scores.gather(1, torch.from_numpy(chosen.astype(np.int64)).to(self.device)).cpu().numpy()
             items[places, :width] = np.where(np.isneginf(top), -1, chosen)
@@ -286,12 +287,6 @@ class NeuralChannel(ABC, Generic[Config]):
         where = np.stack([rows[known], items[known]]).astype(np.int64)
         first, second = torch.from_numpy(where).to(self.device)
         scores[first, second] = float("-inf")
-
-    def _keys(self, scores: torch.Tensor) -> torch.Tensor:
-        """int64 (n, I) that order as (score, popularity): a float's bits order as integers, negative ones backwards."""
-        bits = scores.contiguous().view(torch.int32)
-        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-        return (ordered.long() << 32) | self._tie
 
 
 def settings(value: SequenceConfig | Mapping[str, Any]) -> SequenceConfig:

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from genrecall.hardware import pick_device
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.selection import Popularity, exclusions
+from genrecall.recall.sort_keys import sort_keys, ties
 from genrecall.telemetry import log
 
 _TABLE_BYTES = 8 << 30
-_ROWS = 1024
-"""Queries of one product: always so many, so that a batch answers as its queries alone."""
+_ROWS, _SCORES = 1024, 2**27
+"""Queries of one product, and the most scores (28 bytes each while they are sorted)."""
 
 
 @runtime_checkable
@@ -70,6 +71,8 @@ class OnDevice:
         self.name = channel.name
         self._channel = channel
         self._table = _dense(channel.table, device)
+        # Always so many, so that a batch answers as its queries alone.
+        self._rows = max(1, min(_ROWS, _SCORES // self._table.shape[1]))
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query."""
@@ -82,8 +85,8 @@ class OnDevice:
         rows, excluded = exclusions(queries, len(popularity))
         places = popularity.place[excluded].astype(np.int64)
         width = min(k, len(popularity))
-        for begin in range(0, len(queries), _ROWS):
-            end = min(begin + _ROWS, len(queries))
+        for begin in range(0, len(queries), self._rows):
+            end = min(begin + self._rows, len(queries))
             values = self._scores(asked[begin:end])[: end - begin]
             first, behind = np.searchsorted(rows, [begin, end])
             gone = (torch.from_numpy(rows[first:behind] - begin), torch.from_numpy(places[first:behind]))
@@ -95,10 +98,10 @@ class OnDevice:
         return Candidates(items=items, scores=scores)
 
     def _scores(self, asked: Any) -> torch.Tensor:
-        """float32 (at least R, I) of at most ``_ROWS`` queries."""
+        """float32 (at least R, I) of the queries of one product."""
         device = self._table.device
         if isinstance(asked, np.ndarray):
-            full = torch.zeros(_ROWS, asked.shape[1], device=device)
+            full = torch.zeros(self._rows, asked.shape[1], device=device)
             full[: len(asked)] = torch.from_numpy(asked).to(device)
             return full @ self._table
         offsets, columns, weights = (
@@ -123,9 +126,8 @@ def _dense(table: Any, device: torch.device) -> torch.Tensor:
 
 def _best(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns int64 (R, k) of the largest values and the values, equal ones by lower column."""
-    bits = (values + 0.0).view(torch.int32).long()  # + 0.0: there is a negative zero
-    ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    values = values + 0.0  # no zero is negative
     last = values.shape[1] - 1
-    key = (ordered << 32) | (last - torch.arange(last + 1, device=values.device))
-    column = last - (torch.topk(key, k, dim=1).values & 0xFFFFFFFF)
+    keys = sort_keys(values, last - torch.arange(last + 1, device=values.device))
+    column = last - ties(torch.topk(keys, k, dim=1).values)
     return column, values.gather(1, column)

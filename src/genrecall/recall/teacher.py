@@ -151,15 +151,14 @@ def _lists(
     teachers: Sequence[Teacher], histories: Histories, asked: _Asked, config: TeacherConfig
 ) -> dict[str, Candidates]:
     """Every teacher's lists, by name, from a few threads: more of them only wait for each other's Python."""
+    in_turn = reversed(list(enumerate(teachers)))  # the last one may have to be trained, so it starts first
     with (
         progress("teachers", len(teachers) * len(asked)) as bar,
         ThreadPoolExecutor(min(_ASKING, os.cpu_count() or 1)) as pool,
     ):
         waited = [
             (teacher.name, pool.submit(_out_of_fold, teacher, number, histories, asked, config, bar))
-            for number, teacher in reversed(
-                list(enumerate(teachers))
-            )  # the last one has to be trained: it starts first
+            for number, teacher in in_turn
         ]
         found = {name: answer.result() for name, answer in waited}
         return {teacher.name: found[teacher.name] for teacher in teachers}

@@ -26,7 +26,9 @@ _SEED_STRIDE = 100
 _VERY_FEW_EVENTS, _FEW_EVENTS = 50_000, 150_000
 """With so many places in histories a generator gets to know what its teachers know; what is missing is imagined."""
 _MOST_IMAGINED, _MOST_IMAGINED_SMALL = 10.0, 4.0
+"""Imagined places for each event: on a GPU, and on two CPU cores, where teachers take their time to answer."""
 _STEPS, _SMALL_STEPS, _SCARCE_STEPS = 3200, 1800, 12_800
+"""Of a generator's training: on a GPU, on two CPU cores, and on a GPU with very few events."""
 
 
 @dataclass(frozen=True, kw_only=True)
