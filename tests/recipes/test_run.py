@@ -10,10 +10,12 @@ from tests import pipeline, synthetic
 
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.errors import ConfigError
 from genrecall.eval.lock import LEDGER
 from genrecall.recall.imagined import ImaginedConfig
 from genrecall.recall.sasrec import SasrecConfig
 from genrecall.recall.teacher import TeacherConfig
+from genrecall.recipes.baselines import BESIDE
 from genrecall.recipes.named import Named
 from genrecall.recipes.run import prepare, run
 from genrecall.recipes.study import Study, suited_to
@@ -57,7 +59,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     catalog, vectors = prepare(Named(name="toy"), out)
     study = toy(suited_to(catalog, name="toy", small=True))
-    outcome = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20])
+    outcome = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20], beside=BESIDE)
     assert outcome.final is not None
     assert outcome.final.num_runs == 2
     assert {
@@ -69,6 +71,7 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
         "item_cf",
         "dense",
         "lexical",
+        *BESIDE,
     } <= set(outcome.final.results)
     for part in (outcome.valid, outcome.final):
         assert (
@@ -82,11 +85,18 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     assert "refit" in outcome.refit.sentence()
     # Nothing is made, nor the test part read, a second time.
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
-    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20])
+    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20], beside=BESIDE)
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")} == stamps
     assert again.final is not None
     assert again.final.results["generative"].metrics == outcome.final.results["generative"].metrics
     assert (out / "seed-0" / LEDGER).read_text().splitlines() == readings
+
+
+def test_unknown_baselines_are_refused_before_anything_is_made(out: Path, tmp_path: Path) -> None:
+    catalog, vectors = prepare(Named(name="toy"), out)
+    with pytest.raises(ConfigError, match="gru4rec"):
+        run(catalog, vectors, toy(suited_to(catalog, small=True)), tmp_path / "none", beside=["gru4rec"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_settings_follow_the_data(out: Path) -> None:

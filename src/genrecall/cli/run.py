@@ -31,6 +31,7 @@ def command(
     ] = False,
     cases: Annotated[int | None, typer.Option(min=1, help="Judge at most so many cases, drawn at random.")] = None,
     beams: Annotated[str, typer.Option(help="Widths for the curve of recall against beam, as 5,20,50,100,300.")] = "",
+    beside: Annotated[str, typer.Option(help="Baselines to train and judge without fusing them: hstu,two_tower.")] = "",
     small: Annotated[
         bool | None, typer.Option("--small/--large", help="Sizes for two CPU cores or for a GPU. Default: by device.")
     ] = None,
@@ -51,6 +52,7 @@ def command(
     outcome = run(
         catalog, vectors, study, out,
         seeds=range(first_seed, first_seed + seeds), final=final, refit_too=refit, cases=cases, beams=widths,
+        beside=[name for name in beside.split(",") if name],
     )  # fmt: skip
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False, indent=2))

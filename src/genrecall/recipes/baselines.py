@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from genrecall.artifacts import is_current, open_artifact, write_artifact
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.split import Cases, Split
 from genrecall.catalog.store import Catalog
+from genrecall.errors import ConfigError
 from genrecall.eval.harness import queries_of
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
 from genrecall.recall.grids import tune_counted, tune_dense, tune_lexical
+from genrecall.recall.hstu import HstuChannel, HstuConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recall.transition import TransitionChannel, TransitionConfig
+from genrecall.recall.two_tower import TwoTowerChannel, TwoTowerConfig
 from genrecall.recall.validation import Validation
 from genrecall.recipes.study import Study
 from genrecall.telemetry import log
@@ -35,6 +38,8 @@ _CONFIGS, _WEIGHTS = "configs.json", "channel.safetensors"
 _CASES = 4000
 Configs = Mapping[str, Mapping[str, Any]]
 BY_TEXT = ("lexical", "dense")
+BESIDE = ("hstu", "two_tower")
+"""Baselines that are judged only, where one asks for them."""
 _COUNTED: Mapping[str, tuple[Any, Any]] = {
     "item_cf": (ItemCfChannel, ItemCfConfig),
     "transition": (TransitionChannel, TransitionConfig),
@@ -85,23 +90,52 @@ def fitted(name: str, catalog: Catalog, vectors: Vectors, histories: Histories, 
     return channel
 
 
-def sasrec(catalog: Catalog, split: Split, study: Study, out: Path) -> SasrecChannel:
-    """SASRec with the full softmax, stopped by NDCG@10 on validation cases."""
-    settings = study.sasrec
-    config = {"channel": "sasrec", **asdict(settings), "train": settings.train.identity()}
+def trained(name: str, catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path) -> Channel:
+    """A network with the full or sampled softmax over items, stopped by NDCG@10 on validation cases.
+
+    ``name`` is sasrec or one of ``BESIDE``; those beside SASRec take the settings of its training.
+    """
+    kind, settings = _trained(name, study, split.train)
+    config = {"channel": name, **asdict(settings), "train": settings.train.identity()}
     parents = {"histories": split.train.digest}
+    more: dict[str, Any] = {}
+    if name == "two_tower":
+        parents |= {"vectors": vectors.digest, "catalog": catalog.digest}
+        more = {"vectors": vectors.matrix, "profile_of": catalog.profile_of}
     if not is_current(out, kind="channel", config=config, parents=parents):
         removed = study.split.history == "removed"
         validate = Validation(sampled(split.valid), removed=removed) if len(split.valid) else None
         work = out.with_name(out.name + ".work")
-        channel = SasrecChannel.fit(split.train, len(catalog.items), settings, validate=validate, work=work)
-        assert channel.result is not None
-        log(f"sasrec: {channel.result.epochs:.0f} epochs in {channel.result.seconds:.0f} s")
+        fresh = kind.fit(split.train, len(catalog.items), settings, validate=validate, work=work, **more)
+        log(f"{name}: {fresh.result.epochs:.0f} epochs in {fresh.result.seconds:.0f} s")
         with write_artifact(out, kind="channel", config=config, parents=parents) as writer:
-            save_file(_contiguous(channel.state()), writer.path / _WEIGHTS)
-            writer.facts |= asdict(channel.result)
+            save_file(_contiguous(fresh.state()), writer.path / _WEIGHTS)
+            writer.facts |= asdict(fresh.result)
     state = load_file(open_artifact(out, kind="channel").file(_WEIGHTS))
-    return SasrecChannel.from_state(state, settings, device=settings.train.device)
+    channel: Channel = kind.from_state(state, settings, device=settings.train.device)
+    return channel
+
+
+def require_known(beside: Sequence[str]) -> None:
+    """Refuse baselines that cannot be trained, before anything is."""
+    if unknown := set(beside) - set(BESIDE):
+        raise ConfigError(
+            "there are no such baselines to train",
+            seen=", ".join(sorted(unknown)),
+            allowed=", ".join(BESIDE),
+            fix="name some of these, separated by commas",
+        )
+
+
+def _trained(name: str, study: Study, histories: Histories) -> tuple[Any, Any]:
+    """Class and settings."""
+    train = study.sasrec.train
+    known: dict[str, tuple[Any, Any]] = {
+        "sasrec": (SasrecChannel, study.sasrec),
+        "hstu": (HstuChannel, HstuConfig(train=train, timed=histories.timed)),
+        "two_tower": (TwoTowerChannel, TwoTowerConfig(train=train)),
+    }
+    return known[name]
 
 
 def _texts(catalog: Catalog) -> list[str]:

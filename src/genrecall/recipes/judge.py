@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -51,6 +51,7 @@ def judge(
     watch: Stages,
     *,
     cases: int | None = None,
+    beside: Sequence[str] = (),
 ) -> Evaluation:
     """The fused, the generative and all other channels of a seed; an earlier evaluation of the same bundle is kept.
 
@@ -65,25 +66,30 @@ def judge(
         tuning: settings of the channels without training.
         watch: gets the stages' seconds.
         cases: at most so many, drawn by a fixed seed.
+        beside: further baselines that are trained and judged but not fused, as ``baselines.trained`` names them.
     """
     home = out / "refit" if part == "refit" else out
     own = refitted(split) if part == "refit" else split
     digest = open_artifact(home / "bundle", kind="bundle", verify=False).digest
-    done = _finished(out / part, digest, cases)
+    told = {"bundle": digest, "cases": cases, "beside": list(beside)}
+    done = _finished(out / part, told)
     if done is not None:
         return done
     shop = Recommender.load(home / "bundle", device=study.train.device)
-    with watch.stage("sasrec" if home == out else "refit sasrec"):
-        neural = baselines.sasrec(catalog, own, study, home / "sasrec")
+    label = "" if home == out else "refit "
+    neural = []
+    for name in ("sasrec", *beside):
+        with watch.stage(label + name):
+            neural.append(baselines.trained(name, catalog, vectors, own, study, home / name))
     counts = [
         on_device(channel, study.train.device)
         for channel in baselines.counted(catalog, vectors, own, baselines.chosen(tuning))
     ]
-    channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural)]
+    channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural[0])]
     with watch.stage(f"eval {part}"):
         fusion = _fusion(channels, catalog, split, study, out, cases, fit=part == "valid")
         evaluation = evaluate(
-            [FusedChannel(channels, fusion), *channels],
+            [FusedChannel(channels, fusion), *channels, *neural[1:]],
             _drawn(split.valid if part == "valid" else split.test, cases),
             num_items=len(catalog.items),
             protocol=study.split.protocol(own, remarks=remarks(study)),
@@ -96,7 +102,7 @@ def judge(
             groups=shop.table.sids[:, 0],
         ).with_invalid_sid_rate(GENERATIVE, shop.generative.invalid_sid_rate)
     (out / part).mkdir(exist_ok=True)
-    save(evaluation, out / part / NAME, {"bundle": digest, "cases": cases, "machine": hardware.describe()})
+    save(evaluation, out / part / NAME, {**told, "machine": hardware.describe()})
     return evaluation
 
 
@@ -171,9 +177,9 @@ def _drawn(cases: Cases, count: int | None) -> Cases:
     return cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:count]))
 
 
-def _finished(directory: Path, digest: str, cases: int | None) -> Evaluation | None:
+def _finished(directory: Path, told: dict[str, Any]) -> Evaluation | None:
     """The evaluation that an earlier call made of the same bundle; None where there is none."""
     if not (directory / NAME).is_file():
         return None
-    evaluation, told = load(directory)
-    return evaluation if told["bundle"] == digest and told["cases"] == cases else None
+    evaluation, before = load(directory)
+    return evaluation if all(before.get(name) == value for name, value in told.items()) else None

@@ -86,6 +86,7 @@ def run(
     refit_too: bool = False,
     cases: int | None = None,
     beams: Sequence[int] = (),
+    beside: Sequence[str] = (),
 ) -> Outcome:
     """All stages of all seeds, then the tables.
 
@@ -99,7 +100,9 @@ def run(
         refit_too: train once more on training and validation events, and read the test part with that, too.
         cases: judge at most so many cases of a part, drawn by a fixed seed.
         beams: widths for the curve of recall against beam: test cases with ``final``, else validation; first seed.
+        beside: baselines that are trained and judged but not fused: hstu, two_tower.
     """
+    baselines.require_known(beside)
     split = study.split.divide(catalog)
     seconds: dict[str, dict[str, float]] = {}
     found: dict[str, list[Evaluation]] = {}
@@ -115,7 +118,9 @@ def run(
         for part in parts:
             if part == "refit":
                 refit(catalog, vectors, split, seeded, directory, tuning, watch)
-            judged[part] = judge(part, catalog, vectors, split, seeded, directory, tuning, watch, cases=cases)
+            judged[part] = judge(
+                part, catalog, vectors, split, seeded, directory, tuning, watch, cases=cases, beside=beside
+            )
         for part, evaluation in judged.items():
             found.setdefault(part, []).append(evaluation)
         if beams and not points:
