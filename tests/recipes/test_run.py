@@ -85,7 +85,8 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     assert "refit" in outcome.refit.sentence()
     # Nothing is made, nor the test part read, a second time.
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
-    again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20], beside=BESIDE)
+    for asked in ((), BESIDE):
+        again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20], beside=asked)
     assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")} == stamps
     assert again.final is not None
     assert again.final.results["generative"].metrics == outcome.final.results["generative"].metrics

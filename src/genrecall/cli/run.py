@@ -52,7 +52,7 @@ def command(
     outcome = run(
         catalog, vectors, study, out,
         seeds=range(first_seed, first_seed + seeds), final=final, refit_too=refit, cases=cases, beams=widths,
-        beside=[name for name in beside.split(",") if name],
+        beside=list(dict.fromkeys(name.strip() for name in beside.split(",") if name.strip())),
     )  # fmt: skip
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False, indent=2))

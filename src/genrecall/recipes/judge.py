@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -71,8 +71,7 @@ def judge(
     home = out / "refit" if part == "refit" else out
     own = refitted(split) if part == "refit" else split
     digest = open_artifact(home / "bundle", kind="bundle", verify=False).digest
-    told = {"bundle": digest, "cases": cases, "beside": list(beside)}
-    done = _finished(out / part, told)
+    done = _finished(out / part, digest, cases, beside)
     if done is not None:
         return done
     shop = Recommender.load(home / "bundle", device=study.train.device)
@@ -102,7 +101,7 @@ def judge(
             groups=shop.table.sids[:, 0],
         ).with_invalid_sid_rate(GENERATIVE, shop.generative.invalid_sid_rate)
     (out / part).mkdir(exist_ok=True)
-    save(evaluation, out / part / NAME, {**told, "machine": hardware.describe()})
+    save(evaluation, out / part / NAME, {"bundle": digest, "cases": cases, "machine": hardware.describe()})
     return evaluation
 
 
@@ -177,9 +176,10 @@ def _drawn(cases: Cases, count: int | None) -> Cases:
     return cases.subset(np.sort(np.random.default_rng(0).permutation(len(cases))[:count]))
 
 
-def _finished(directory: Path, told: dict[str, Any]) -> Evaluation | None:
-    """The evaluation that an earlier call made of the same bundle; None where there is none."""
+def _finished(directory: Path, digest: str, cases: int | None, beside: Sequence[str]) -> Evaluation | None:
+    """The evaluation that an earlier call made of the same bundle and these baselines; None where there is none."""
     if not (directory / NAME).is_file():
         return None
-    evaluation, before = load(directory)
-    return evaluation if all(before.get(name) == value for name, value in told.items()) else None
+    evaluation, told = load(directory)
+    same = told["bundle"] == digest and told["cases"] == cases
+    return evaluation if same and set(beside) <= set(evaluation.results) else None
