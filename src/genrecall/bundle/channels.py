@@ -18,19 +18,29 @@ from genrecall.recall.dense import DenseChannel, DenseConfig
 from genrecall.recall.fusion import FusedChannel, FusionConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
+from genrecall.recall.linear import LinearChannel, LinearConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.transition import TransitionChannel, TransitionConfig, in_baskets
 
 _SETTINGS = "settings.json"
 _FUSED = "fused"
-ClassicChannel = PopularityChannel | ItemCfChannel | TransitionChannel | BasketChannel | LexicalChannel | DenseChannel
-_COUNTED = ("popularity", "item_cf", "transition", "transition_undirected", "basket")
+ClassicChannel = (
+    PopularityChannel
+    | ItemCfChannel
+    | TransitionChannel
+    | BasketChannel
+    | LinearChannel
+    | LexicalChannel
+    | DenseChannel
+)
+_COUNTED = ("popularity", "item_cf", "transition", "transition_undirected", "basket", "linear")
 _KINDS: dict[str, tuple[Any, Any]] = {
     "popularity": (PopularityChannel, PopularityConfig),
     "item_cf": (ItemCfChannel, ItemCfConfig),
     "transition": (TransitionChannel, TransitionConfig),
     "transition_undirected": (TransitionChannel, TransitionConfig),
     "basket": (BasketChannel, BasketConfig),
+    "linear": (LinearChannel, LinearConfig),
     "lexical": (LexicalChannel, LexicalConfig),
     "dense": (DenseChannel, DenseConfig),
 }
@@ -45,6 +55,7 @@ class ClassicConfig:
         transition: None lets the channel choose by its training events.
         transition_undirected: None leaves this second transition channel out.
         basket: None leaves the channel out where events share no times (no baskets).
+        linear: None leaves this second channel of baskets out.
     """
 
     popularity: PopularityConfig = field(default_factory=PopularityConfig)
@@ -52,6 +63,7 @@ class ClassicConfig:
     transition: TransitionConfig | None = None
     transition_undirected: TransitionConfig | None = None
     basket: BasketConfig | None = None
+    linear: LinearConfig | None = None
 
 
 def fit(histories: Histories, num_items: int, config: ClassicConfig | None = None) -> dict[str, ClassicChannel]:
@@ -59,7 +71,7 @@ def fit(histories: Histories, num_items: int, config: ClassicConfig | None = Non
     config = config or ClassicConfig()
     settings = {name: getattr(config, name) for name in _COUNTED}
     left_out = {"basket"} if config.basket is None and not in_baskets(histories) else set()
-    left_out |= {"transition_undirected"} if config.transition_undirected is None else set()
+    left_out |= {name for name in ("transition_undirected", "linear") if settings[name] is None}
     return {
         name: _named(_KINDS[name][0].fit(histories, num_items, settings[name]), name)
         for name in _COUNTED

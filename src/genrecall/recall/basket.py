@@ -64,16 +64,7 @@ class BasketChannel(NeighbourChannel[BasketConfig]):
     @classmethod
     def count(cls, histories: Histories, num_items: int, config: BasketConfig) -> Any:
         """Baskets that two items shared, large ones damped: SciPy CSR float64 (I, I) without diagonal."""
-        sparse = scipy_sparse()
-        rows, items = histories.rows, histories.items
-        opens = np.ones(len(items), dtype=bool)
-        opens[1:] = (rows[1:] != rows[:-1]) | (histories.times[1:] != histories.times[:-1])
-        basket = np.cumsum(opens) - 1
-        sizes = np.bincount(basket)
-        counted = sizes[basket] > 1 if histories.timed else np.zeros(len(items), dtype=bool)
-        weights = (sizes[basket[counted]] - 1.0) ** (-config.size_damping / 2)
-        owned = sparse.csr_matrix((weights, (basket[counted], items[counted])), shape=(len(sizes), num_items))
-        together = (owned.T @ owned).tocsr()
+        together = shared_baskets(histories, num_items, config.size_damping)
         together.setdiag(0)
         together.eliminate_zeros()
         return together
@@ -83,3 +74,17 @@ class BasketChannel(NeighbourChannel[BasketConfig]):
         """M: shared baskets, divided by the items' counts."""
         damped = scipy_sparse().diags(np.maximum(counts, 1) ** -0.5)
         return keep_strongest((damped @ counted @ damped).tocsr(), config.neighbours)
+
+
+def shared_baskets(histories: Histories, num_items: int, size_damping: float) -> Any:
+    """``Σ_{baskets b ∋ i, j} (|b| − 1)^(−size_damping)``, with its diagonal: SciPy CSR float64 (I, I)."""
+    rows, items = histories.rows, histories.items
+    opens = np.ones(len(items), dtype=bool)
+    opens[1:] = (rows[1:] != rows[:-1]) | (histories.times[1:] != histories.times[:-1])
+    basket = np.cumsum(opens) - 1
+    sizes = np.bincount(basket)
+    counted = sizes[basket] > 1 if histories.timed else np.zeros(len(items), dtype=bool)
+    weights = (sizes[basket[counted]] - 1.0) ** (-size_damping / 2)
+    shape = (len(sizes), num_items)
+    owned = scipy_sparse().csr_matrix((weights, (basket[counted], items[counted])), shape=shape)
+    return (owned.T @ owned).tocsr()

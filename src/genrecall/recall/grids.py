@@ -15,6 +15,7 @@ from genrecall.recall.channel import Channel, Query
 from genrecall.recall.dense import DenseChannel, DenseConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
+from genrecall.recall.linear import MOST_ITEMS, LinearChannel, LinearConfig
 from genrecall.recall.neighbours import NeighbourChannel
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.transition import TransitionChannel, in_baskets, suited_to
@@ -42,6 +43,12 @@ _BASKET = {
     "last": (5, 10, 20, 50, 100),
     "size_damping": (0.0, 0.25, 0.5, 0.75, 1.0),
 }
+_LINEAR = {
+    "ridge": (5.0, 10.0, 20.0, 50.0, 100.0, 200.0),
+    "target_damping": (0.0, 0.1, 0.2, 0.3, 0.5),
+    "session_weight": (0.05, 0.1, 0.15, 0.3, 0.6, 1.0),
+    "decay": (0.8, 0.9, 0.95, 0.97, 0.99, 1.0),
+}
 _LEXICAL = {
     "decay": _DECAYS,
     "last": (1, 2, 5, 10, 20),
@@ -52,8 +59,9 @@ _DENSE = {"decay": _DECAYS, "last": (1, 2, 5, 10, 20), "centred": (True, False)}
 _HALF_LIVES = (7.0, 30.0, 90.0, 365.0, None)
 
 
-def counted_grids(histories: Histories) -> dict[str, tuple[type[NeighbourChannel[Any]], Grid[Any]]]:
-    """Class and grid by name: ``item_cf``, ``transition``, ``transition_undirected``, and ``basket`` for baskets.
+def counted_grids(histories: Histories, num_items: int) -> dict[str, tuple[type[NeighbourChannel[Any]], Grid[Any]]]:
+    """Class and grid by name: ``item_cf``, ``transition``, ``transition_undirected``; for baskets
+    ``basket`` and, where there are few enough items, ``linear``.
 
     ``transition`` counts forwards only. The grids hold first-order Markov chains (window 1, full row normalisation),
     plain cosine with decay, and the settings published for Amazon's files (distances 1 to 3, weight 1/distance, rows
@@ -67,6 +75,8 @@ def counted_grids(histories: Histories) -> dict[str, tuple[type[NeighbourChannel
     }
     if in_baskets(histories):
         grids["basket"] = (BasketChannel, Grid(start=BasketConfig(), axes=_BASKET))
+        if num_items <= MOST_ITEMS:
+            grids["linear"] = (LinearChannel, Grid(start=LinearConfig(), axes=_LINEAR))
     return grids
 
 
@@ -103,7 +113,7 @@ def tune_counted(
             popularity, Grid(start=PopularityConfig(), axes={"half_life_days": lives}), queries, targets
         )
     }
-    for name, (kind, grid) in counted_grids(histories).items():
+    for name, (kind, grid) in counted_grids(histories, num_items).items():
         tuned[name] = search(fitting(kind, histories, num_items), grid, queries, targets)
         best = tuned[name].best
         log(f"{name}: NDCG@10 {best.ndcg:.4f} of {len(tuned[name].trials)} settings: {best.config}")

@@ -20,10 +20,11 @@ from genrecall.eval.harness import queries_of
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
-from genrecall.recall.grids import tune_counted, tune_dense, tune_lexical
+from genrecall.recall.grids import counted_grids, tune_counted, tune_dense, tune_lexical
 from genrecall.recall.hstu import HstuChannel, HstuConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
+from genrecall.recall.linear import LinearChannel, LinearConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
 from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recall.transition import TransitionChannel, TransitionConfig
@@ -45,6 +46,7 @@ _COUNTED: Mapping[str, tuple[Any, Any]] = {
     "transition": (TransitionChannel, TransitionConfig),
     "transition_undirected": (TransitionChannel, TransitionConfig),
     "basket": (BasketChannel, BasketConfig),
+    "linear": (LinearChannel, LinearConfig),
 }
 
 
@@ -52,7 +54,8 @@ def tune(catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Pa
     """Settings of all channels without training, chosen on validation cases, by channel."""
     items, counts = len(catalog.items), split.train.item_counts(len(catalog.items))
     parents = {"catalog": catalog.digest, "vectors": vectors.digest, "histories": split.train.digest}
-    config = {"split": asdict(study.split), "cases": _CASES}
+    counted = sorted(counted_grids(split.train, items))
+    config = {"split": asdict(study.split), "cases": _CASES, "counted": counted}
     if not is_current(out, kind="tuning", config=config, parents=parents):
         cases = sampled(split.valid)
         queries, targets = queries_of(cases, study.split.protocol(split), catalog.profile_of), cases.targets

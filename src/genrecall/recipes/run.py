@@ -30,6 +30,7 @@ from genrecall.eval.report import evaluation_report
 from genrecall.eval.seeds import merge
 from genrecall.recall.basket import BasketConfig
 from genrecall.recall.item_cf import ItemCfConfig
+from genrecall.recall.linear import LinearConfig
 from genrecall.recall.popularity import PopularityConfig
 from genrecall.recall.transition import TransitionConfig
 from genrecall.recipes import baselines, generators
@@ -117,7 +118,7 @@ def run(
         judged = {}
         for part in parts:
             if part == "refit":
-                refit(catalog, vectors, split, seeded, directory, tuning, watch)
+                seeded = refit(catalog, vectors, split, seeded, directory, tuning, watch)
             judged[part] = judge(
                 part, catalog, vectors, split, seeded, directory, tuning, watch, cases=cases, beside=beside
             )
@@ -161,8 +162,8 @@ def make(
 
 def refit(
     catalog: Catalog, vectors: Vectors, split: Split, study: Study, out: Path, tuning: Path, watch: Stages
-) -> None:
-    """The same once more with the validation targets among the training events.
+) -> Study:
+    """The same once more with the validation targets among the training events; returns the study that it followed.
 
     SIDs stay; every model trains as many epochs as were best before, and nothing is chosen any more.
     """
@@ -172,6 +173,7 @@ def refit(
     neural = open_artifact(out / "sasrec", kind="channel", verify=False).manifest.facts["best_epoch"]
     again = study.lasting(best, neural or study.sasrec.train.epochs)
     _train(catalog, vectors, refitted(split), again, sids, out / "refit", tuning, watch, "refit ")
+    return again
 
 
 def _train(
@@ -198,6 +200,7 @@ def _train(
                 item_cf=ItemCfConfig(**chosen["item_cf"]),
                 transition=TransitionConfig(**chosen["transition"]),
                 basket=BasketConfig(**chosen["basket"]) if "basket" in chosen else None,
+                linear=LinearConfig(**chosen["linear"]) if "linear" in chosen else None,
             ),
             split=asdict(study.split),
             remarks=remarks(study),
