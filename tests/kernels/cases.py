@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass, replace
+
 import numpy as np
 import torch
 
@@ -111,3 +113,47 @@ def selection_case(
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     """Largest absolute difference, in float64; NaN where either has one."""
     return float((found.double().cpu() - exact.double().cpu()).abs().max())
+
+
+def wide_case(
+    codes: int, nodes: int, most: int, normalise: str, *, requests: int = 4, seed: int = 0, spread: float = 3.0
+):
+    """As ``selection_case`` with up to ``nodes`` beams a request and ``most`` children a node, and real logits."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, most + 1, nodes)
+    code = np.concatenate([np.sort(rng.choice(codes, size=count, replace=False)) for count in counts]).astype(np.int32)
+    edges = len(code)
+    begin = np.concatenate([[0], np.cumsum(counts), np.full(max(edges + 1 - nodes, 0), edges)]).astype(np.int32)
+    live = [nodes if r == 0 else int(rng.integers(1, nodes + 1)) for r in range(requests)]
+    ranges = ranges_of(live, [nodes - count for count in live])
+    node = np.concatenate([np.sort(rng.permutation(nodes)[:count]).tolist() + [0] * (nodes - count) for count in live])
+    rows = requests * nodes
+    width = np.array([nodes, *rng.integers(1, nodes + 1, requests - 1)], dtype=np.int32)
+    return {
+        "logits": torch.from_numpy(rng.normal(0, spread, (rows, codes)).astype(np.float32)),
+        "beams": Beams(
+            node=torch.from_numpy(node.astype(np.int32)),
+            score=torch.from_numpy(-rng.exponential(5, rows).astype(np.float32)),
+            logits_row=torch.from_numpy(rng.permutation(rows).astype(np.int32)),
+            ranges=ranges,
+        ),
+        "children": Children(begin=torch.from_numpy(begin), code=torch.from_numpy(code), most=most),
+        "width": torch.from_numpy(width),
+        "begin": torch.arange(0, rows + 1, nodes, dtype=torch.int32),
+        "rows": rows,
+        "most_beams": nodes,
+        "normalise": normalise,
+        "node_filter": NodeFilter(
+            allowed=torch.from_numpy(rng.random((2, edges + 1)) < 0.7),
+            row=torch.from_numpy(rng.integers(-1, 2, requests).astype(np.int32)),
+        ),
+    }
+
+
+def to_device(thing, device: str):
+    """Tensors of a case, also those within its dataclasses, on a device."""
+    if isinstance(thing, torch.Tensor):
+        return thing.to(device)
+    if is_dataclass(thing):
+        return replace(thing, **{field.name: to_device(getattr(thing, field.name), device) for field in fields(thing)})
+    return thing

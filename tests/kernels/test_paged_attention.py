@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 import torch
 
-from genrecall.kernels.paged_attention import attend_beams, attend_prompts, tile_size
+from genrecall.errors import ConfigError
+from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, attend_prompts, reference, tile_size
+from genrecall.kernels.paged_attention.launch import check_shapes
 from genrecall.kernels.paged_attention.reference import gather_prompt
 from genrecall.kernels.rows import cut_rows, most_tiles
-from tests.kernels.cases import paged_prompts, ranges_of, suffix_rows
+from tests.kernels.cases import error, paged_prompts, ranges_of, suffix_rows
 
 SCALE = 0.3
 
@@ -50,20 +55,88 @@ def case(
     return query, prefix, ranges, tiles, suffix
 
 
+def live_rows(ranges) -> torch.Tensor:
+    """bool (M,) on the CPU."""
+    live = torch.zeros(int(ranges.begin[-1]), dtype=torch.bool)
+    for begin, count in zip(ranges.begin.tolist(), ranges.count.tolist(), strict=False):
+        live[begin : begin + count] = True
+    return live
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_prompt_tokens_see_what_is_before_them(kv_heads):
+def test_prompt_tokens_see_what_is_before_them(device, kv_heads):
     query, prefix, ranges, tiles, _ = case(
-        [3, 0, 5, 1], [0, 2, 1, 0], [7, 4, 5, 9], heads=6, kv_heads=kv_heads, width=16, page=4
+        [3, 0, 25, 1], [0, 2, 1, 0], [7, 4, 40, 9], heads=6, kv_heads=kv_heads, width=16, page=4, device=device
     )
-    found = attend_prompts(query, prefix, ranges, tiles, SCALE)
-    torch.testing.assert_close(found.double(), written_out(query, prefix, ranges), atol=1e-5, rtol=1e-5)
+    found = attend_prompts(query, prefix, ranges, tiles, SCALE).cpu().double()
+    live = live_rows(ranges)
+    torch.testing.assert_close(found[live], written_out(query, prefix, ranges)[live], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("levels", [1, 3])
-@pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_beams_see_their_prompt_and_their_own_path(kv_heads, levels):
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("kv_heads", "levels"), [(1, 3), (2, 1), (6, 2)])
+def test_beams_see_their_prompt_and_their_own_path(device, kv_heads, levels, splits):
     query, prefix, ranges, tiles, suffix = case(
-        [5, 0, 2], [1, 2, 0], [7, 4, 16], heads=6, kv_heads=kv_heads, width=16, page=4, levels=levels
+        [12, 0, 2], [1, 2, 0], [70, 4, 16], heads=6, kv_heads=kv_heads, width=16, page=8, levels=levels, device=device
     )
-    found = attend_beams(query, prefix, suffix, tiles, SCALE)
-    torch.testing.assert_close(found.double(), written_out(query, prefix, ranges, suffix), atol=1e-5, rtol=1e-5)
+    found = attend_beams(query, prefix, suffix, tiles, SCALE, splits).cpu().double()
+    live = live_rows(ranges)
+    torch.testing.assert_close(found[live], written_out(query, prefix, ranges, suffix)[live], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cached_prefix_changes_nothing(device):
+    query, prefix, ranges, tiles, _ = case([9], [0], [9], heads=2, kv_heads=1, width=16, page=4, device=device)
+    whole = attend_prompts(query, prefix, ranges, tiles, SCALE)
+    rest = ranges_of([4], [0], device)
+    found = attend_prompts(query[5:], prefix, rest, cut_rows(rest, 4, 2), SCALE)
+    torch.testing.assert_close(found, whole[5:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "page"), [(24, 16), (16, 12)])
+def test_shapes_that_the_kernel_cannot_index_are_refused(width, page):
+    query, prefix, *_ = case([2], [0], [5], heads=2, kv_heads=1, width=width, page=page)
+    with pytest.raises(ConfigError, match="cannot take this"):
+        check_shapes(query, prefix, None)
+
+
+# heads, KV heads, D: Qwen2-1.5B, Qwen3-1.7B, Qwen2.5-7B, a small model without groups.
+SHAPES = [(12, 2, 128), (16, 8, 128), (28, 4, 128), (4, 4, 64)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), SHAPES)
+def test_half_precision_errs_no_more_than_torch(heads, kv_heads, width, splits):
+    """Error against float64 at most twice that of the torch reference in bfloat16, on beams and on prompts."""
+    shape = {"heads": heads, "kv_heads": kv_heads, "width": width, "page": 16, "dtype": torch.bfloat16}
+    for seed, counts in enumerate([[5, 300, 0, 2, 64], [1], [2048]]):
+        rng = random.Random(seed)
+        lengths = [rng.choice([16, 150, 257, 700]) for _ in counts]
+        query, prefix, ranges, tiles, suffix = case(
+            counts, [3] * len(counts), lengths, levels=3, device="cuda", seed=seed, **shape
+        )
+        live = live_rows(ranges)
+        scale = width**-0.5
+        found = attend_beams(query, prefix, suffix, tiles, scale, splits)
+        _errs_like_torch(found, reference.attend_beams, query, prefix, suffix, tiles, scale, 1, live=live)
+        counts = [min(count, length) for count, length in zip(counts, lengths, strict=True)]
+        query, prefix, ranges, tiles, _ = case(counts, [3] * len(counts), lengths, device="cuda", seed=seed, **shape)
+        found = attend_prompts(query, prefix, ranges, tiles, scale)
+        _errs_like_torch(found, reference.attend_prompts, query, prefix, ranges, tiles, scale, live=live_rows(ranges))
+
+
+def _errs_like_torch(found, function, query, prefix, *rest, live) -> None:
+    def exact(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.double()
+
+    precise = [_converted(one, exact) for one in (query, prefix, *rest)]
+    expected, torchs = function(*precise), function(query, prefix, *rest)
+    assert error(found[live], expected[live]) <= 2 * error(torchs[live], expected[live]) + 1e-5
+
+
+def _converted(thing, convert):
+    if isinstance(thing, torch.Tensor) and thing.is_floating_point():
+        return convert(thing)
+    if isinstance(thing, PagedKV | SuffixKV):
+        return replace(thing, key=convert(thing.key), value=convert(thing.value))
+    return thing

@@ -1,0 +1,54 @@
+"""Shapes of blocks of the attention kernel, and what it refuses; nothing here needs Triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from genrecall.errors import ConfigError
+
+if TYPE_CHECKING:
+    from genrecall.kernels.paged_attention import PagedKV, SuffixKV
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Keys a block, warps a program, and loads in flight."""
+
+    block_n: int
+    warps: int
+    stages: int
+
+
+def launch_for(block_m: int, dtype: torch.dtype) -> Launch:
+    """The launch for tiles of ``block_m`` query rows."""
+    if dtype == torch.float32:
+        return Launch(block_n=32, warps=8 if block_m > 64 else 4, stages=2)
+    return Launch(block_n=64, warps=8 if block_m > 64 else 4, stages=3)
+
+
+def check_shapes(query: torch.Tensor, prefix: PagedKV, suffix: SuffixKV | None) -> None:
+    """What the kernel can index.
+
+    Raises:
+        ConfigError: a head width or page size that is not a power of two in range.
+    """
+    width, page = query.shape[2], prefix.key.shape[2]
+    if width & (width - 1) or not 16 <= width <= 256:
+        raise ConfigError(
+            "the attention kernel cannot take this head width",
+            seen=width,
+            allowed="16, 32, 64, 128 or 256",
+            fix="run this model on the CPU, or choose a model with such heads",
+        )
+    if page & (page - 1):
+        raise ConfigError(
+            "the attention kernel cannot take this page size",
+            seen=page,
+            allowed="a power of two",
+            fix="set the page size to 16 or 32 tokens",
+        )
+    contiguous = [query, prefix.key, prefix.value, *((suffix.key, suffix.value) if suffix else ())]
+    assert all(tensor.stride(-1) == 1 for tensor in contiguous), "heads are contiguous"
