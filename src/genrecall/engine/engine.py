@@ -76,7 +76,7 @@ class Engine:
         """
         answers: list[Outcome | None] = [None] * len(requests)
         self._run([partial(self.submit, request) for request in requests], answers)
-        return [_answer(outcome) for outcome in answers]
+        return [answer_of(outcome) for outcome in answers]
 
     def score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[np.ndarray]:
         """Scores of given SIDs, the same sums that ``generate`` ranks by; filters and widths play no part.
@@ -104,7 +104,7 @@ class Engine:
         submits = [partial(self._submit_scoring, requests[i], codes[i][part], paths[i][part]) for i, part in parts]
         self._run(submits, found)
         for (index, part), outcome in zip(parts, found, strict=True):
-            scores[index][part] = _scores(outcome)
+            scores[index][part] = scores_of(outcome)
         return scores
 
     def submit(self, request: Request, deliver: Callable[[Outcome], None]) -> int:
@@ -126,6 +126,31 @@ class Engine:
             rows = tuple(max(min(width, count), 1) for width, count in zip(widths, nodes, strict=True))
             task = Task(request=request, trie=trie, asked=widths[-1], rows=rows, wanted=None, deliver=deliver)
             return self.loop.submit(task, catalog=self._version)
+
+    def submit_scoring(
+        self, request: Request, sids: Sequence[Sid] | np.ndarray, deliver: Callable[[Outcome], None]
+    ) -> int:
+        """Queue the scoring of one request's SIDs; -inf for those that the trie does not hold.
+
+        Raises:
+            CapacityError: more SIDs than a batch has rows.
+        """
+        with self.lock:
+            codes = np.asarray(sids, dtype=np.int64).reshape(-1, self.trie.space.levels)
+            paths = self.trie.paths(codes)
+            held = paths[:, -1] >= 0
+            whole = np.full(len(codes), -np.inf, dtype=np.float32)
+
+            def fill(outcome: Outcome) -> None:
+                if isinstance(outcome, np.ndarray):
+                    whole[held] = outcome
+                    outcome = whole
+                deliver(outcome)
+
+            if not held.any():
+                fill(np.empty(0, np.float32))
+                return _NO_JOB
+            return self._submit_scoring(request, codes[held], paths[held], fill)
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
@@ -197,13 +222,15 @@ class Engine:
             self.advance()
 
 
-def _answer(outcome: Outcome | None) -> Answer:
+def answer_of(outcome: Outcome | None) -> Answer:
+    """An answer, or the error that came instead, raised."""
     if isinstance(outcome, Answer):
         return outcome
     raise _error(outcome)
 
 
-def _scores(outcome: Outcome | None) -> np.ndarray:
+def scores_of(outcome: Outcome | None) -> np.ndarray:
+    """Scores, or the error that came instead, raised."""
     if isinstance(outcome, np.ndarray):
         return outcome
     raise _error(outcome)
