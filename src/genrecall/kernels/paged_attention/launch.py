@@ -15,17 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Keys a block, warps a program, and loads in flight."""
+    """How a program is compiled.
+
+    Attributes:
+        block_n: keys a step.
+        warps: a program.
+        stages: steps whose loads are in flight.
+        registers: the most a thread may use, so that more programs share a multiprocessor; None leaves it open.
+    """
 
     block_n: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 def launch_for(block_m: int, dtype: torch.dtype) -> Launch:
     """The launch for tiles of ``block_m`` query rows."""
     if dtype == torch.float32:
-        return Launch(block_n=32, warps=8 if block_m > 64 else 4, stages=2)
+        return Launch(block_n=16, warps=8 if block_m > 64 else 4, stages=1)  # more keys would spill registers
     return Launch(block_n=64, warps=8 if block_m > 64 else 4, stages=3)
 
 

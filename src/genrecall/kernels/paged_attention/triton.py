@@ -77,7 +77,7 @@ def _run(
         partial, lse, rows, scale * _LOG2_E,
         HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=ancestry.shape[1] if suffix else 0,
         CAUSAL=ranges is not None, SPLITS=splits, BLOCK_M=block_m, BLOCK_N=launch.block_n, PRECISION=_precision(query),
-        num_warps=launch.warps, num_stages=launch.stages,
+        num_warps=launch.warps, num_stages=launch.stages, maxnreg=launch.registers,
     )  # fmt: skip
     if splits > 1:
         _join[(num_tiles, kv_heads)](
