@@ -82,7 +82,7 @@ def _run(
     if splits > 1:
         _join[(num_tiles, kv_heads)](
             partial, lse, tiles.first, tiles.count, out, rows, HEADS=heads, GROUP=group, WIDTH=width, SPLITS=splits,
-            BLOCK_M=block_m, num_warps=4,
+            BLOCK_M=block_m, num_warps=8,
         )  # fmt: skip
     return out
 
@@ -140,17 +140,17 @@ def _attend(
         page = tl.load(table + token // PAGE).to(tl.int64)
         k = tl.load(key + (page * key_page + token % PAGE * key_token)[:, None] + d[None, :])
         v = tl.load(value + (page * value_page + token % PAGE * value_token)[:, None] + d[None, :])
-        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
-        acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
+        acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
     for start in range(unmasked, high, BLOCK_N):
         token = start + n
         real = token < high
         page = tl.load(table + token // PAGE, mask=real, other=0).to(tl.int64)
         k = tl.load(key + (page * key_page + token % PAGE * key_token)[:, None] + d[None, :], real[:, None], 0.0)
         v = tl.load(value + (page * value_page + token % PAGE * value_token)[:, None] + d[None, :], real[:, None], 0.0)
-        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
         s = tl.where(real[None, :] & (token[None, :] < limit[:, None]), s, float("-inf"))
-        acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+        acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
     if LEVELS > 0:
         if split == 0:
             for start in range(0, rows * LEVELS, BLOCK_N):
@@ -162,9 +162,9 @@ def _attend(
                 v = tl.load(
                     own_value + (own * own_value_row + kv * own_value_head)[:, None] + d[None, :], real[:, None], 0.0
                 )
-                s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
+                s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
                 s = tl.where(real[None, :] & (beam[None, :] == row[:, None]), s, float("-inf"))
-                acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+                acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
 
     result = acc / tl.where(mass > 0, mass, 1.0)[:, None]
     place = (first + row) * HEADS + head
@@ -177,11 +177,11 @@ def _attend(
 
 
 @triton.jit
-def _soften(s, v, acc, peak, mass, kind: tl.constexpr, PRECISION: tl.constexpr):
-    """One block of the online softmax; scores are in powers of two. Rows that have seen nothing yet stay empty."""
-    above = tl.maximum(peak, tl.max(s, 1))
+def _soften(s, v, acc, peak, mass, scale, kind: tl.constexpr, PRECISION: tl.constexpr):
+    """One block of the online softmax, in powers of two. Rows that have seen nothing yet stay empty."""
+    above = tl.maximum(peak, tl.max(s, 1) * scale)
     shift = tl.where(above == float("-inf"), 0.0, above)
-    p = tl.exp2(s - shift[:, None])
+    p = tl.exp2(s * scale - shift[:, None])
     keep = tl.exp2(peak - shift)
     mass = mass * keep + tl.sum(p, 1)
     acc = tl.dot(p.to(kind), v.to(kind), acc * keep[:, None], input_precision=PRECISION)
