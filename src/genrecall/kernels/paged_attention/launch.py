@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from genrecall.kernels.paged_attention import PagedKV, SuffixKV
 
 
+LEAST_PART = 256
+"""Prompt tokens that are worth a part of their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """How a program is compiled.

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from genrecall.kernels.paged_attention.launch import Launch, check_shapes, launch_for
+from genrecall.kernels.paged_attention.launch import LEAST_PART, Launch, check_shapes, launch_for
 
 if TYPE_CHECKING:
     from genrecall.kernels.paged_attention import PagedKV, SuffixKV
@@ -76,8 +76,9 @@ def _run(
         own_key, *own_key.stride()[:2], own_value, *own_value.stride()[:2], ancestry, ancestry.stride(0),
         partial, lse, rows, scale * _LOG2_E,
         HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=ancestry.shape[1] if suffix else 0,
-        CAUSAL=ranges is not None, SPLITS=splits, BLOCK_M=block_m, BLOCK_N=launch.block_n, PRECISION=_precision(query),
-        num_warps=launch.warps, num_stages=launch.stages, maxnreg=launch.registers,
+        CAUSAL=ranges is not None, SPLITS=splits, LEAST_STEPS=max(1, LEAST_PART // launch.block_n), BLOCK_M=block_m,
+        BLOCK_N=launch.block_n, PRECISION=_precision(query), num_warps=launch.warps, num_stages=launch.stages,
+        maxnreg=launch.registers,
     )  # fmt: skip
     if splits > 1:
         _join[(num_tiles, kv_heads)](
@@ -99,7 +100,8 @@ def _attend(
     own_key, own_key_row, own_key_head, own_value, own_value_row, own_value_head, ancestry, ancestry_row,
     out, lse, num_rows, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, LEVELS: tl.constexpr,
-    CAUSAL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, SPLITS: tl.constexpr, LEAST_STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     rows = tl.load(tile_count + tile)
@@ -110,10 +112,7 @@ def _attend(
     row = m // GROUP
     head = kv * GROUP + m % GROUP
     live = row < rows
-    d = tl.arange(0, WIDTH)
-    at = (first + row).to(tl.int64) * query_row + head * query_head
-    q = tl.load(query + at[:, None] + d[None, :], mask=live[:, None], other=0.0)
-
+    place = ((first + row) * HEADS + head).to(tl.int64)
     tokens = tl.load(length + request)
     if CAUSAL:
         # Row i of a request's n sees length - n + i + 1 tokens.
@@ -123,11 +122,21 @@ def _attend(
     else:
         limit = tokens + row * 0
         all_see, stop = tokens, tokens
-    part = tl.cdiv(tl.cdiv(stop, BLOCK_N), SPLITS) * BLOCK_N
-    low = split * part
-    high = tl.minimum(stop, low + part)
+    low, high = stop * 0, stop
+    if SPLITS > 1:
+        # A short prompt is left in fewer parts than its batch is launched for.
+        part = tl.maximum(tl.cdiv(tl.cdiv(stop, BLOCK_N), SPLITS), LEAST_STEPS) * BLOCK_N
+        low = split * part
+        high = tl.minimum(stop, low + part)
+        place += split.to(tl.int64) * num_rows * HEADS
+        if (split > 0) & (low >= high):
+            tl.store(lse + place, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=live)
+            return
     unmasked = tl.maximum(low, tl.minimum(high, all_see) // BLOCK_N * BLOCK_N)
 
+    d = tl.arange(0, WIDTH)
+    at = (first + row).to(tl.int64) * query_row + head * query_head
+    q = tl.load(query + at[:, None] + d[None, :], mask=live[:, None], other=0.0)
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
@@ -167,13 +176,9 @@ def _attend(
                 acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
 
     result = acc / tl.where(mass > 0, mass, 1.0)[:, None]
-    place = (first + row) * HEADS + head
     if SPLITS > 1:
-        place = place.to(tl.int64) + split.to(tl.int64) * num_rows * HEADS
         tl.store(lse + place, tl.where(mass > 0, peak + tl.log2(mass), float("-inf")), mask=live)
-    tl.store(
-        out + place.to(tl.int64)[:, None] * WIDTH + d[None, :], result.to(out.dtype.element_ty), mask=live[:, None]
-    )
+    tl.store(out + place[:, None] * WIDTH + d[None, :], result.to(out.dtype.element_ty), mask=live[:, None])
 
 
 @triton.jit
@@ -208,8 +213,13 @@ def _join(
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
     for split in range(SPLITS):
-        weight = tl.exp2(tl.load(lse + split * stride + place, mask=live, other=0.0) - peak)
+        weight = tl.exp2(tl.load(lse + split * stride + place, mask=live, other=float("-inf")) - peak)
         at = (split * stride + place)[:, None] * WIDTH + d[None, :]
-        acc += weight[:, None] * tl.load(partial + at, mask=live[:, None], other=0.0)
+        # Parts that had nothing to do are not written.
+        acc += weight[:, None] * tl.load(partial + at, mask=(weight > 0)[:, None], other=0.0)
         mass += weight
-    tl.store(out + place[:, None] * WIDTH + d[None, :], (acc / mass[:, None]).to(out.dtype.element_ty), live[:, None])
+    tl.store(
+        out + place[:, None] * WIDTH + d[None, :],
+        (acc / tl.where(live, mass, 1.0)[:, None]).to(out.dtype.element_ty),
+        live[:, None],
+    )
