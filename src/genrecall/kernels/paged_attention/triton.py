@@ -93,7 +93,7 @@ def _precision(query: torch.Tensor) -> str:
     return "ieee" if query.dtype == torch.float32 else "tf32"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _attend(
     query, query_row, query_head, key, key_page, key_head, key_token, value, value_page, value_head, value_token,
     table, table_row, length, tile_request, tile_first, tile_count, begin, count,
@@ -193,7 +193,7 @@ def _soften(s, v, acc, peak, mass, scale, kind: tl.constexpr, PRECISION: tl.cons
     return acc, above, mass
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _join(
     partial, lse, tile_first, tile_count, out, num_rows,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr,
