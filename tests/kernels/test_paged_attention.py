@@ -145,3 +145,19 @@ def _converted(thing, convert):
     if isinstance(thing, PagedKV | SuffixKV):
         return replace(thing, key=convert(thing.key), value=convert(thing.value))
     return thing
+
+
+@pytest.mark.gpu
+def test_tuning_changes_the_launch_and_not_the_answer():
+    from genrecall.kernels.paged_attention import triton
+    from genrecall.kernels.paged_attention.launch import LaunchKey, launch_for
+    from genrecall.kernels.paged_attention.tuning import tune
+
+    query, prefix, _, tiles, suffix = case(
+        [30], [0], [40], heads=4, kv_heads=2, width=64, page=16, dtype=torch.bfloat16, levels=2, device="cuda"
+    )
+    before = attend_beams(query, prefix, suffix, tiles, SCALE)
+    key = LaunchKey(block_m=64, width=64, dtype=torch.bfloat16, causal=False)
+    best = tune(lambda launch: triton.attend_beams(query, prefix, suffix, tiles, SCALE, 1, launch), key)
+    assert launch_for(key) == best
+    torch.testing.assert_close(attend_beams(query, prefix, suffix, tiles, SCALE), before, atol=2e-2, rtol=2e-2)

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from genrecall.kernels.paged_attention.launch import LEAST_PART, Launch, check_shapes, launch_for
+from genrecall.kernels.paged_attention.launch import LEAST_PART, Launch, LaunchKey, check_shapes, launch_for
 
 if TYPE_CHECKING:
     from genrecall.kernels.paged_attention import PagedKV, SuffixKV
@@ -60,7 +60,8 @@ def _run(
     check_shapes(query, prefix, suffix)
     group = heads // kv_heads
     block_m = max(16, triton.next_power_of_2(tiles.size * group))
-    launch = launch or launch_for(block_m, query.dtype)
+    key = LaunchKey(block_m=block_m, width=width, dtype=query.dtype, causal=ranges is not None)
+    launch = launch or launch_for(key)
     out = torch.empty(rows, heads, width, dtype=query.dtype, device=query.device)
     partial, lse = out, out
     if splits > 1:
@@ -104,6 +105,9 @@ def _attend(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if CAUSAL:
+        # The last tiles of a prompt see the most: they start first, so that none is waited for at the end.
+        tile = tl.num_programs(0) - 1 - tile
     rows = tl.load(tile_count + tile)
     if rows == 0:
         return
