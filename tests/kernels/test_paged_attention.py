@@ -97,6 +97,26 @@ def test_a_cached_prefix_changes_nothing(device):
     torch.testing.assert_close(found, whole[5:], atol=1e-5, rtol=1e-5)
 
 
+def test_a_cache_in_fp8_is_widened(fp8_device):
+    query, prefix, ranges, tiles, suffix = case(
+        [12, 2], [1, 0], [70, 16], heads=4, kv_heads=2, width=32, page=8, levels=2, device=fp8_device
+    )
+
+    def narrow(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.nan_to_num(0.0).to(torch.float8_e4m3fn)
+
+    prefix, suffix = _converted(prefix, narrow), _converted(suffix, narrow)
+    wide = [_converted(one, torch.Tensor.float) for one in (prefix, suffix)]
+    live = live_rows(ranges)
+    torch.testing.assert_close(
+        attend_beams(query, prefix, suffix, tiles, SCALE)[live], attend_beams(query, *wide, tiles, SCALE)[live]
+    )
+    torch.testing.assert_close(
+        attend_prompts(query, prefix, ranges, tiles, SCALE)[live],
+        attend_prompts(query, wide[0], ranges, tiles, SCALE)[live],
+    )
+
+
 @pytest.mark.parametrize(("width", "page"), [(24, 16), (16, 12)])
 def test_shapes_that_the_kernel_cannot_index_are_refused(width, page):
     query, prefix, *_ = case([2], [0], [5], heads=2, kv_heads=1, width=width, page=page)

@@ -24,8 +24,8 @@ class PagedKV:
     """Prompts of R requests in one layer.
 
     Attributes:
-        key: (P, K, page, D), rotated.
-        value: (P, K, page, D).
+        key: (P, K, page, D), rotated; of the query's dtype or float8_e4m3fn, which is widened as it is read.
+        value: (P, K, page, D), likewise.
         table: int32 (R, Q); pages of each request in order; entries beyond its length are not read.
         length: int32 (R,); tokens of each request that are in the pages, cached and new.
     """
