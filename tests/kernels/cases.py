@@ -96,7 +96,7 @@ def selection_case(
         "children": Children(
             begin=tensor(begin),
             code=tensor(np.concatenate(children).astype(np.uint8)),
-            most=int(rng.integers(1, codes + 1)),
+            most=int(counts.max() + rng.integers(0, 3)),
         ),
         "width": tensor(width),
         "begin": tensor(out_begin),

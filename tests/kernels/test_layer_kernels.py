@@ -133,6 +133,17 @@ def test_rotary_store(device, biased, normed, page):
         assert (flat[[1, 4, 5, 6]] == 99.0).all(), "no other place is written"
 
 
+def test_a_cache_in_fp8_holds_no_nan(fp8_device):
+    qkv = rand(3, 3 * 16, device=fp8_device) * 300
+    key, value = torch.zeros(2, 3, 1, 1, 16, device=fp8_device).to(torch.float8_e4m3fn).unbind(0)
+    row = torch.arange(3, dtype=torch.int32, device=fp8_device)
+    angles = torch.stack([torch.ones(3, 8), torch.zeros(3, 8)]).to(fp8_device)
+    rotary_store(qkv, None, None, angles, row, key, value, row)
+    for stored, given in ((key, qkv[:, 16:32]), (value, qkv[:, 32:])):
+        given, stored = given.clamp(-448, 448), stored[:, 0, 0].float()
+        assert float(((stored - given).abs() / given.abs().clamp(min=2**-6)).max()) <= 1 / 16
+
+
 def test_level_logits_are_not_rounded(device):
     hidden, head = rand(4, 64, device=device, dtype=torch.bfloat16), rand(9, 64, device=device, seed=1)
     for weight in (head, head.bfloat16()):

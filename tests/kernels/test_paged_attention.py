@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from dataclasses import replace
 
@@ -75,7 +76,11 @@ def test_prompt_tokens_see_what_is_before_them(device, kv_heads):
 
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize(("kv_heads", "levels"), [(1, 3), (2, 1), (6, 2)])
-def test_beams_see_their_prompt_and_their_own_path(device, kv_heads, levels, splits):
+def test_beams_see_their_prompt_and_their_own_path(device, kv_heads, levels, splits, monkeypatch):
+    if device == "cuda" or importlib.util.find_spec("triton"):
+        from genrecall.kernels.paged_attention import triton
+
+        monkeypatch.setattr(triton, "LEAST_PART", 32)  # so that 70 tokens are two of three parts
     query, prefix, ranges, tiles, suffix = case(
         [12, 0, 2], [1, 2, 0], [70, 4, 16], heads=6, kv_heads=kv_heads, width=16, page=8, levels=levels, device=device
     )
@@ -90,6 +95,26 @@ def test_a_cached_prefix_changes_nothing(device):
     rest = ranges_of([4], [0], device)
     found = attend_prompts(query[5:], prefix, rest, cut_rows(rest, 4, 2), SCALE)
     torch.testing.assert_close(found, whole[5:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_in_fp8_is_widened(fp8_device):
+    query, prefix, ranges, tiles, suffix = case(
+        [12, 2], [1, 0], [70, 16], heads=4, kv_heads=2, width=32, page=8, levels=2, device=fp8_device
+    )
+
+    def narrow(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.nan_to_num(0.0).to(torch.float8_e4m3fn)
+
+    prefix, suffix = _converted(prefix, narrow), _converted(suffix, narrow)
+    wide = [_converted(one, torch.Tensor.float) for one in (prefix, suffix)]
+    live = live_rows(ranges)
+    torch.testing.assert_close(
+        attend_beams(query, prefix, suffix, tiles, SCALE)[live], attend_beams(query, *wide, tiles, SCALE)[live]
+    )
+    torch.testing.assert_close(
+        attend_prompts(query, prefix, ranges, tiles, SCALE)[live],
+        attend_prompts(query, wide[0], ranges, tiles, SCALE)[live],
+    )
 
 
 @pytest.mark.parametrize(("width", "page"), [(24, 16), (16, 12)])
@@ -140,3 +165,19 @@ def _converted(thing, convert):
     if isinstance(thing, PagedKV | SuffixKV):
         return replace(thing, key=convert(thing.key), value=convert(thing.value))
     return thing
+
+
+@pytest.mark.gpu
+def test_tuning_changes_the_launch_and_not_the_answer():
+    from genrecall.kernels.paged_attention import triton
+    from genrecall.kernels.paged_attention.launch import LaunchKey, launch_for
+    from genrecall.kernels.paged_attention.tuning import tune
+
+    query, prefix, _, tiles, suffix = case(
+        [30], [0], [40], heads=4, kv_heads=2, width=64, page=16, dtype=torch.bfloat16, levels=2, device="cuda"
+    )
+    before = attend_beams(query, prefix, suffix, tiles, SCALE)
+    key = LaunchKey(block_m=64, width=64, dtype=torch.bfloat16, causal=False)
+    best = tune(lambda launch: triton.attend_beams(query, prefix, suffix, tiles, SCALE, 1, launch), key)
+    assert launch_for(key) == best
+    torch.testing.assert_close(attend_beams(query, prefix, suffix, tiles, SCALE), before, atol=2e-2, rtol=2e-2)

@@ -90,6 +90,45 @@ def engine(
 
 
 @app.command()
+def kernels(
+    beam: Annotated[int, typer.Option(help="Beam width W.")] = 300,
+    requests: Annotated[int, typer.Option(help="Requests R; R x W rows go through a layer.")] = 8,
+    prompt: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
+    long_prompt: Annotated[int, typer.Option(help="Tokens of the long prompts.")] = 4000,
+    items: Annotated[int, typer.Option(help="Items in the catalog.")] = 100_000,
+    only: Annotated[str, typer.Option(help="Kernels whose name begins so.")] = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time of every kernel beside its torch reference and beside the floor of this device.
+
+    Sizes are those of a decoding step of Qwen2-1.5B. The floor is the larger of bytes over the copy bandwidth and FLOP
+    over the matmul rate, both measured in the same run.
+
+    Example: genrecall bench kernels --only attend --beam 50
+    """
+    from genrecall.bench.kernel_cases import Workload
+    from genrecall.bench.kernels import KernelBench, measure
+
+    work = Workload(beam=beam, requests=requests, prompt=prompt, long_prompt=long_prompt, items=items)
+    found = measure(KernelBench(workload=work, only=only, device=device))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    machine = found["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
+    copy, matmul = found["copy_bytes_per_s"] / 1e12, found["matmul_flop_per_s"] / 1e12
+    print(f"{found['implementation']}, {found['dtype']}; copy {copy:.2f} TB/s, matmul {matmul:.1f} TFLOP/s")
+    print(f"{'kernel':14s} {'us':>9s} {'reference':>10s} {'floor':>8s} {'share':>6s} {'differs':>8s}  shape")
+    for row in found["kernels"]:
+        print(
+            f"{row['name']:14s} {row['kernel_us']:9.1f} {row['reference_us']:10.1f} {row['floor_us']:8.1f} "
+            f"{row['share_of_floor']:6.0%} {row['largest_difference']:8.1e}  {row['shape']}"
+        )
+
+
+@app.command()
 def sid(
     items: Annotated[int, typer.Option(help="Synthetic items.")] = 1_000_000,
     dims: Annotated[int, typer.Option(help="Width of their vectors.")] = 768,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from genrecall.kernels.dispatch import implementation
+from genrecall.kernels.paged_attention.launch import LEAST_PART
 from genrecall.kernels.rows import RowRanges, RowTiles
 
 _TILE = 128
@@ -23,8 +24,8 @@ class PagedKV:
     """Prompts of R requests in one layer.
 
     Attributes:
-        key: (P, K, page, D), rotated.
-        value: (P, K, page, D).
+        key: (P, K, page, D), rotated; of the query's dtype or float8_e4m3fn, which is widened as it is read.
+        value: (P, K, page, D), likewise.
         table: int32 (R, Q); pages of each request in order; entries beyond its length are not read.
         length: int32 (R,); tokens of each request that are in the pages, cached and new.
     """
@@ -57,7 +58,7 @@ def tile_size(heads: int, kv_heads: int, widest: int) -> int:
 
 def most_splits(tiles: int, kv_heads: int, prefix_tokens: int, multiprocessors: int = 132) -> int:
     """Into how many parts to split prompts of up to ``prefix_tokens`` so that all multiprocessors are busy."""
-    parts = min(multiprocessors // max(1, tiles * kv_heads), prefix_tokens // 256)
+    parts = min(multiprocessors // max(1, tiles * kv_heads), prefix_tokens // LEAST_PART)
     return max(1, min(16, parts))
 
 

@@ -13,19 +13,64 @@ if TYPE_CHECKING:
     from genrecall.kernels.paged_attention import PagedKV, SuffixKV
 
 
+LEAST_PART = 256
+"""Prompt tokens that are worth a part of their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Keys a block, warps a program, and loads in flight."""
+    """How a program is compiled.
+
+    Attributes:
+        block_n: keys a step.
+        warps: a program.
+        stages: steps whose loads are in flight.
+        registers: the most a thread may use, so that more programs share a multiprocessor; None leaves it open.
+    """
 
     block_n: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
-def launch_for(block_m: int, dtype: torch.dtype) -> Launch:
-    """The launch for tiles of ``block_m`` query rows."""
+@dataclass(frozen=True, kw_only=True)
+class LaunchKey:
+    """Which calls share a launch.
+
+    Attributes:
+        block_m: query rows of a tile, heads counted in, rounded up to a power of two.
+        width: D.
+        dtype: of the queries.
+        causal: prompts, not beams.
+    """
+
+    block_m: int
+    width: int
+    dtype: torch.dtype
+    causal: bool
+
+
+CANDIDATES = tuple(
+    Launch(block_n=block_n, warps=warps, stages=stages)
+    for block_n, warps, stages in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (32, 4, 3), (64, 4, 2), (64, 4, 3))
+)
+_found: dict[LaunchKey, Launch] = {}
+
+
+def remember(key: LaunchKey, launch: Launch) -> None:
+    """From now on calls of ``key`` take this launch."""
+    _found[key] = launch
+
+
+def launch_for(key: LaunchKey) -> Launch:
+    """What was found for these calls, or the choice for an H100."""
+    return _found.get(key) or _default(key.block_m, key.dtype)
+
+
+def _default(block_m: int, dtype: torch.dtype) -> Launch:
     if dtype == torch.float32:
-        return Launch(block_n=32, warps=8 if block_m > 64 else 4, stages=2)
+        return Launch(block_n=16, warps=8 if block_m > 64 else 4, stages=1)  # more keys would spill registers
     return Launch(block_n=64, warps=8 if block_m > 64 else 4, stages=3)
 
 

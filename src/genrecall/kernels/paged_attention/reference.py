@@ -38,9 +38,8 @@ def attend_prompts(
             torch.arange(length, device=query.device)
             <= torch.arange(length - count, length, device=query.device)[:, None]
         )
-        out[rows] = _softmax_of(
-            _scores(query[rows], key, scale).masked_fill_(~seen[:, None, None], float("-inf")), value
-        )
+        score = _scores(query[rows], key, scale).masked_fill_(~seen[:, None, None], float("-inf"))
+        out[rows] = _softmax_of(score, value.to(query.dtype))
     return out
 
 

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from genrecall.kernels.paged_attention.launch import Launch, check_shapes, launch_for
+from genrecall.kernels.paged_attention.launch import LEAST_PART, Launch, LaunchKey, check_shapes, launch_for
 
 if TYPE_CHECKING:
     from genrecall.kernels.paged_attention import PagedKV, SuffixKV
@@ -60,7 +60,8 @@ def _run(
     check_shapes(query, prefix, suffix)
     group = heads // kv_heads
     block_m = max(16, triton.next_power_of_2(tiles.size * group))
-    launch = launch or launch_for(block_m, query.dtype)
+    key = LaunchKey(block_m=block_m, width=width, dtype=query.dtype, causal=ranges is not None)
+    launch = launch or launch_for(key)
     out = torch.empty(rows, heads, width, dtype=query.dtype, device=query.device)
     partial, lse = out, out
     if splits > 1:
@@ -76,13 +77,14 @@ def _run(
         own_key, *own_key.stride()[:2], own_value, *own_value.stride()[:2], ancestry, ancestry.stride(0),
         partial, lse, rows, scale * _LOG2_E,
         HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=ancestry.shape[1] if suffix else 0,
-        CAUSAL=ranges is not None, SPLITS=splits, BLOCK_M=block_m, BLOCK_N=launch.block_n, PRECISION=_precision(query),
-        num_warps=launch.warps, num_stages=launch.stages,
+        CAUSAL=ranges is not None, SPLITS=splits, LEAST_STEPS=max(1, LEAST_PART // launch.block_n), BLOCK_M=block_m,
+        BLOCK_N=launch.block_n, PRECISION=_precision(query), num_warps=launch.warps, num_stages=launch.stages,
+        maxnreg=launch.registers,
     )  # fmt: skip
     if splits > 1:
         _join[(num_tiles, kv_heads)](
             partial, lse, tiles.first, tiles.count, out, rows, HEADS=heads, GROUP=group, WIDTH=width, SPLITS=splits,
-            BLOCK_M=block_m, num_warps=4,
+            BLOCK_M=block_m, num_warps=8,
         )  # fmt: skip
     return out
 
@@ -92,16 +94,20 @@ def _precision(query: torch.Tensor) -> str:
     return "ieee" if query.dtype == torch.float32 else "tf32"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _attend(
     query, query_row, query_head, key, key_page, key_head, key_token, value, value_page, value_head, value_token,
     table, table_row, length, tile_request, tile_first, tile_count, begin, count,
     own_key, own_key_row, own_key_head, own_value, own_value_row, own_value_head, ancestry, ancestry_row,
     out, lse, num_rows, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, LEVELS: tl.constexpr,
-    CAUSAL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, SPLITS: tl.constexpr, LEAST_STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if CAUSAL:
+        # The last tiles of a prompt see the most: they start first, so that none is waited for at the end.
+        tile = tl.num_programs(0) - 1 - tile
     rows = tl.load(tile_count + tile)
     if rows == 0:
         return
@@ -110,10 +116,7 @@ def _attend(
     row = m // GROUP
     head = kv * GROUP + m % GROUP
     live = row < rows
-    d = tl.arange(0, WIDTH)
-    at = (first + row).to(tl.int64) * query_row + head * query_head
-    q = tl.load(query + at[:, None] + d[None, :], mask=live[:, None], other=0.0)
-
+    place = ((first + row) * HEADS + head).to(tl.int64)
     tokens = tl.load(length + request)
     if CAUSAL:
         # Row i of a request's n sees length - n + i + 1 tokens.
@@ -123,11 +126,21 @@ def _attend(
     else:
         limit = tokens + row * 0
         all_see, stop = tokens, tokens
-    part = tl.cdiv(tl.cdiv(stop, BLOCK_N), SPLITS) * BLOCK_N
-    low = split * part
-    high = tl.minimum(stop, low + part)
+    low, high = stop * 0, stop
+    if SPLITS > 1:
+        # A short prompt is left in fewer parts than its batch is launched for.
+        part = tl.maximum(tl.cdiv(tl.cdiv(stop, BLOCK_N), SPLITS), LEAST_STEPS) * BLOCK_N
+        low = split * part
+        high = tl.minimum(stop, low + part)
+        place += split.to(tl.int64) * num_rows * HEADS
+        if (split > 0) & (low >= high):
+            tl.store(lse + place, tl.full([BLOCK_M], float("-inf"), tl.float32), mask=live)
+            return
     unmasked = tl.maximum(low, tl.minimum(high, all_see) // BLOCK_N * BLOCK_N)
 
+    d = tl.arange(0, WIDTH)
+    at = (first + row).to(tl.int64) * query_row + head * query_head
+    q = tl.load(query + at[:, None] + d[None, :], mask=live[:, None], other=0.0)
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
@@ -140,17 +153,17 @@ def _attend(
         page = tl.load(table + token // PAGE).to(tl.int64)
         k = tl.load(key + (page * key_page + token % PAGE * key_token)[:, None] + d[None, :])
         v = tl.load(value + (page * value_page + token % PAGE * value_token)[:, None] + d[None, :])
-        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
-        acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
+        acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
     for start in range(unmasked, high, BLOCK_N):
         token = start + n
         real = token < high
         page = tl.load(table + token // PAGE, mask=real, other=0).to(tl.int64)
         k = tl.load(key + (page * key_page + token % PAGE * key_token)[:, None] + d[None, :], real[:, None], 0.0)
         v = tl.load(value + (page * value_page + token % PAGE * value_token)[:, None] + d[None, :], real[:, None], 0.0)
-        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
         s = tl.where(real[None, :] & (token[None, :] < limit[:, None]), s, float("-inf"))
-        acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+        acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
     if LEVELS > 0:
         if split == 0:
             for start in range(0, rows * LEVELS, BLOCK_N):
@@ -162,33 +175,29 @@ def _attend(
                 v = tl.load(
                     own_value + (own * own_value_row + kv * own_value_head)[:, None] + d[None, :], real[:, None], 0.0
                 )
-                s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION) * scale
+                s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
                 s = tl.where(real[None, :] & (beam[None, :] == row[:, None]), s, float("-inf"))
-                acc, peak, mass = _soften(s, v, acc, peak, mass, q.dtype, PRECISION)
+                acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
 
     result = acc / tl.where(mass > 0, mass, 1.0)[:, None]
-    place = (first + row) * HEADS + head
     if SPLITS > 1:
-        place = place.to(tl.int64) + split.to(tl.int64) * num_rows * HEADS
         tl.store(lse + place, tl.where(mass > 0, peak + tl.log2(mass), float("-inf")), mask=live)
-    tl.store(
-        out + place.to(tl.int64)[:, None] * WIDTH + d[None, :], result.to(out.dtype.element_ty), mask=live[:, None]
-    )
+    tl.store(out + place[:, None] * WIDTH + d[None, :], result.to(out.dtype.element_ty), mask=live[:, None])
 
 
 @triton.jit
-def _soften(s, v, acc, peak, mass, kind: tl.constexpr, PRECISION: tl.constexpr):
-    """One block of the online softmax; scores are in powers of two. Rows that have seen nothing yet stay empty."""
-    above = tl.maximum(peak, tl.max(s, 1))
+def _soften(s, v, acc, peak, mass, scale, kind: tl.constexpr, PRECISION: tl.constexpr):
+    """One block of the online softmax, in powers of two. Rows that have seen nothing yet stay empty."""
+    above = tl.maximum(peak, tl.max(s, 1) * scale)
     shift = tl.where(above == float("-inf"), 0.0, above)
-    p = tl.exp2(s - shift[:, None])
+    p = tl.exp2(s * scale - shift[:, None])
     keep = tl.exp2(peak - shift)
     mass = mass * keep + tl.sum(p, 1)
     acc = tl.dot(p.to(kind), v.to(kind), acc * keep[:, None], input_precision=PRECISION)
     return acc, above, mass
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _join(
     partial, lse, tile_first, tile_count, out, num_rows,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -208,8 +217,13 @@ def _join(
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
     for split in range(SPLITS):
-        weight = tl.exp2(tl.load(lse + split * stride + place, mask=live, other=0.0) - peak)
+        weight = tl.exp2(tl.load(lse + split * stride + place, mask=live, other=float("-inf")) - peak)
         at = (split * stride + place)[:, None] * WIDTH + d[None, :]
-        acc += weight[:, None] * tl.load(partial + at, mask=live[:, None], other=0.0)
+        # Parts that had nothing to do are not written.
+        acc += weight[:, None] * tl.load(partial + at, mask=(weight > 0)[:, None], other=0.0)
         mass += weight
-    tl.store(out + place[:, None] * WIDTH + d[None, :], (acc / mass[:, None]).to(out.dtype.element_ty), live[:, None])
+    tl.store(
+        out + place[:, None] * WIDTH + d[None, :],
+        (acc / tl.where(live, mass, 1.0)[:, None]).to(out.dtype.element_ty),
+        live[:, None],
+    )

@@ -36,7 +36,7 @@ def rotary_store(
         cos_sin: float32 (2, positions, D/2), of all positions of the window, scaled (yarn) where the model asks for it.
         position: int32 (M,), the row of ``cos_sin`` of each token.
         key: (P, K, page, D) pages; a suffix block (S, K, D) is given as ``block.unsqueeze(2)``. Written in place; may
-            be of a narrower dtype than ``qkv``.
+            be float8_e4m3fn, which holds up to 448 and stores what is larger as 448.
         value: as ``key``.
         slot: int32 (M,), ``page number * page + offset``; -1 where nothing is stored.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from genrecall.kernels.quantized_linear.reference import FP8_MAX
+
 if TYPE_CHECKING:
     from genrecall.kernels.rotary_store import HeadNorm
 
@@ -38,6 +40,11 @@ def rotary_store(
     rotated = torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(qkv.dtype)
     stored = (slot >= 0).nonzero()[:, 0]
     number, offset = slot[stored].long() // page, slot[stored].long() % page
-    key[number, :, offset] = rotated[stored, heads:].to(key.dtype)
-    value[number, :, offset] = stacked[stored, heads + kv_heads :].to(qkv.dtype).to(value.dtype)
+    key[number, :, offset] = _narrow(rotated[stored, heads:], key.dtype)
+    value[number, :, offset] = _narrow(stacked[stored, heads + kv_heads :].to(qkv.dtype), value.dtype)
     return rotated[:, :heads].contiguous()
+
+
+def _narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """To the cache's type; what fp8 cannot hold becomes its largest value instead of NaN."""
+    return (x.clamp(-FP8_MAX, FP8_MAX) if dtype == torch.float8_e4m3fn else x).to(dtype)

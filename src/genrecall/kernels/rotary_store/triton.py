@@ -71,18 +71,25 @@ def _rotate(
 
     kind = query.dtype.element_ty
     at = row * (HEADS * 2 * HALF) + at
-    tl.store(query + at, first.to(kind), mask=head < HEADS)
-    tl.store(query + at + HALF, second.to(kind), mask=head < HEADS)
+    first_half, second_half = first.to(kind), second.to(kind)  # rounded as the query is, then as the cache is
+    tl.store(query + at, first_half, mask=head < HEADS)
+    tl.store(query + at + HALF, second_half, mask=head < HEADS)
     place = tl.load(slot + row).to(tl.int64)
     if place >= 0:
-        # Rounded as the query is, then as the cache is.
-        first, second = first.to(kind), second.to(kind)
         number, offset = place // PAGE, place % PAGE
         own = (head >= HEADS) & (head < HEADS + KV_HEADS)
         at = number * key_page + (head - HEADS) * key_head + offset * key_token + half
-        tl.store(key + at, first.to(key.dtype.element_ty), mask=own)
-        tl.store(key + at + HALF, second.to(key.dtype.element_ty), mask=own)
+        tl.store(key + at, _narrow(first_half, key.dtype.element_ty), mask=own)
+        tl.store(key + at + HALF, _narrow(second_half, key.dtype.element_ty), mask=own)
         own = (head >= HEADS + KV_HEADS) & (head < HEADS + 2 * KV_HEADS)
         at = number * value_page + (head - HEADS - KV_HEADS) * value_head + offset * value_token + half
-        tl.store(value + at, first.to(value.dtype.element_ty), mask=own)
-        tl.store(value + at + HALF, second.to(value.dtype.element_ty), mask=own)
+        tl.store(value + at, _narrow(first_half, value.dtype.element_ty), mask=own)
+        tl.store(value + at + HALF, _narrow(second_half, value.dtype.element_ty), mask=own)
+
+
+@triton.jit
+def _narrow(x, kind: tl.constexpr):
+    """To the cache's type; what fp8 cannot hold becomes its largest value instead of NaN."""
+    if kind == tl.float8e4nv:
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -448.0), 448.0)
+    return x.to(kind)

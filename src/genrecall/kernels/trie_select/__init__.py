@@ -38,8 +38,8 @@ class Children:
     Attributes:
         begin: int32 (≥ N+1,), CSR.
         code: uint8, int16 or int32 (≥ N-1,), ascending within a node.
-        most: the most children of a node of this level that the buffers can hold: at most C. It shapes the work and
-            sizes nothing, so any bound is right and a tight one is quick.
+        most: no node of this level has more children, now or after a swap of the buffers' contents. C always holds; a
+            tight bound is quicker, and a wrong one loses candidates.
     """
 
     begin: torch.Tensor
@@ -104,7 +104,7 @@ def trie_select(
         width: int32 (R,), at least 1; 0 in an empty place.
         begin: int32 (R+1,), where each request's survivors are put; at least ``width[r]`` apart.
         rows: M' = ``begin[R]``, known to the host.
-        most_beams: the most rows of a request that ``beams.ranges`` can hold; it shapes the work.
+        most_beams: the most rows of a request that ``beams.ranges`` can hold.
         normalise: softmax over the node's children ("trie") or over all C codes ("level").
         node_filter: masks, or None.
     """

@@ -48,6 +48,18 @@ def read_children(
 
 
 @triton.jit
+def fill_padding(first, last, out_parent, out_code, out_node, out_score):
+    """Harmless values where a request found fewer than its place holds."""
+    i = tl.arange(0, 256)
+    for start in range(first, last, 256):
+        padding = start + i < last
+        tl.store(out_parent + start + i, 0, mask=padding)
+        tl.store(out_code + start + i, 0, mask=padding)
+        tl.store(out_node + start + i, 0, mask=padding)
+        tl.store(out_score + start + i, float("-inf"), mask=padding)
+
+
+@triton.jit
 def measure(
     logits, logits_stride, logits_row, node, begin, count, child_begin, child_code, masks, mask_stride, mask_row,
     score, level, base, best, worst, broken,

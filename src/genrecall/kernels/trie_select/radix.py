@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from genrecall.kernels.trie_select.candidates import block_rows, read_children
+from genrecall.kernels.trie_select.candidates import block_rows, fill_padding, read_children
 
 BINS = 2048
 _LOW, _HIGH, _SHIFT, _PREFIX, _NEED, _CUT, _ROOM = (tl.constexpr(i) for i in range(7))
@@ -17,7 +17,7 @@ _CELLS = tl.constexpr(8)
 
 
 @triton.jit
-def _key(total):
+def ordered_key(total):
     """Bits of a float as an int32 of the same order; both zeros are one."""
     bits = tl.where(total == 0.0, 0.0, total).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -26,7 +26,7 @@ def _key(total):
 @triton.jit
 def _distance(total, low, high, shift):
     """uint32 distance to the best, and whether the candidate is in play."""
-    key = _key(total)
+    key = ordered_key(total)
     distance = (high - key).to(tl.uint32, bitcast=True) << shift.to(tl.uint32)
     return distance, (key >= low) & (key <= high)
 
@@ -52,7 +52,7 @@ def _range(begin, count, best, worst, width, request, BEAMS: tl.constexpr):
     # With as many beams as are wanted, each beam's best is a candidate: the least of these cannot be cut.
     enough = tl.sum(some.to(tl.int32), 0) >= tl.load(width + request)
     least = tl.where(enough, tl.min(tl.where(some, top, float("inf")), 0), tl.min(bottom, 0))
-    high, low = _key(tl.max(top, 0)), _key(least)
+    high, low = ordered_key(tl.max(top, 0)), ordered_key(least)
     span = (high - low).to(tl.uint32, bitcast=True)
     bits = tl.sum(((span >> tl.arange(0, 32).to(tl.uint32)) > 0).to(tl.int32), 0)
     return low, high, tl.minimum(32 - bits, 31)
@@ -171,13 +171,7 @@ def write(
     if block == 0:
         total = tl.sum(less, 0) + tl.minimum(room, tl.sum(same, 0))
         tl.store(out_count + request, total)
-        last_out = tl.load(out_begin + request + 1)
-        for start in range(first_out + total, last_out, BEAMS):
-            padding = start + i < last_out
-            tl.store(out_parent + start + i, 0, mask=padding)
-            tl.store(out_code + start + i, 0, mask=padding)
-            tl.store(out_node + start + i, 0, mask=padding)
-            tl.store(out_score + start + i, float("-inf"), mask=padding)
+        fill_padding(first_out + total, tl.load(out_begin + request + 1), out_parent, out_code, out_node, out_score)
     row, live, edge, children, source = block_rows(begin, count, node, logits_row, child_begin, ROWS)
     earlier = i < block * ROWS
     ties_before = tl.sum(tl.where(earlier, same, 0), 0)
