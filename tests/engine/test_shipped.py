@@ -56,7 +56,7 @@ def ask(tokens: list[list[int]], trie: Trie, *, users: bool = True, filters: boo
 )
 def setting(request) -> tuple[EngineConfig, float, int]:
     device, forced = request.param
-    budgets = Budgets(page_tokens=8, requests=4, filters=2, kv_tokens=600, catalog_headroom=3.0)
+    budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600, catalog_headroom=3.0)
     config = EngineConfig(device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=70)
     return config, (1e-4 if device == "cpu" else 1e-3), (1 if device == "cpu" else 3)
 

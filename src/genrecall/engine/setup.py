@@ -24,7 +24,7 @@ from genrecall.engine.host.cost import CostModel
 from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Limits, Scheduler
-from genrecall.engine.host.step import fit
+from genrecall.engine.host.step import fit, fit_requests
 from genrecall.engine.loop import Loop
 from genrecall.errors import CapacityError
 from genrecall.hardware import has_bf16, pick_device
@@ -62,15 +62,16 @@ def assemble(
         seconds=budgets.batch_s,
         patience_s=budgets.patience_s,
     )
+    places = fit_requests(budgets.requests)
     pages = _pages(decoder, config, device, dtype)
     suffix_rows = fit(limits.widest) * (len(sid_tokens) - 1) if device.type == "cuda" else 0
-    decoder.allocate(pages=pages, page_tokens=budgets.page_tokens, suffix_rows=suffix_rows, requests=budgets.requests)
+    decoder.allocate(pages=pages, page_tokens=budgets.page_tokens, suffix_rows=suffix_rows, requests=places)
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"
     search = BeamSearch(decoder, catalog, tokens, config.normalise, skip)
     room = Room(
-        requests=budgets.requests,
+        requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
         pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
     )
