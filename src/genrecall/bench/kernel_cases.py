@@ -13,6 +13,7 @@ import torch
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
 from genrecall.kernels import (
+    gated_linear,
     level_logits,
     node_mask,
     paged_attention,
@@ -23,6 +24,7 @@ from genrecall.kernels import (
     swiglu,
     trie_select,
 )
+from genrecall.kernels.gated_linear import reference as gated_linear_reference
 from genrecall.kernels.level_logits import reference as level_logits_reference
 from genrecall.kernels.node_mask import reference as node_mask_reference
 from genrecall.kernels.paged_attention import reference as paged_attention_reference
@@ -214,6 +216,22 @@ def _linear(work: Workload, rand: Rand) -> Iterator[Case]:
         run=lambda: quantized_linear.fp8_linear(values, weights, None, x.dtype),
         reference=lambda: quantized_linear_reference.fp8_linear(*parts),
         bytes=values.values.numel() + weights.values.numel() + out_bytes,
+        flop=flop,
+    )
+    yield Case(
+        name="gated_linear",
+        shape=f"{count} x {work.width} x 2x{work.hidden}",
+        run=lambda: gated_linear.gated_linear(x, weight),
+        reference=lambda: gated_linear_reference.gated_linear(x, weight, None),
+        bytes=(x.numel() + weight.numel()) * x.element_size() + out_bytes // 2,
+        flop=flop,
+    )
+    yield Case(
+        name="gated_linear_fp8",
+        shape=f"{count} x {work.width} x 2x{work.hidden}",
+        run=lambda: gated_linear.gated_linear_fp8(values, weights, None, x.dtype),
+        reference=lambda: gated_linear_reference.gated_linear_fp8(*parts),
+        bytes=values.values.numel() + weights.values.numel() + out_bytes // 2,
         flop=flop,
     )
     packed = quantized_linear.quantize_int8(weight)
