@@ -52,8 +52,15 @@ class LaunchKey:
 
 
 CANDIDATES = tuple(
-    Launch(block_n=block_n, warps=warps, stages=stages)
-    for block_n, warps, stages in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (32, 4, 3), (64, 4, 2), (64, 4, 3))
+    Launch(block_n=block_n, warps=warps, stages=stages, registers=registers)
+    for block_n, warps, stages, registers in (
+        (64, 8, 3, 128),
+        (64, 8, 3, None),
+        (128, 8, 2, None),
+        (32, 4, 3, None),
+        (64, 4, 2, None),
+        (64, 4, 3, None),
+    )
 )
 _found: dict[LaunchKey, Launch] = {}
 
@@ -65,13 +72,16 @@ def remember(key: LaunchKey, launch: Launch) -> None:
 
 def launch_for(key: LaunchKey) -> Launch:
     """What was found for these calls, or the choice for an H100."""
-    return _found.get(key) or _default(key.block_m, key.dtype)
+    return _found.get(key) or _default(key)
 
 
-def _default(block_m: int, dtype: torch.dtype) -> Launch:
-    if dtype == torch.float32:
-        return Launch(block_n=16, warps=8 if block_m > 64 else 4, stages=1)  # more keys would spill registers
-    return Launch(block_n=64, warps=8 if block_m > 64 else 4, stages=3)
+def _default(key: LaunchKey) -> Launch:
+    if key.dtype == torch.float32:
+        return Launch(block_n=16, warps=8 if key.block_m > 64 else 4, stages=1)  # more keys would spill registers
+    if key.block_m > 64:
+        # Two programs a multiprocessor hide each other's loads; heads of 256 need the registers themselves.
+        return Launch(block_n=64, warps=8, stages=3, registers=128 if key.width <= 128 else None)
+    return Launch(block_n=64 if key.block_m == 64 else 32, warps=4, stages=2 if key.block_m == 64 else 3)
 
 
 def check_shapes(query: torch.Tensor, prefix: PagedKV, suffix: SuffixKV | None) -> None:
