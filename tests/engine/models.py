@@ -33,7 +33,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 
-def _grouped(heads: int, kv_heads: int, hidden: int = 32) -> dict[str, int]:
+def _grouped(heads: int, kv_heads: int, hidden: int = 64) -> dict[str, int]:
     return {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": hidden}
 
 
@@ -41,12 +41,12 @@ MODELS = {
     "qwen3_tied": lambda: Qwen3ForCausalLM(
         Qwen3Config(**SIZES, **_grouped(4, 2), head_dim=16, tie_word_embeddings=True)
     ),
-    "qwen3_bias": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, **_grouped(4, 4), head_dim=8, attention_bias=True)),
+    "qwen3_bias": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, **_grouped(4, 4), head_dim=16, attention_bias=True)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **_grouped(4, 1), tie_word_embeddings=True)),
     "qwen2_yarn": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **_grouped(4, 2), rope_parameters=YARN)),
     "llama_llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **_grouped(4, 2), rope_parameters=LLAMA3)),
     "llama_bias": lambda: LlamaForCausalLM(
-        LlamaConfig(**SIZES, **_grouped(2, 1), attention_bias=True, mlp_bias=True, rope_parameters=LINEAR)
+        LlamaConfig(**SIZES, **_grouped(4, 1), attention_bias=True, mlp_bias=True, rope_parameters=LINEAR)
     ),
 }
 

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
-from genrecall.engine.host.batching import plan_batches
 from genrecall.engine.host.request import Request
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
 from tests.engine.models import SIZES, VOCABULARY, make_model, sid_tokens
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    st.lists(st.tuples(st.integers(1, 50), st.integers(1, 30)), max_size=20), st.integers(1, 60), st.integers(1, 120)
-)
-def test_batches_hold_every_request_once_within_budgets(requests, max_rows, max_prompt_tokens):
-    lengths, rows = [length for length, _ in requests], [row for _, row in requests]
-    batches = list(plan_batches(lengths, rows, max_rows=max_rows, max_prompt_tokens=max_prompt_tokens))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(requests)))
-    for batch in batches:
-        if len(batch) > 1:
-            assert sum(rows[index] for index in batch) <= max_rows
-            assert max(lengths[index] for index in batch) * len(batch) <= max_prompt_tokens
 
 
 def test_widths_by_level():

@@ -53,11 +53,15 @@ def plainly(model: ItemTrunk, trie: Trie, tokens: tuple[int, ...], normalise: st
     return scores
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("forced", ["run", "skip"])
 @pytest.mark.parametrize("normalise", ["trie", "level"])
-def test_engine_writes_what_the_modules_say(sids: np.ndarray, normalise: str) -> None:
+def test_engine_writes_what_the_modules_say(sids: np.ndarray, normalise: str, forced: str, device: str) -> None:
     model, prompt = make(sids)
     trie = Trie.build(SPACE, sids)
-    engine = Engine(model, trie, prompt.sid_tokens, EngineConfig(normalise=normalise, device="cpu"))
+    engine = Engine(
+        model, trie, prompt.sid_tokens, EngineConfig(normalise=normalise, device=device, forced=forced, dtype="float32")
+    )
     histories = [np.array([3]), np.arange(9), np.empty(0, int)]
     times = [np.array([0]), np.array([0, 0, 1, 1, 2, 3, 3, 4, 4]), np.empty(0, int)]
     profiles = [{"country": "UK"}, {}, {"country": "Mars"}]

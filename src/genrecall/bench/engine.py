@@ -1,129 +1,194 @@
-"""Throughput of the engine beside transformers' own constrained beam search, in one process, on one device.
+"""The engine under load, beside the floor of its linear layers and beside transformers' own search, on one device.
 
-Both answer the same prompts with the same random weights under the same trie. Figures are medians over repeats and are
-meant as ratios within one run: shared machines drift.
+    share of the floor = (requests/s of the saturated engine) / (requests/s of the linear layers alone)
+
+All figures of a point are taken in one process after each other; prompts, SIDs and weights are random. Weights are true
+to shape, so that speed is; scores are nearly uniform, so that nothing can be said of quality.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from genrecall import hardware
+from genrecall.bench.floor import Products, floor, rows_of
+from genrecall.bench.hf import transformers_rate
+from genrecall.bench.kernel_time import kernel_time
+from genrecall.bench.load import highest_rate, open_loop, saturated
+from genrecall.bench.shapes import random_model, shape_of
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
+from genrecall.errors import ConfigError
+from genrecall.hardware import pick_device
 from genrecall.index.trie import Trie
-from genrecall.model.backbones import build_scratch
-from genrecall.model.config import ModelConfig
 from genrecall.sid.space import SidSpace
+from genrecall.telemetry import log
+
+PRECISIONS = {
+    "bf16": ("bfloat16", "plain"),
+    "fp8": ("bfloat16", "fp8"),
+    "int8": ("auto", "int8"),
+    "fp32": ("float32", "plain"),
+}
+_MOST_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBench:
-    """One point.
+    """What is measured; every beam with every precision is a point.
 
     Attributes:
-        size: of the random model.
-        items: in the catalog, with random SIDs.
+        shape: of the model, see ``shapes``.
+        beams: W; all beams come back.
+        input: tokens a prompt.
         levels, codes: of the SID space.
-        prompt: tokens a prompt.
-        beam: W; all beams come back.
-        requests: a call.
-        repeats: timed calls, after one that is not.
-        transformers_requests: a call of transformers' search, which is slow; 0 leaves it out.
-        device, dtype: of both.
-        seed: of weights, SIDs and prompts.
+        catalog_items: random SIDs.
+        precisions: of ``PRECISIONS``.
+        rate: requests per second of an open loop; None: none is run.
+        slo_ms: search the highest rate whose p99 keeps this; None: no search.
+        versus_hf: measure transformers' search, too.
+        batches: sizes that are tried, for the floor and for the engine.
+        seconds: of each load.
+        alone: measure one request alone.
+        profile: GPU time by kernel.
+        forced: see ``EngineConfig``.
+        device: ``auto``, ``cpu``, ``cuda``.
+        seed: of everything.
     """
 
-    size: str = "small"
-    items: int = 10_000
+    shape: str = "small"
+    beams: tuple[int, ...] = (50,)
+    input: int = 150
     levels: int = 4
     codes: int = 256
-    prompt: int = 150
-    beam: int = 50
-    requests: int = 32
-    repeats: int = 5
-    transformers_requests: int = 2
+    catalog_items: int = 100_000
+    precisions: tuple[str, ...] = ("fp32",)
+    rate: float | None = None
+    slo_ms: float | None = None
+    versus_hf: bool = False
+    batches: tuple[int, ...] = (8, 16, 32)
+    seconds: float = 3.0
+    alone: bool = True
+    profile: bool = False
+    forced: str = "run"
     device: str = "auto"
-    dtype: str = "auto"
     seed: int = 0
 
-
-def measure(config: EngineBench) -> dict[str, Any]:
-    """Requests per second of both, their ratio, and on what this was measured."""
-    rng = np.random.default_rng(config.seed)
-    space = SidSpace.uniform(config.levels, config.codes)
-    sids = np.unique(rng.integers(0, config.codes, (config.items, config.levels)), axis=0)
-    trie = Trie.build(space, sids)
-    model = build_scratch(ModelConfig(size=config.size, seed=config.seed), space.num_tokens + 1).eval()
-    tokens = [1 + space.offset(level) + np.arange(size) for level, size in enumerate(space.codes)]
-    settings = EngineConfig(beam=config.beam, device=config.device, dtype=config.dtype)
-    engine = Engine(model, trie, tokens, settings)
-    prompts = rng.integers(0, space.num_tokens + 1, (config.requests, config.prompt))
-    requests = [Request(tokens=tuple(row)) for row in prompts.tolist()]
-    ours = _rate(lambda: engine.generate(requests), config.requests, config.repeats, engine.device)
-    found: dict[str, Any] = {
-        "config": asdict(config),
-        "hardware": hardware.describe(),
-        "device": str(engine.device),
-        "dtype": str(engine.dtype),
-        "parameters": model.num_parameters(),
-        "engine_requests_per_s": ours,
-    }
-    if config.transformers_requests:
-        model = model.to(engine.device, engine.dtype)
-        few = torch.as_tensor(prompts[: config.transformers_requests], device=engine.device)
-        search = _transformers_search(model, few, trie, tokens, config.beam)
-        theirs = _rate(search, len(few), max(config.repeats // 2, 1), engine.device)
-        found |= {"transformers_requests_per_s": theirs, "ratio": ours / theirs}
-    return found
-
-
-def _transformers_search(
-    model: Any, prompts: torch.Tensor, trie: Trie, tokens: list[np.ndarray], beam: int
-) -> Callable[[], object]:
-    """`generate` with a prefix callback: the usual way to constrain a beam."""
-    first = [int(level[0]) for level in tokens]
-    length = prompts.shape[1]
-
-    def allowed(batch: int, row: torch.Tensor) -> list[int]:
-        prefix = [int(token) - first[level] for level, token in enumerate(row[length:].tolist())]
-        node = trie.walk(prefix)
-        assert node is not None
-        return (trie.children(node)[0] + first[len(prefix)]).tolist()
-
-    def search() -> object:
-        with torch.inference_mode():
-            return model.generate(
-                prompts,
-                attention_mask=torch.ones_like(prompts),
-                num_beams=beam,
-                num_return_sequences=beam,
-                do_sample=False,
-                min_new_tokens=trie.space.levels,
-                max_new_tokens=trie.space.levels,
-                prefix_allowed_tokens_fn=allowed,
-                pad_token_id=0,
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.precisions if name not in PRECISIONS]
+        if unknown or not self.beams or min(*self.beams, self.input, self.levels, self.codes, *self.batches) < 1:
+            raise ConfigError(
+                "this cannot be measured",
+                seen=f"precisions={self.precisions}, beams={self.beams}, input={self.input}, batches={self.batches}",
+                allowed=f"precisions of {', '.join(PRECISIONS)}; positive sizes",
+                fix="correct the options",
             )
 
-    return search
+
+def measure(bench: EngineBench, told: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """All points; ``told`` hears of each as soon as it is measured."""
+    device = pick_device(bench.device)
+    space = SidSpace.uniform(bench.levels, bench.codes)
+    rng = np.random.default_rng(bench.seed)
+    trie = Trie.build(space, rng.integers(0, bench.codes, (bench.catalog_items, bench.levels), dtype=np.int32))
+    points = []
+    for precision in bench.precisions:
+        for point in _points(bench, precision, device, trie, rng):
+            points.append(point)
+            if told:
+                told(point)
+    return {"config": asdict(bench), "hardware": hardware.describe(), "device": str(device), "points": points}
 
 
-def _rate(call: Callable[[], object], requests: int, repeats: int, device: torch.device) -> float:
-    """Median requests per second; the first call warms up."""
-    seconds = []
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if repeat:
-            seconds.append(time.perf_counter() - start)
-    return requests / statistics.median(seconds)
+def _points(bench: EngineBench, precision: str, device: torch.device, trie: Trie, rng: np.random.Generator) -> Any:
+    """Points of one precision: one engine, all beams."""
+    shape, space = shape_of(bench.shape), trie.space
+    dtype, weights = PRECISIONS[precision]
+    made = torch.float32 if dtype == "float32" or device.type == "cpu" else torch.bfloat16
+    model = random_model(shape, space.num_tokens, device=device, dtype=made, seed=bench.seed)
+    tokens = [shape.words + space.offset(level) + np.arange(size) for level, size in enumerate(space.codes)]
+    theirs = {}
+    prompts = rng.integers(0, shape.words, (4096, bench.input)).tolist()
+    if bench.versus_hf:
+        for beam in bench.beams:
+            theirs[beam] = transformers_rate(model, prompts[0], trie, tokens, beam)
+    config = EngineConfig(dtype=dtype, weights=weights, forced=bench.forced, device=bench.device, max_rows=_MOST_ROWS)
+    engine = Engine(model, trie, tokens, config)
+    parameters = model.num_parameters()
+    del model
+    gc.collect()
+    products = Products(shape, weights, device=device, dtype=made)
+    for beam in bench.beams:
+        rows = rows_of(bench.input, beam, space.codes)
+        sizes = [size for size in bench.batches if size * max(rows[1:]) <= _MOST_ROWS] or [1]
+        least = floor(products, rows, sizes)
+        point: dict[str, Any] = {
+            "precision": precision,
+            "beam": beam,
+            "rows": rows,
+            "parameters": parameters,
+            "floor": asdict(least),
+        }
+        point |= _engine(bench, engine, beam, prompts, sizes, device)
+        point["share_of_floor"] = point["requests_per_s"] / least.requests_per_s
+        if "alone_ms" in point:
+            point["alone_over_floor"] = point["alone_ms"] / (1e3 * least.alone_s)
+        if beam in theirs:
+            point["transformers_requests_per_s"] = theirs[beam]
+            point["ratio"] = point["requests_per_s"] / theirs[beam]
+        log(f"{precision} W={beam}: {point['requests_per_s']:.1f} requests/s, {point['share_of_floor']:.1%} of floor")
+        yield point
+
+
+def _engine(
+    bench: EngineBench,
+    engine: Engine,
+    beam: int,
+    prompts: Sequence[list[int]],
+    sizes: Sequence[int],
+    device: torch.device,
+) -> dict[str, Any]:
+    """The engine's own figures at one beam."""
+
+    def make(number: int) -> Request:
+        return Request(tokens=tuple(prompts[number % len(prompts)]), beam=beam)
+
+    scheduler = engine.loop.scheduler
+    found: dict[str, Any] = {"warm_up_s": engine.warm_up([make(0)], batches=(1, *sizes))}
+    rates = {}
+    for size in sizes:
+        scheduler.limits = replace(scheduler.limits, requests=size)
+        rates[size] = saturated(engine, make, outstanding=3 * size, seconds=bench.seconds)
+    best = max(rates, key=lambda size: rates[size])
+    scheduler.limits = replace(scheduler.limits, requests=best)
+    found |= {"requests_per_s": rates[best], "batch": best, "by_batch": rates}
+    if bench.alone:
+        # Not one after the other without a pause: a lone user does not keep the device warm either.
+        found["alone_ms"] = open_loop(engine, make, rate=10.0, seconds=min(bench.seconds, 3.0)).p50_ms
+    if bench.rate is not None:
+        found["open_loop"] = asdict(open_loop(engine, make, rate=bench.rate, seconds=bench.seconds))
+    if bench.slo_ms is not None:
+        best_rate, tried = highest_rate(
+            engine, make, slo_ms=bench.slo_ms, ceiling=rates[best], seconds=bench.seconds, probes=5
+        )
+        found["slo"] = None if best_rate is None else asdict(best_rate)
+        found["slo_probes"] = [asdict(one) for one in tried]
+    if bench.profile and device.type == "cuda":
+        found["gpu_time"] = kernel_time(lambda: engine.generate([make(number) for number in range(4 * best)]))
+    if device.type == "cuda":
+        found["memory_gb"] = {
+            "allocated": torch.cuda.memory_allocated(device) / 1e9,
+            "prompts": engine.loop.runner.decoder.memory.nbytes / 1e9,
+            "suffixes": engine.loop.runner.decoder.suffix.nbytes / 1e9,
+            "trie": engine.loop.runner.catalog.nbytes / 1e9,
+        }
+    graphs = engine.loop.runner.graphs
+    found["graphs"] = {"captured": graphs.captured, "replayed": graphs.replayed, "eager": graphs.eager}
+    return found

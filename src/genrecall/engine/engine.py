@@ -2,12 +2,15 @@
 
 ``answer = the W valid SIDs with the largest Σ_l log p(s_l | prompt, s_<l)`` that beam search finds (exactly the W best
 where W covers every prefix of every level). Defined by ``engine.reference``; this one batches requests, reads each
-prompt once and runs only the beams that still branch.
+prompt once, keeps what users' prompts have in common, and lays every batch out in static shapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +18,11 @@ import torch
 
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.batch import Filters, Prompts
-from genrecall.engine.device.beams import BeamSearch, Frontier
-from genrecall.engine.device.open import open_decoder
-from genrecall.engine.host.batching import plan_batches
-from genrecall.engine.host.request import Answer, LevelTrace, Request, Sid, TracedBeam
-from genrecall.errors import ConfigError
-from genrecall.hardware import has_bf16, pick_device
-from genrecall.index.layout import TrieTensors
+from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.host.request import Answer, Refused, Request, Sid
+from genrecall.engine.loop import Outcome, Task
+from genrecall.engine.setup import assemble
+from genrecall.errors import ConfigError, GenrecallError
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
 
@@ -30,8 +30,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_NO_JOB = -1
+"""The number of a request that was answered at once: an empty catalog has nothing to search."""
+
+
 class Engine:
-    """Constrained generation with one model and one trie. Weights are copied when it is made; nothing is cached after.
+    """Constrained generation with one model and one catalog at a time. Weights are copied when it is made.
+
+    Safe for threads: whoever waits for an answer drives the engine on (see ``asynchronous`` for a thread that does).
 
     Args:
         model: a Llama, Qwen2 or Qwen3 causal language model of transformers, adapters merged, or an item trunk.
@@ -41,6 +47,7 @@ class Engine:
 
     Raises:
         ConfigError: a model that the decoder would not compute rightly, or tokens that do not fit the trie.
+        CapacityError: a catalog or settings that do not fit into memory.
     """
 
     def __init__(
@@ -51,41 +58,26 @@ class Engine:
         config: EngineConfig | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        self.trie = trie
-        self.device = pick_device(self.config.device)
-        self.dtype = _pick_dtype(self.config.dtype, self.device)
         _require_tokens(sid_tokens, trie, _written_rows(model))
-        self._decoder = open_decoder(model, sid_tokens, device=self.device, dtype=self.dtype)
-        tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int64)).to(self.device) for ids in sid_tokens]
-        self._search = BeamSearch(self._decoder, TrieTensors.of(trie, self.device), tokens, self.config.normalise)
+        self.trie, self._version = trie, 0
+        with torch.no_grad():
+            self.loop = assemble(model, trie, sid_tokens, self.config)
+        self._search = self.loop.runner.search
+        self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
+        self.lock = threading.RLock()
 
-    @property
-    def _max_rows(self) -> int:
-        return self.config.max_rows or self._decoder.max_rows
-
-    @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers in the order of the requests; any number of them, of mixed lengths, widths and filters."""
-        levels = self.trie.space.levels
-        widths = [request.widths(levels, self.config.beam) for request in requests]
-        self._require(requests)
-        # No level holds more beams than it has nodes, however wide the request.
-        nodes = [len(self.trie.nodes_at(depth + 1)) for depth in range(levels)]
-        widths = [tuple(min(width, max(count, 1)) for width, count in zip(row, nodes, strict=True)) for row in widths]
-        asked = [request.widths(levels, self.config.beam)[-1] for request in requests]
-        answers: list[Answer | None] = [None] * len(requests)
-        for batch in self._plan(requests, [max(row) for row in widths]):
-            members = [requests[index] for index in batch]
-            trail = self._search.search(
-                Prompts.of(members, self.device),
-                [widths[index] for index in batch],
-                Filters.of(members, self.trie, self.device),
-            )
-            for index, answer in zip(batch, self._answers(members, trail, [asked[i] for i in batch]), strict=True):
-                answers[index] = answer
-        return [answer for answer in answers if answer is not None]
+        """Answers in the order of the requests; any number of them, of mixed lengths, widths and filters.
 
-    @torch.inference_mode()
+        Raises:
+            ConfigError, CapacityError: a request that cannot be answered; then none is.
+            DataError: the model computes values that are not finite.
+            TimeoutError: a request's timeout could not be kept.
+        """
+        answers: list[Outcome | None] = [None] * len(requests)
+        self._run([partial(self.submit, request) for request in requests], answers)
+        return [answer_of(outcome) for outcome in answers]
+
     def score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[np.ndarray]:
         """Scores of given SIDs, the same sums that ``generate`` ranks by; filters and widths play no part.
 
@@ -97,7 +89,6 @@ class Engine:
             For each request float32 scores in its SIDs' order; -inf for a SID that the trie does not hold.
         """
         assert len(sids) == len(requests), "one list of SIDs per request"
-        self._require(requests)
         levels = self.trie.space.levels
         codes = [np.asarray(rows, dtype=np.int64).reshape(-1, levels) for rows in sids]
         cuts = np.cumsum([len(rows) for rows in codes])[:-1]
@@ -107,82 +98,149 @@ class Engine:
         parts = [
             (index, part)
             for index, path in enumerate(paths)
-            for part in _split(np.flatnonzero(path[:, -1] >= 0), self._max_rows)
+            for part in _split(np.flatnonzero(path[:, -1] >= 0), self.loop.scheduler.limits.rows)
         ]
-        members = [requests[index] for index, _ in parts]
-        for batch in self._plan(members, [len(part) for _, part in parts]):
-            chosen = [parts[number] for number in batch]
-            request = np.repeat(np.arange(len(chosen)), [len(part) for _, part in chosen])
-            found = self._search.score(
-                Prompts.of([members[number] for number in batch], self.device),
-                torch.from_numpy(request).to(self.device),
-                torch.from_numpy(np.concatenate([codes[index][part] for index, part in chosen])).to(self.device),
-                torch.from_numpy(np.concatenate([paths[index][part, :-1] for index, part in chosen])).to(self.device),
-            )
-            begins = np.cumsum([len(part) for _, part in chosen])[:-1]
-            for (index, part), values in zip(chosen, np.split(found.cpu().numpy(), begins), strict=True):
-                scores[index][part] = values
+        found: list[Outcome | None] = [None] * len(parts)
+        submits = [partial(self._submit_scoring, requests[i], codes[i][part], paths[i][part]) for i, part in parts]
+        self._run(submits, found)
+        for (index, part), outcome in zip(parts, found, strict=True):
+            scores[index][part] = scores_of(outcome)
         return scores
 
-    def _require(self, requests: Sequence[Request]) -> None:
-        decoder = self._decoder
-        for request in requests:
+    def submit(self, request: Request, deliver: Callable[[Outcome], None]) -> int:
+        """Queue a request and return its number; ``deliver`` is told its outcome by whoever drives the engine.
+
+        Raises:
+            ConfigError, CapacityError: it cannot be answered.
+        """
+        with self.lock:
+            trie = self.trie
+            decoder = self._search.decoder
+            request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=trie.num_items)
+            widths = request.widths(trie.space.levels, self.config.beam)
+            if trie.num_items == 0:
+                deliver(Answer(sids=[], scores=[], short=True))
+                return _NO_JOB
+            # No level holds more beams than it has nodes, however wide the request.
+            nodes = [len(trie.nodes_at(depth + 1)) for depth in range(len(widths))]
+            rows = tuple(max(min(width, count), 1) for width, count in zip(widths, nodes, strict=True))
+            task = Task(request=request, trie=trie, asked=widths[-1], rows=rows, wanted=None, deliver=deliver)
+            return self.loop.submit(task, catalog=self._version)
+
+    def submit_scoring(
+        self, request: Request, sids: Sequence[Sid] | np.ndarray, deliver: Callable[[Outcome], None]
+    ) -> int:
+        """Queue the scoring of one request's SIDs; -inf for those that the trie does not hold.
+
+        Raises:
+            CapacityError: more SIDs than a batch has rows.
+        """
+        with self.lock:
+            codes = np.asarray(sids, dtype=np.int64).reshape(-1, self.trie.space.levels)
+            paths = self.trie.paths(codes)
+            held = paths[:, -1] >= 0
+            whole = np.full(len(codes), -np.inf, dtype=np.float32)
+
+            def fill(outcome: Outcome) -> None:
+                if isinstance(outcome, np.ndarray):
+                    whole[held] = outcome
+                    outcome = whole
+                deliver(outcome)
+
+            if not held.any():
+                fill(np.empty(0, np.float32))
+                return _NO_JOB
+            return self._submit_scoring(request, codes[held], paths[held], fill)
+
+    def cancel(self, number: int) -> bool:
+        """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
+        with self.lock, torch.inference_mode():
+            return self.loop.cancel(number)
+
+    def advance(self) -> None:
+        """Drive the engine on by a moment."""
+        with self.lock, torch.inference_mode():
+            self.loop.advance()
+
+    def swap(self, trie: Trie) -> None:
+        """Make another catalog of the same SID space the active one; requests asked before are answered with theirs.
+
+        Raises:
+            CapacityError: it does not fit into the buffers (``Budgets.catalog_headroom``).
+        """
+        with self.lock:
+            self.loop.runner.catalog.require(trie)
+            self.trie, self._version = trie, self._version + 1
+
+    def purge(self, user: str) -> None:
+        """Forget all that is kept of a user; no byte of their prompts stays in the engine's memory."""
+        with self.lock, torch.inference_mode():
+            self.loop.purge(user)
+
+    def warm_up(self, requests: Sequence[Request], batches: Sequence[int] = (1,)) -> float:
+        """Compile, capture and time batches of these requests' sizes, so that later ones find all of it done.
+
+        Args:
+            requests: representative ones, without users or timeouts.
+            batches: how many of them, from the first on, make a batch.
+
+        Returns:
+            Seconds that it took.
+        """
+        start = time.monotonic()
+        for size in batches:
+            for _ in range(3):  # compiled, captured, timed
+                self.generate([requests[index % len(requests)] for index in range(size)])
+        return time.monotonic() - start
+
+    def _submit_scoring(
+        self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]
+    ) -> int:
+        with self.lock:
+            decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
-
-    def _plan(self, requests: Sequence[Request], rows: Sequence[int]) -> list[list[int]]:
-        lengths = [len(request.tokens) for request in requests]
-        most = self.config.max_prompt_tokens
-        return list(plan_batches(lengths, rows, max_rows=self._max_rows, max_prompt_tokens=most))
-
-    def _answers(self, requests: Sequence[Request], trail: list[Frontier], asked: Sequence[int]) -> list[Answer]:
-        """Split the last frontier by request and put each part in order of score."""
-        last = trail[-1]
-        owner, score, codes = last.request.cpu().numpy(), last.score.cpu().numpy(), last.codes.cpu().numpy()
-        begins = np.searchsorted(owner, np.arange(len(requests) + 1))
-        traced = [index for index, request in enumerate(requests) if request.trace]
-        traces = self._traces(trail, traced) if traced else {}
-        answers = []
-        for index in range(len(requests)):
-            part = slice(begins[index], begins[index + 1])
-            order = np.argsort(-score[part], kind="stable")  # rows come in SID order: ties stay so
-            answers.append(
-                Answer(
-                    sids=list(map(tuple, codes[part][order].tolist())),
-                    scores=score[part][order].tolist(),
-                    short=len(order) < asked[index],
-                    levels=traces.get(index),
-                )
+            wanted = Candidates.of(codes, paths, self.trie, self.config.normalise)
+            task = Task(
+                request=request, trie=self.trie, asked=len(codes), rows=wanted.rows, wanted=wanted, deliver=deliver
             )
-        return answers
+            return self.loop.submit(task, catalog=self._version)
 
-    def _traces(self, trail: list[Frontier], requests: Sequence[int]) -> dict[int, tuple[LevelTrace, ...]]:
-        found: dict[int, list[LevelTrace]] = {index: [] for index in requests}
-        for level, frontier in enumerate(trail):
-            owner, score, codes = (x.cpu().numpy() for x in (frontier.request, frontier.score, frontier.codes))
-            children = self.trie.num_children[frontier.node.cpu().numpy()]
-            kept = children
-            if level + 1 < len(trail):
-                kept = np.bincount(trail[level + 1].parent.cpu().numpy(), minlength=len(owner))
-            for index in requests:
-                rows = np.flatnonzero(owner == index)
-                rows = rows[np.argsort(-score[rows], kind="stable")]
-                beams = tuple(
-                    TracedBeam(
-                        prefix=tuple(codes[row].tolist()),
-                        score=float(score[row]),
-                        children=int(children[row]),
-                        pruned=int(children[row] - kept[row]),
-                    )
-                    for row in rows
-                )
-                found[index].append(LevelTrace(level=level, beams=beams))
-        return {index: tuple(levels) for index, levels in found.items()}
+    def _run(
+        self, submits: Sequence[Callable[[Callable[[Outcome], None]], int]], outcomes: list[Outcome | None]
+    ) -> None:
+        """Submit all or none, then drive the engine until each has an outcome."""
+        numbers: list[int] = []
+        with self.lock:
+            try:
+                for place, submit in enumerate(submits):
+                    numbers.append(submit(partial(outcomes.__setitem__, place)))
+            except GenrecallError:
+                for number in numbers:
+                    self.loop.cancel(number)
+                raise
+        while any(outcome is None for outcome in outcomes):
+            self.advance()
 
 
-def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and has_bf16(device) else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+def answer_of(outcome: Outcome | None) -> Answer:
+    """An answer, or the error that came instead, raised."""
+    if isinstance(outcome, Answer):
+        return outcome
+    raise _error(outcome)
+
+
+def scores_of(outcome: Outcome | None) -> np.ndarray:
+    """Scores, or the error that came instead, raised."""
+    if isinstance(outcome, np.ndarray):
+        return outcome
+    raise _error(outcome)
+
+
+def _error(outcome: Outcome | None) -> Exception:
+    if isinstance(outcome, Refused):
+        return TimeoutError(f"a request was given up: {outcome.reason}")
+    assert isinstance(outcome, GenrecallError), "every outcome is an answer, scores, a refusal or an error"
+    return outcome
 
 
 def _split(rows: np.ndarray, most: int) -> list[np.ndarray]:

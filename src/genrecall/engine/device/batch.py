@@ -1,54 +1,158 @@
-"""Requests as tensors: the only place where host data goes to the device."""
+"""A plan as tensors: the only place where host data goes to the device, in one copy of 32-bit integers.
+
+    | table R·Q | length R | new R | there R | last R | filter R | starts R+1 | widths L·R | begins L·(R+1) |
+    | token T | position T | slot T |
+
+The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
+which the graphs of the levels read, do not depend on T.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from genrecall.engine.host.request import Request
-from genrecall.index.trie import Trie
+from genrecall.engine.device.decoder import PromptRows
+from genrecall.engine.host.step import StepPlan
+from genrecall.kernels.rows import RowRanges
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The static sizes of a batch.
+
+    Attributes:
+        requests: R.
+        pages: Q, of the longest prompt, rounded up to a power of two.
+        levels: L.
+        tokens: T.
+    """
+
+    requests: int
+    pages: int
+    levels: int
+    tokens: int
+
+    @classmethod
+    def of(cls, plan: StepPlan) -> BatchShape:
+        """Of a plan."""
+        pages = max(len(seat.pages) for seat in plan.seats)
+        return cls(plan.requests, 1 << (pages - 1).bit_length(), len(plan.rows), plan.tokens)
+
+    @cached_property
+    def fields(self) -> dict[str, slice]:
+        """Where each field lies."""
+        r, levels, t = self.requests, self.levels, self.tokens
+        sizes = {
+            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "starts": r + 1,
+            "widths": levels * r, "begins": levels * (r + 1), "token": t, "position": t, "slot": t,
+        }  # fmt: skip
+        ends = np.cumsum(list(sizes.values())).tolist()
+        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+    @property
+    def size(self) -> int:
+        """Integers in all."""
+        return self.fields["slot"].stop
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prompts:
-    """R prompts: ``tokens`` int64 (R, T) padded on the right, ``length`` int64 (R,)."""
+class Batch:
+    """Views of a plan's integers on the device.
+
+    Attributes:
+        tokens: int32 (T,).
+        prompts: where they belong.
+        filters: int32 (R,), the row of each request's item filter; -1 for none.
+        widths: int32 (L, R).
+        begins: int32 (L, R+1), the first row of each request after each level.
+        root: one row for each request that is there.
+    """
 
     tokens: torch.Tensor
-    length: torch.Tensor
+    prompts: PromptRows
+    filters: torch.Tensor
+    widths: torch.Tensor
+    begins: torch.Tensor
+    root: RowRanges
 
     @classmethod
-    def of(cls, requests: Sequence[Request], device: torch.device) -> Prompts:
-        """Pad to the longest."""
-        lengths = np.array([len(request.tokens) for request in requests], dtype=np.int64)
-        tokens = np.zeros((len(requests), lengths.max()), dtype=np.int64)
-        for row, request in zip(tokens, requests, strict=True):
-            row[: len(request.tokens)] = request.tokens
-        return cls(tokens=torch.from_numpy(tokens).to(device), length=torch.from_numpy(lengths).to(device))
+    def view(cls, flat: torch.Tensor, shape: BatchShape, place: torch.Tensor) -> Batch:
+        """Views of int32 ``flat``; ``place`` is int32 0, 1, 2 … of more than R."""
+        at = {name: flat[where] for name, where in shape.fields.items()}
+        r = shape.requests
+        root = RowRanges(begin=place[: r + 1], count=at["there"])
+        prompts = PromptRows(
+            position=at["position"],
+            slot=at["slot"],
+            ranges=RowRanges(begin=at["starts"], count=at["new"]),
+            last=at["last"],
+            last_ranges=root,
+            table=at["table"].view(r, shape.pages),
+            length=at["length"],
+        )
+        return cls(
+            tokens=at["token"],
+            prompts=prompts,
+            filters=at["filter"],
+            widths=at["widths"].view(shape.levels, r),
+            begins=at["begins"].view(shape.levels, r + 1),
+            root=root,
+        )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Filters:
-    """Node masks of R requests: ``allowed`` bool (U, N), ``row`` int64 (R,) with -1 where nothing is filtered."""
+def pack(
+    plan: StepPlan,
+    shape: BatchShape,
+    prompts: Sequence[Sequence[int]],
+    filters: Sequence[int],
+    page_tokens: int,
+    out: np.ndarray,
+) -> None:
+    """Write a plan.
 
-    allowed: torch.Tensor
-    row: torch.Tensor
+    Args:
+        plan: seats.
+        shape: of the plan.
+        prompts: the tokens of each seat.
+        filters: the row of each seat's item filter, -1 for none.
+        page_tokens: P.
+        out: int32 (``shape.size``,).
+    """
+    at = {name: out[where] for name, where in shape.fields.items()}
+    out[:] = 0
+    seats, r = plan.seats, shape.requests
+    table = at["table"].reshape(r, shape.pages)
+    new = [seat.length - seat.cached for seat in seats]
+    ends = np.cumsum(new)
+    at["starts"][len(seats) :] = shape.tokens  # empty places come after the padding, which is the last request's
+    at["starts"][1 : len(seats)] = ends[:-1]
+    at["length"][: len(seats)] = [seat.length for seat in seats]
+    at["new"][: len(seats)] = new
+    at["there"][: len(seats)] = 1
+    at["last"][: len(seats)] = ends - 1
+    at["filter"][:] = -1
+    at["filter"][: len(seats)] = filters
+    at["slot"][:] = -1
+    for row, (seat, tokens, end) in enumerate(zip(seats, prompts, ends.tolist(), strict=True)):
+        table[row, : len(seat.pages)] = seat.pages
+        span = slice(end - new[row], end)
+        position = np.arange(seat.cached, seat.length, dtype=np.int32)
+        at["token"][span] = tokens[seat.cached :]
+        at["position"][span] = position
+        at["slot"][span] = table[row, position // page_tokens] * page_tokens + position % page_tokens
+    widths = at["widths"].reshape(shape.levels, r)
+    begins = at["begins"].reshape(shape.levels, r + 1)
+    widths[:, : len(seats)] = np.array([seat.rows for seat in seats], dtype=np.int32).T
+    np.cumsum(widths, axis=1, out=begins[:, 1:])
+    begins[:, len(seats) :] = np.array(plan.rows, dtype=np.int32)[:, None]
 
-    @classmethod
-    def of(cls, requests: Sequence[Request], trie: Trie, device: torch.device) -> Filters | None:
-        """One node mask for each distinct item mask; requests that pass the same array share it. None: no filters."""
-        number: dict[int, int] = {}
-        masks: list[np.ndarray] = []
-        row = np.full(len(requests), -1, dtype=np.int64)
-        for index, request in enumerate(requests):
-            if request.allowed is None:
-                continue
-            if id(request.allowed) not in number:
-                number[id(request.allowed)] = len(masks)
-                masks.append(trie.allowed_nodes(request.allowed))
-            row[index] = number[id(request.allowed)]
-        if not masks:
-            return None
-        return cls(allowed=torch.from_numpy(np.stack(masks)).to(device), row=torch.from_numpy(row).to(device))
+
+def request_of(begin: torch.Tensor, rows: int) -> torch.Tensor:
+    """int64 (rows,): the request whose range, padding included, holds each row."""
+    row = torch.arange(rows, dtype=begin.dtype, device=begin.device)
+    return (torch.searchsorted(begin, row, right=True) - 1).clamp_(max=len(begin) - 2)

@@ -1,8 +1,10 @@
-"""Constrained beam search over a batch of requests, level by level.
+"""Constrained beam search over a batch of requests, level by level, in static shapes.
 
 ``score(s) = Σ_l log p(s_l | prompt, s_<l)``; beams are extended by valid codes only (De Cao et al. 2021, arXiv
-2010.00904). We deviate: the frontier is kept in SID order, so that ties need no rule of their own; and under trie
-normalisation beams whose subtree holds one SID leave the forward pass, because everything after them has probability 1.
+2010.00904). We deviate: the rows of a level are laid out by the host before it is known how many survive, so that no
+shape depends on the device and all levels fit one CUDA graph; the frontier is kept in SID order, so that ties need no
+rule of their own; and under trie normalisation beams whose subtree holds one SID can leave the forward pass, because
+everything after them has probability 1.
 """
 
 from __future__ import annotations
@@ -13,151 +15,146 @@ from dataclasses import dataclass
 import torch
 
 from genrecall.engine.config import Normalise
-from genrecall.engine.device.batch import Filters, Prompts
-from genrecall.engine.device.decoder import Prefix, Suffix
+from genrecall.engine.device.batch import Batch, request_of
+from genrecall.engine.device.catalog import DeviceCatalog
+from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
-from genrecall.errors import DataError
-from genrecall.index.layout import TrieTensors
+from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
-from genrecall.kernels.beam_attention import BeamRows
-from genrecall.kernels.trie_topk import code_log_probs, trie_topk
+from genrecall.kernels.rows import RowRanges, compact_rows
+from genrecall.kernels.trie_select import Beams, trie_select
+
+
+@dataclass(frozen=True)
+class SearchShape:
+    """Static sizes of the levels of a batch.
+
+    Attributes:
+        rows: M after each level.
+        widest: the most rows of one request after any level, rounded up to a power of two.
+        most_children: of a node before each level.
+        filtered: whether any request has an item filter.
+    """
+
+    rows: tuple[int, ...]
+    widest: int
+    most_children: tuple[int, ...]
+    filtered: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frontier:
-    """M beams, requests ascending and in SID order within a request.
+    """M beams, requests ascending and in SID order within a request; padding between requests.
 
     Attributes:
-        request: int64 (M,).
-        node: int64 (M,).
-        codes: int64 (M, depth).
-        score: float32 (M,).
-        ancestry: int64 (M, depth-1), suffix rows of the codes before the last; meaningless for resolved beams.
-        parent: int64 (M,), row in the frontier before.
+        ranges: where each request's beams are.
+        node: int32 (M,).
+        codes: int32 (M, depth).
+        score: float32 (M,), -inf in padding.
+        ancestry: int32 (M, depth-1), suffix rows of the codes before the last; meaningless for resolved beams.
+        parent: int32 (M,), row in the frontier before.
+        broken: int32 (R,), 1 where a logit that counts was not finite.
     """
 
-    request: torch.Tensor
+    ranges: RowRanges
     node: torch.Tensor
     codes: torch.Tensor
     score: torch.Tensor
     ancestry: torch.Tensor
     parent: torch.Tensor
+    broken: torch.Tensor
 
 
 class BeamSearch:
-    """Search and teacher-forced scoring with one decoder and one trie."""
+    """Search with one decoder and one catalog.
+
+    Args:
+        decoder: reads and writes.
+        catalog: the trie.
+        sid_tokens: per level int32 (C,).
+        normalise: see ``EngineConfig``.
+        skip_forced: leave resolved beams out of forward passes; costs one read of the device a level.
+    """
 
     def __init__(
-        self, decoder: SidDecoder, trie: TrieTensors, sid_tokens: Sequence[torch.Tensor], normalise: Normalise
+        self,
+        decoder: SidDecoder,
+        catalog: DeviceCatalog,
+        sid_tokens: Sequence[torch.Tensor],
+        normalise: Normalise,
+        skip_forced: bool,
     ) -> None:
-        self.decoder = decoder
-        self.trie = trie
-        self.sid_tokens = sid_tokens
-        self.normalise = normalise
+        self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
+        self.skip_forced = skip_forced and normalise == "trie"
 
     @property
     def levels(self) -> int:
         """L."""
         return len(self.sid_tokens)
 
-    def search(self, prompts: Prompts, widths: Sequence[Sequence[int]], filters: Filters | None) -> list[Frontier]:
-        """The surviving beams after each level; ``widths`` has L entries for each of R requests."""
-        device = prompts.tokens.device
-        width = torch.tensor(widths, dtype=torch.int64, device=device)
-        requests = torch.arange(len(widths), device=device)
-        hidden, prefix = self.decoder.read(prompts.tokens, prompts.length)
-        suffix = Suffix(len(prefix.keys), sum(sum(row[:-1]) for row in widths), prefix.keys[0])
-        empty = requests.new_empty(len(widths), 0)
-        frontier = Frontier(
-            request=requests,
-            node=torch.full_like(requests, ROOT),
-            codes=empty,
-            score=torch.zeros(len(widths), device=device),
-            ancestry=empty,
-            parent=requests,
-        )
-        logits, logits_row, ancestry = self._logits(hidden, 0, frontier.node), requests, empty
-        trail = []
-        for level in range(self.levels):
+    def search(self, batch: Batch, reading: Reading, shape: SearchShape) -> list[Frontier]:
+        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device."""
+        places = len(reading.hidden)
+        device = reading.hidden.device
+        logits = self.decoder.level_logits(reading.hidden, 0)
+        node = torch.full((places,), ROOT, dtype=torch.int32, device=device)
+        score = torch.zeros(places, dtype=torch.float32, device=device)
+        row = torch.arange(places, dtype=torch.int32, device=device)
+        beams = Beams(node=node, score=score, logits_row=row, ranges=batch.root)
+        codes = ancestry = node.new_empty(places, 0)
+        node_filter = self.catalog.node_filter(batch.filters) if shape.filtered else None
+        trail: list[Frontier] = []
+        widest, written = 1, 0
+        for level, rows in enumerate(shape.rows):
             if level > 0:
-                logits, logits_row, ancestry = self._forward(frontier, level, len(widths), prefix, suffix)
-            best = trie_topk(
-                logits, logits_row, frontier.score, frontier.node, frontier.request, width[:, level],
-                self.trie.child_begin, self.trie.child_code, self.normalise,
-                filters.allowed if filters else None, filters.row if filters else None,
+                frontier = trail[-1]
+                logits, logits_row, ancestry = self._forward(frontier, level, reading, written, shape.widest)
+                written += len(frontier.node)
+                beams = Beams(node=frontier.node, score=frontier.score, logits_row=logits_row, ranges=frontier.ranges)
+            best = trie_select(
+                logits, beams, self.catalog.children(level), batch.widths[level], batch.begins[level],
+                rows=rows, most_beams=widest, normalise=self.normalise, node_filter=node_filter,
             )  # fmt: skip
-            frontier = Frontier(
-                request=frontier.request[best.parent],
-                node=best.node,
-                codes=torch.cat([frontier.codes[best.parent], best.code[:, None]], dim=1),
-                score=best.score,
-                ancestry=ancestry[best.parent],
-                parent=best.parent,
+            codes = torch.cat([codes[best.parent], best.code[:, None]], dim=1)
+            trail.append(
+                Frontier(
+                    ranges=best.ranges,
+                    node=best.node,
+                    codes=codes,
+                    score=best.score,
+                    ancestry=ancestry[best.parent],
+                    parent=best.parent,
+                    broken=best.broken,
+                )
             )
-            trail.append(frontier)
+            widest = shape.widest
         return trail
 
-    def score(self, prompts: Prompts, request: torch.Tensor, codes: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-        """Teacher-forced scores of M valid SIDs.
-
-        Args:
-            prompts: R prompts.
-            request: int64 (M,), ascending.
-            codes: int64 (M, L).
-            nodes: int64 (M, L), the trie node before each code.
-
-        Returns:
-            float32 (M,).
-        """
-        hidden, prefix = self.decoder.read(prompts.tokens, prompts.length)
-        suffix = Suffix(len(prefix.keys), len(codes) * (self.levels - 1), prefix.keys[0])
-        logits, logits_row = self._logits(hidden, 0, torch.full_like(prompts.length, ROOT)), request
-        score = torch.zeros(len(codes), device=codes.device)
-        ancestry = codes[:, :0]
-        for level in range(self.levels):
-            if level > 0:
-                frontier = Frontier(
-                    request=request, node=nodes[:, level], codes=codes[:, :level], score=score, ancestry=ancestry,
-                    parent=request,
-                )  # fmt: skip
-                logits, logits_row, ancestry = self._forward(frontier, level, len(prompts.length), prefix, suffix)
-            scored = (logits_row >= 0).nonzero()[:, 0]
-            score[scored] += code_log_probs(
-                logits[logits_row[scored]], nodes[scored, level], codes[scored, level], self.trie.child_begin,
-                self.trie.child_code, self.normalise,
-            )  # fmt: skip
-        return score
-
     def _forward(
-        self, frontier: Frontier, level: int, requests: int, prefix: Prefix, suffix: Suffix
+        self, frontier: Frontier, level: int, reading: Reading, written: int, widest: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Run the beams that still branch. Returns logits (B, C), the logits row of each beam or -1, its ancestry."""
-        if self.normalise == "trie":
-            running = self.trie.branching[frontier.node].nonzero()[:, 0]
-        else:
-            running = torch.arange(len(frontier.node), device=frontier.node.device)
-        logits_row = torch.full_like(frontier.node, -1)
-        ancestry = torch.cat([frontier.ancestry, torch.zeros_like(frontier.node)[:, None]], dim=1)
-        if len(running) == 0:
-            return frontier.score.new_empty(0, len(self.sid_tokens[level])), logits_row, ancestry
-        tokens = self.sid_tokens[level - 1][frontier.codes[running, -1]]
-        rows = BeamRows.of(frontier.request[running], requests)
-        hidden, ancestry[running] = self.decoder.step(tokens, level, rows, frontier.ancestry[running], prefix, suffix)
-        logits_row[running] = torch.arange(len(running), device=running.device)
-        return self._logits(hidden, level, frontier.node[running]), logits_row, ancestry
-
-    def _logits(self, hidden: torch.Tensor, level: int, node: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of the codes after ``node`` (B,). What is not finite would lose beams without a word."""
-        logits = self.decoder.level_logits(hidden, level)
-        broken = ~torch.isfinite(logits)
-        for row in broken.any(1).nonzero()[:, 0].tolist():
-            begin, end = self.trie.child_begin[node[row]], self.trie.child_begin[node[row] + 1]
-            # Under the trie's softmax, codes that no SID goes on with play no part.
-            if self.normalise == "level" or broken[row, self.trie.child_code[begin:end].long()].any():
-                raise DataError(
-                    "the model computes values that are not finite",
-                    seen=f"NaN or infinity in the logits of level {level}",
-                    allowed="finite numbers",
-                    fix="check the checkpoint; with dtype float16 try bfloat16 or float32",
-                )
-        return logits
+        """Run beams. Returns logits (B, C), the logits row of each beam or -1, and its ancestry (M, level)."""
+        rows = len(frontier.node)
+        row = torch.arange(rows, dtype=torch.int32, device=frontier.node.device)
+        code, ancestry, ranges, logits_row = frontier.codes[:, -1], frontier.ancestry, frontier.ranges, row
+        if self.skip_forced:
+            compact = compact_rows(self.catalog.branching[frontier.node.long()], frontier.ranges)
+            running = int(compact.ranges.begin[-1])  # the one wait for the device
+            if running == 0:
+                logits = frontier.score.new_empty(0, len(self.sid_tokens[level]))
+                return logits, torch.full_like(row, -1), torch.cat([ancestry, row[:, None]], dim=1)
+            rows = min(fit(running), rows)
+            source = compact.source[:rows]
+            code, ranges, logits_row = code[source], compact.ranges, compact.place
+            ran = torch.cat([ancestry[source], row[:rows, None] + written], dim=1)
+        ancestry = torch.cat([ancestry, (logits_row + written).clamp_(min=0)[:, None]], dim=1)
+        beams = BeamRows(
+            ranges=ranges,
+            request=request_of(ranges.begin, rows),
+            ancestry=ran if self.skip_forced else ancestry,
+            table=reading.table,
+            length=reading.length,
+            widest=widest,
+        )
+        hidden = self.decoder.step(self.sid_tokens[level - 1][code], beams)
+        return self.decoder.level_logits(hidden, level), logits_row, ancestry

@@ -1,9 +1,9 @@
-"""Forward passes of a decoder-only model for beams: the prompt once, then only the beams' rows.
+"""Forward passes of a decoder-only model over packed rows: prompts once, then only the beams' rows.
 
-``h = x + Attn(RMSNorm(x)); y = h + SwiGLU(RMSNorm(h))`` a layer, as in Llama (Touvron et al. 2023, arXiv 2302.13971).
-We deviate in the cache, after Hydragen (Juravsky et al. 2024) and xGR (arXiv 2512.11529): prefix keys and values belong
-to a request and are read by all its beams; suffix keys and values are appended level by level and never reordered (a
-row's path through them is its ``ancestry``); and of the last layer a prompt computes only what its last token needs.
+``h = Layer_n(… Layer_1(e))`` over all rows of a batch at once, after Hydragen (Juravsky et al. 2024, arXiv 2402.05099)
+and xGR (arXiv 2512.11529): keys and values of prompts lie in pages that all beams of a request read; what beams add is
+appended level by level and never reordered. We deviate: nothing is padded per request, and of the last layer a prompt
+computes only what its last token needs.
 """
 
 from __future__ import annotations
@@ -14,38 +14,91 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.layers import finish_layer, query_key_value, rms_norm, rotation
+from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.layers import Layer, rotation_table
+from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.weights import Weights
-from genrecall.kernels.beam_attention import BeamRows, beam_attention
+from genrecall.kernels.level_logits import level_logits
+from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, attend_prompts, most_splits, tile_size
+from genrecall.kernels.rms_norm import rms_norm
+from genrecall.kernels.rows import RowRanges, RowTiles, cut_rows, most_tiles
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prefix:
-    """Keys and values of R prompts: per layer (R, K, T, D), padded on the right; ``length`` int64 (R,)."""
+class PromptRows:
+    """Where the T packed prompt tokens of R requests belong.
 
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
+    Attributes:
+        position: int32 (T,), in the prompt.
+        slot: int32 (T,), where keys and values go: ``page * P + offset``; -1 for padding.
+        ranges: the new tokens of each request.
+        last: int32 (R,), the row of each prompt's last token.
+        last_ranges: one row for each request that is there, none for an empty place.
+        table: int32 (R, Q), pages.
+        length: int32 (R,), tokens, cached and new.
+    """
+
+    position: torch.Tensor
+    slot: torch.Tensor
+    ranges: RowRanges
+    last: torch.Tensor
+    last_ranges: RowRanges
+    table: torch.Tensor
     length: torch.Tensor
 
 
-class Suffix:
-    """Keys and values that beams add: per layer (S, K, D), one row for each beam that went through the model."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BeamRows:
+    """Where M beams belong.
 
-    def __init__(self, layers: int, capacity: int, like: torch.Tensor) -> None:
-        kv_heads, width = like.shape[1], like.shape[3]
-        self.keys = [like.new_empty(capacity, kv_heads, width) for _ in range(layers)]
-        self.values = [like.new_empty(capacity, kv_heads, width) for _ in range(layers)]
-        self.used = 0
+    Attributes:
+        ranges: which rows belong to which of R requests.
+        request: int64 (M,), the same by row; any number in padding.
+        ancestry: int32 (M, depth), suffix rows on each beam's path, the one it is about to write last.
+        table, length: of the requests' prompts.
+        widest: the most rows of one request.
+    """
+
+    ranges: RowRanges
+    request: torch.Tensor
+    ancestry: torch.Tensor
+    table: torch.Tensor
+    length: torch.Tensor
+    widest: int
+
+    @property
+    def depth(self) -> int:
+        """Codes that each beam has, at least 1."""
+        return self.ancestry.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What reading R prompts leaves for their beams.
+
+    Attributes:
+        hidden: (R, E), the states that the first code is written from.
+        table: int32 (R, Q), pages that beams look back at.
+        length: int32 (R,), tokens in them.
+    """
+
+    hidden: torch.Tensor
+    table: torch.Tensor
+    length: torch.Tensor
 
 
 class Decoder:
     """A Llama, Qwen2 or Qwen3 model. E model width, H heads, K KV heads, D head width."""
 
-    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+    def __init__(self, architecture: Architecture, weights: Weights, arithmetic: Arithmetic) -> None:
         self.architecture = architecture
         self.weights = weights
-        self._inverse_frequency = architecture.inverse_frequency.to(weights.embedding.device)
+        self._layers = [Layer(layer, arithmetic, architecture.epsilon) for layer in weights.layers]
+        frequency = architecture.inverse_frequency.to(weights.embedding.device)
+        self._cos_sin = rotation_table(frequency, architecture.rope_scale, architecture.window)
         self._scale = architecture.head_width**-0.5
+        self.memory: PromptMemory
+        self.suffix: SuffixMemory
 
     @property
     def window(self) -> int:
@@ -53,113 +106,77 @@ class Decoder:
         return self.architecture.window - len(self.weights.level_heads) + 1
 
     @property
-    def max_rows(self) -> int:
-        """How many beams fill a device without filling its memory."""
-        return 4096
-
-    @property
     def vocabulary(self) -> int:
         """V of prompts."""
         return self.architecture.vocabulary
 
-    def read(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
-        """``prefill`` of prompt tokens int64 (R, T), padded on the right with any token."""
-        return self.prefill(F.embedding(tokens, self.weights.embedding), length)
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Input vectors (M, E) of int32 (M,) tokens."""
+        return F.embedding(tokens, self.weights.embedding)
 
-    def prefill(self, x: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
-        """Read R prompts.
+    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+        """Make room for prompts and beams; ``requests`` is the most of one batch."""
+        like = self.weights.embedding
+        self.memory = PromptMemory(
+            self.architecture, pages=pages, page_tokens=page_tokens, dtype=like.dtype, device=like.device
+        )
+        self.suffix = SuffixMemory(self.architecture, rows=suffix_rows, dtype=like.dtype, device=like.device)
 
-        Args:
-            x: input vectors (R, T, E), padded on the right with any.
-            length: int64 (R,), at least 1.
+    def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
+        """``prefill`` of packed prompt tokens int32 (T,)."""
+        return Reading(hidden=self.prefill(self.embed(tokens), rows), table=rows.table, length=rows.length)
 
-        Returns:
-            Normed hidden state of each prompt's last token (R, E), and the prefix.
-        """
-        prefix = Prefix(keys=[], values=[], length=length)
-        width = x.shape[1]
-        requests = torch.arange(len(x), device=x.device)
-        cos_sin = self._rotation(torch.arange(width, device=x.device))
-        for index, layer in enumerate(self.weights.layers):
-            query, key, value = self._heads(x, index, cos_sin)
-            key, value = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
-            prefix.keys.append(key)
-            prefix.values.append(value)
-            if index < len(self.weights.layers) - 1:
-                # Padding is on the right, where no real token looks under a causal mask.
-                attended = _attention(query.transpose(1, 2), key, value, self._scale)
-                attended = attended.transpose(1, 2).flatten(2)
+    def prefill(self, x: torch.Tensor, rows: PromptRows) -> torch.Tensor:
+        """Read prompts from input vectors (T, E). Returns normed hidden states (R, E) of the prompts' last tokens."""
+        tiles = self._tiles(rows.ranges, len(x), rows.table.shape[0], len(x))
+        residual: torch.Tensor | None = None
+        final = len(self._layers) - 1
+        for index, layer in enumerate(self._layers):
+            key, value = self.memory.keys[index], self.memory.values[index]
+            query, total = layer.attention_input(
+                x, residual, self._cos_sin, rows.position, key, value, rows.slot
+            )  # fmt: skip
+            prefix = PagedKV(key=key, value=value, table=rows.table, length=rows.length)
+            if index < final:
+                attended = attend_prompts(query, prefix, rows.ranges, tiles, self._scale)
             else:
                 # Of the last layer only the last token's output is read.
-                last = length - 1
-                x, query = x[requests, last], query[requests, last]
-                seen = torch.arange(width, device=x.device) < length[:, None]
-                attended = _attention(query[:, :, None], key, value, self._scale, seen[:, None, None]).flatten(1)
-            x = finish_layer(x, attended, layer, self.architecture.epsilon)
-        return self._final(x), prefix
+                query, total = query[rows.last], total[rows.last]
+                tiles = self._tiles(rows.last_ranges, len(query), len(query), 1)
+                attended = attend_prompts(query, prefix, rows.last_ranges, tiles, self._scale)
+            x, residual = layer.finish(attended, total)
+        return self._final(x, residual)
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        depth: int,
-        rows: BeamRows,
-        ancestry: torch.Tensor,
-        prefix: Prefix,
-        suffix: Suffix,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token to each of M beams.
-
-        Args:
-            tokens: int64 (M,), the code token that each beam ends with.
-            depth: codes that each beam has, at least 1.
-            rows: which request each beam belongs to.
-            ancestry: int64 (M, depth-1), suffix rows of the beam's earlier tokens.
-            prefix: of the requests.
-            suffix: gets M new rows, in this order.
-
-        Returns:
-            Normed hidden states (M, E), and ``ancestry`` extended by the new rows, (M, depth).
-        """
-        begin, end = suffix.used, suffix.used + len(tokens)
-        suffix.used = end
-        assert end <= len(suffix.keys[0]), "the suffix block holds every row of its search"
-        own = torch.arange(begin, end, device=tokens.device)
-        ancestry = torch.cat([ancestry, own[:, None]], dim=1)
-        cos_sin = self._rotation(prefix.length[rows.request] + depth - 1)
-        x = F.embedding(tokens, self.weights.embedding)
-        for index, layer in enumerate(self.weights.layers):
-            query, key, value = self._heads(x, index, cos_sin)
-            suffix.keys[index][begin:end] = key
-            suffix.values[index][begin:end] = value
-            attended = beam_attention(
-                query, prefix.keys[index], prefix.values[index], prefix.length, suffix.keys[index],
-                suffix.values[index], ancestry, rows, self._scale,
+    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
+        """Append one token, int32 (M,), to each of M beams. Returns normed hidden states (M, E)."""
+        x, memory, suffix = self.embed(tokens), self.memory, self.suffix
+        tiles = self._tiles(rows.ranges, len(x), rows.table.shape[0], rows.widest)
+        shape = self.architecture
+        splits = most_splits(len(tiles.count), shape.kv_heads, rows.table.shape[1] * memory.page_tokens)
+        position = rows.length[rows.request] + (rows.depth - 1)
+        slot = rows.ancestry[:, -1]
+        residual: torch.Tensor | None = None
+        for index, layer in enumerate(self._layers):
+            key, value = suffix.keys[index], suffix.values[index]
+            query, total = layer.attention_input(
+                x, residual, self._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot
+            )
+            attended = attend_beams(
+                query,
+                PagedKV(key=memory.keys[index], value=memory.values[index], table=rows.table, length=rows.length),
+                SuffixKV(key=key, value=value, ancestry=rows.ancestry),
+                tiles, self._scale, splits,
             )  # fmt: skip
-            x = finish_layer(x, attended.flatten(1), layer, self.architecture.epsilon)
-        return self._final(x), ancestry
+            x, residual = layer.finish(attended, total)
+        return self._final(x, residual)
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """float32 (M, C) logits of one level's codes; no other row of the LM head is read."""
-        return F.linear(hidden.float(), self.weights.level_heads[level])
+        return level_logits(hidden, self.weights.level_heads[level])
 
-    def _heads(
-        self, x: torch.Tensor, index: int, cos_sin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        shape = self.architecture
-        return query_key_value(x, self.weights.layers[index], cos_sin, shape.heads, shape.kv_heads, shape.epsilon)
+    def _tiles(self, ranges: RowRanges, rows: int, requests: int, widest: int) -> RowTiles:
+        size = tile_size(self.architecture.heads, self.architecture.kv_heads, widest)
+        return cut_rows(ranges, size, most_tiles(rows, requests, size))
 
-    def _rotation(self, positions: torch.Tensor) -> torch.Tensor:
-        return rotation(positions, self._inverse_frequency, self.architecture.rope_scale)
-
-    def _final(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weights.norm, self.architecture.epsilon)
-
-
-def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Grouped-query attention, causal unless a mask (True: seen) is given."""
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )  # fmt: skip
+    def _final(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        return rms_norm(x, self.weights.norm, self.architecture.epsilon, residual)[0]

@@ -1,55 +1,55 @@
-"""The pieces of a decoder layer: RMSNorm, rotary embedding, SwiGLU.
+"""One decoder layer over packed rows, whatever they attend to.
 
-``RMSNorm(x) = x / sqrt(mean(x²) + ε) · g`` (Zhang & Sennrich 2019); ``RoPE`` rotates pairs ``(i, i + D/2)`` of a head
-by ``position · θ_i`` (Su et al. 2021, in the halves layout of transformers); ``SwiGLU(x) = (silu(xG) ⊙ xU) D`` (Shazeer
-2020). We deviate in layout only: queries and keys are normed and rotated together, gate and up are one product.
+``h = x + Attn(RMSNorm(x)); y = h + SwiGLU(RMSNorm(h))`` (Llama, Touvron et al. 2023, arXiv 2302.13971; RoPE of Su et
+al. 2021, head norms of Qwen3). We deviate in order only: the residual of one block is added in the norm of the next, so
+that rows are read once, and the bias of queries, keys and values is added where they are rotated and stored.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
+from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.engine.device.weights import LayerWeights
+from genrecall.kernels.rotary_store import HeadNorm, rotary_store
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Over the last axis; the mean is taken in float32."""
-    return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
-
-
-def rotation(positions: torch.Tensor, inverse_frequency: torch.Tensor, scale: float) -> torch.Tensor:
-    """Cosines and sines, float32 (2, *positions, D/2)."""
-    angle = positions[..., None].float() * inverse_frequency
+def rotation_table(inverse_frequency: torch.Tensor, scale: float, positions: int) -> torch.Tensor:
+    """Cosines and sines of all positions, float32 (2, positions, D/2)."""
+    angle = torch.arange(positions, device=inverse_frequency.device, dtype=torch.float32)[:, None] * inverse_frequency
     return torch.stack([angle.cos(), angle.sin()]) * scale
 
 
-def rotate(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
-    """Rotate (..., heads, D) by (2, ..., D/2), broadcast over heads."""
-    cos, sin = cos_sin.to(x.dtype).unsqueeze(-2)
-    left, right = x.chunk(2, dim=-1)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out_left, out_right = out.chunk(2, dim=-1)
-    torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-1)
-    torch.mul(right, cos, out=out_right).addcmul_(left, sin)
-    return out
+class Layer:
+    """One layer's weights with the arithmetic they are in."""
 
+    def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float) -> None:
+        self._weights, self._arithmetic, self._epsilon = weights, arithmetic, epsilon
+        self._head_norm = None
+        if weights.head_norm is not None:
+            self._head_norm = HeadNorm(weight=weights.head_norm, epsilon=epsilon)
 
-def query_key_value(
-    x: torch.Tensor, layer: LayerWeights, cos_sin: torch.Tensor, heads: int, kv_heads: int, epsilon: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Normed and rotated heads of (..., E): query (..., H, D), key and value (..., K, D)."""
-    stacked = F.linear(rms_norm(x, layer.input_norm, epsilon), layer.qkv, layer.qkv_bias)
-    stacked = stacked.unflatten(-1, (heads + 2 * kv_heads, -1))
-    rotated = stacked[..., : heads + kv_heads, :]
-    if layer.head_norm is not None:
-        rotated = F.rms_norm(rotated, (rotated.shape[-1],), None, epsilon) * layer.head_norm
-    rotated = rotate(rotated, cos_sin)
-    return rotated[..., :heads, :], rotated[..., heads:, :], stacked[..., heads + kv_heads :, :]
+    def attention_input(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        cos_sin: torch.Tensor,
+        position: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        slot: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store keys and values of (M, E) rows; returns rotated queries (M, H, D) and ``x + residual``."""
+        layer, arithmetic = self._weights, self._arithmetic
+        normed, total = arithmetic.norm(x, layer.input_norm, self._epsilon, residual)
+        qkv = arithmetic.product(normed, layer.qkv)
+        query = rotary_store(qkv, layer.qkv_bias, self._head_norm, cos_sin, position, key, value, slot)
+        return query, total
 
-
-def finish_layer(x: torch.Tensor, attended: torch.Tensor, layer: LayerWeights, epsilon: float) -> torch.Tensor:
-    """Output projection, residuals and MLP. ``x`` (..., E), ``attended`` (..., H*D)."""
-    x = x + F.linear(attended, layer.out, layer.out_bias)
-    gate, up = F.linear(rms_norm(x, layer.mlp_norm, epsilon), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-    return x + F.linear(F.silu(gate, inplace=True).mul_(up), layer.down, layer.down_bias)
+    def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of the two returned."""
+        layer, arithmetic = self._weights, self._arithmetic
+        out = arithmetic.product(arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias)
+        normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, residual)
+        activated = arithmetic.activate(arithmetic.product(normed, layer.gate_up, layer.gate_up_bias))
+        return arithmetic.product(activated, layer.down, layer.down_bias), total

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.decoder import Decoder, Prefix, Suffix
+from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
+from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.trunk import TrunkDecoder
-from genrecall.engine.device.weights import read_weights
-from genrecall.kernels.beam_attention import BeamRows
+from genrecall.engine.device.weights import Weights, read_weights
 from genrecall.model.trunk import ItemTrunk
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 
 class SidDecoder(Protocol):
     """Reads prompts once, then writes codes beam by beam; shapes as in ``Decoder``."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of what reads prompts: how much a page holds."""
+        ...
+
+    @property
+    def weights(self) -> Weights:
+        """Of what writes codes."""
+        ...
 
     @property
     def window(self) -> int:
@@ -33,18 +44,25 @@ class SidDecoder(Protocol):
         ...
 
     @property
-    def max_rows(self) -> int:
-        """The most beams of a forward pass where the configuration names none."""
+    def memory(self) -> PromptMemory:
+        """Pages of prompts."""
         ...
 
-    def read(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
-        """Hidden states (R, E) that the first code is written from, and what the beams will look back at."""
+    @property
+    def suffix(self) -> SuffixMemory:
+        """What beams add."""
         ...
 
-    def step(
-        self, tokens: torch.Tensor, depth: int, rows: BeamRows, ancestry: torch.Tensor, prefix: Prefix, suffix: Suffix
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (M, E) after one more code each, and the extended ancestry."""
+    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+        """Make room."""
+        ...
+
+    def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
+        """Read packed prompt tokens int32 (T,)."""
+        ...
+
+    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
+        """Hidden states (M, E) after one more code each."""
         ...
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
@@ -53,7 +71,12 @@ class SidDecoder(Protocol):
 
 
 def open_decoder(
-    model: PreTrainedModel | ItemTrunk, sid_tokens: Sequence[np.ndarray], *, device: torch.device, dtype: torch.dtype
+    model: PreTrainedModel | ItemTrunk,
+    sid_tokens: Sequence[np.ndarray],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    arithmetic: Arithmetic,
 ) -> SidDecoder:
     """Copy a model's weights into the decoder that runs it.
 
@@ -61,6 +84,7 @@ def open_decoder(
         ConfigError: a model that the decoder would not compute rightly.
     """
     if isinstance(model, ItemTrunk):
-        return TrunkDecoder.of(model, sid_tokens, device=device, dtype=dtype)
+        return TrunkDecoder.of(model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
     shape = Architecture.read(model)
-    return Decoder(shape, read_weights(model.state_dict(), shape, sid_tokens, device=device, dtype=dtype))
+    weights = read_weights(model.state_dict(), shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
+    return Decoder(shape, weights, arithmetic)

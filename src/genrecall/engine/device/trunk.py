@@ -15,10 +15,14 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.decoder import Decoder, Prefix, Suffix
-from genrecall.engine.device.weights import read_weights
-from genrecall.kernels.beam_attention import BeamRows
+from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
+from genrecall.engine.device.memory import PromptMemory, SuffixMemory
+from genrecall.engine.device.weights import Weights, read_weights
 from genrecall.model.trunk import ItemTrunk
+
+_PAGE = 16
+"""Tokens of a page of the depth decoder's prompts, of which one is used: no kernel reads smaller pages quickly."""
 
 
 class TrunkDecoder:
@@ -29,7 +33,13 @@ class TrunkDecoder:
 
     @classmethod
     def of(
-        cls, model: ItemTrunk, sid_tokens: Sequence[np.ndarray], *, device: torch.device, dtype: torch.dtype
+        cls,
+        model: ItemTrunk,
+        sid_tokens: Sequence[np.ndarray],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        arithmetic: Arithmetic,
     ) -> TrunkDecoder:
         """Copy the weights; ``sid_tokens`` number the depth decoder's rows."""
         with torch.no_grad():
@@ -38,11 +48,23 @@ class TrunkDecoder:
         state = {f"model.{name}": tensor for name, tensor in model.trunk.state_dict().items()}
         state["model.embed_tokens.weight"] = inputs
         shape = replace(Architecture.read(model.trunk), vocabulary=len(inputs))
-        trunk = Decoder(shape, read_weights(state, shape, [], device=device, dtype=dtype))
+        weights = read_weights(state, shape, [], device=device, dtype=dtype, arithmetic=arithmetic)
+        trunk = Decoder(shape, weights, arithmetic)
         shape = Architecture.read(model.depth)
-        weights = read_weights(model.depth.state_dict(), shape, sid_tokens, device=device, dtype=dtype)
-        depth = Decoder(shape, replace(weights, embedding=weights.embedding * model.scale))
-        return cls(trunk, model.bridge.weight.detach().to(device, dtype), depth)
+        state = model.depth.state_dict()
+        weights = read_weights(state, shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
+        depth = Decoder(shape, replace(weights, embedding=weights.embedding * model.scale), arithmetic)
+        return cls(trunk, model.bridge.weight.detach().to(device, dtype, copy=True), depth)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Of the trunk, which reads prompts."""
+        return self._trunk.architecture
+
+    @property
+    def weights(self) -> Weights:
+        """Of the depth decoder, which writes codes."""
+        return self._depth.weights
 
     @property
     def window(self) -> int:
@@ -50,25 +72,47 @@ class TrunkDecoder:
         return self._trunk.architecture.window
 
     @property
-    def max_rows(self) -> int:
-        """A beam of the light decoder is so small that a GPU wants many at once."""
-        return 32768 if self._bridge.device.type == "cuda" else 4096
-
-    @property
     def vocabulary(self) -> int:
         """Items and prefix rows."""
         return self._trunk.vocabulary
 
-    def read(self, tokens: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, Prefix]:
-        """The trunk's last state, as the depth decoder has read it; the trunk's own keys are not needed any more."""
-        hidden, _ = self._trunk.read(tokens, length)
-        return self._depth.prefill(F.linear(hidden, self._bridge)[:, None], torch.ones_like(length))
+    @property
+    def memory(self) -> PromptMemory:
+        """The trunk's pages."""
+        return self._trunk.memory
 
-    def step(
-        self, tokens: torch.Tensor, depth: int, rows: BeamRows, ancestry: torch.Tensor, prefix: Prefix, suffix: Suffix
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def suffix(self) -> SuffixMemory:
         """The depth decoder's."""
-        return self._depth.step(tokens, depth, rows, ancestry, prefix, suffix)
+        return self._depth.suffix
+
+    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+        """The depth decoder has a page for each place of a batch."""
+        self._trunk.allocate(pages=pages, page_tokens=page_tokens, suffix_rows=0, requests=requests)
+        self._depth.allocate(pages=requests, page_tokens=_PAGE, suffix_rows=suffix_rows, requests=requests)
+        place = torch.arange(requests, dtype=torch.int32, device=self._bridge.device)
+        self._place, self._one, self._zero = place, torch.ones_like(place), torch.zeros_like(place)
+
+    def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
+        """The trunk's last state, as the depth decoder has read it; the trunk's own keys are not needed any more."""
+        hidden = self._trunk.prefill(self._trunk.embed(tokens), rows)
+        places = len(hidden)
+        place = self._place[:places]
+        one = PromptRows(
+            position=self._zero[:places],
+            slot=place * _PAGE,
+            ranges=rows.last_ranges,
+            last=place,
+            last_ranges=rows.last_ranges,
+            table=place[:, None],
+            length=self._one[:places],
+        )
+        hidden = self._depth.prefill(F.linear(hidden, self._bridge), one)
+        return Reading(hidden=hidden, table=one.table, length=one.length)
+
+    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
+        """The depth decoder's."""
+        return self._depth.step(tokens, rows)
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """The depth decoder's."""

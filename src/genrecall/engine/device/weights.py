@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerWeights:
-    """One decoder layer. Matrices are (out, in); biases are None where the family has none.
+    """One decoder layer. Matrices are (out, in), as the arithmetic keeps them; biases are None where there are none.
 
     Attributes:
         input_norm: (E,).
@@ -31,15 +33,15 @@ class LayerWeights:
     """
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
+    qkv: Any
     qkv_bias: torch.Tensor | None
     head_norm: torch.Tensor | None
-    out: torch.Tensor
+    out: Any
     out_bias: torch.Tensor | None
     mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
+    gate_up: Any
     gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
+    down: Any
     down_bias: torch.Tensor | None
 
 
@@ -51,8 +53,9 @@ class Weights:
         embedding: (V, E).
         layers: in order.
         norm: (E,).
-        level_heads: per level float32 (C, E), the LM head's rows of that level's codes. They stay in float32: rounding
-            logits to bfloat16 (steps of 0.06 at 10) would tie beams that the model can tell apart.
+        level_heads: per level (C, E), the LM head's rows of that level's codes: float32, or the weights' own type where
+            that loses nothing. Logits are float32 either way: rounded to bfloat16 (steps of 0.06 at 10) they would tie
+            beams that the model can tell apart.
     """
 
     embedding: torch.Tensor
@@ -68,6 +71,7 @@ def read_weights(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    arithmetic: Arithmetic,
 ) -> Weights:
     """Stack and convert; every tensor of the state dict must be used.
 
@@ -85,6 +89,9 @@ def read_weights(
             return state[names[0]].detach().to(device=device, dtype=dtype, copy=True)
         return torch.cat([state[name].detach().to(device=device, dtype=dtype) for name in names])
 
+    def matrix(*names: str) -> Any:
+        return arithmetic.matrix(take(*names))
+
     def optional(*names: str) -> torch.Tensor | None:
         return take(*names) if names[0] in state else None
 
@@ -101,15 +108,15 @@ def read_weights(
             ).contiguous()
         return LayerWeights(
             input_norm=take(f"{at}input_layernorm.weight"),
-            qkv=take(*(f"{name}.weight" for name in (q, k, v))),
+            qkv=matrix(*(f"{name}.weight" for name in (q, k, v))),
             qkv_bias=optional(*(f"{name}.bias" for name in (q, k, v))),
             head_norm=head_norm,
-            out=take(f"{at}self_attn.o_proj.weight"),
+            out=matrix(f"{at}self_attn.o_proj.weight"),
             out_bias=optional(f"{at}self_attn.o_proj.bias"),
             mlp_norm=take(f"{at}post_attention_layernorm.weight"),
-            gate_up=take(f"{gate}.weight", f"{up}.weight"),
+            gate_up=matrix(f"{gate}.weight", f"{up}.weight"),
             gate_up_bias=optional(f"{gate}.bias", f"{up}.bias"),
-            down=take(f"{at}mlp.down_proj.weight"),
+            down=matrix(f"{at}mlp.down_proj.weight"),
             down_bias=optional(f"{at}mlp.down_proj.bias"),
         )
 
@@ -118,7 +125,7 @@ def read_weights(
     head = state["lm_head.weight"] if "lm_head.weight" in state else state["model.embed_tokens.weight"]
     unused.discard("lm_head.weight")
     level_heads = tuple(
-        head.detach()[torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(head.device)].to(device, torch.float32)
+        _lossless(head.detach()[torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(head.device)], dtype).to(device)
         for tokens in sid_tokens
     )
     weights = Weights(
@@ -130,6 +137,11 @@ def read_weights(
     if unused:
         raise _mismatch("has weights that the engine does not know", sorted(unused))
     return weights
+
+
+def _lossless(head: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    rounded, exact = head.to(dtype), head.to(torch.float32)
+    return rounded if torch.equal(rounded.to(torch.float32), exact) else exact
 
 
 def _mismatch(what: str, names: Sequence[str]) -> ConfigError:

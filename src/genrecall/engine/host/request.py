@@ -21,12 +21,19 @@ class Request:
         allowed: bool (I,), False for items that must not come back; None allows all. A SID stays possible while one of
             its items is allowed. Filters never change scores.
         trace: keep the beams of every level in the answer.
+        user: whose prompt it is: what it has in common with the user's earlier ones is not read again. Nobody else's
+            request sees any of it. None keeps nothing.
+        timeout_s: an answer that cannot be there so many seconds after the request was made is not computed.
+        narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
     """
 
     tokens: tuple[int, ...]
     beam: int | tuple[int, ...] | None = None
     allowed: np.ndarray | None = None
     trace: bool = False
+    user: str | None = None
+    timeout_s: float | None = None
+    narrowest: int | None = None
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
@@ -61,6 +68,13 @@ class Request:
                 allowed=f"at most {window}, so that the SID fits after it",
                 fix="shorten the history (history.max_items); the oldest items go first",
             )
+        if (self.timeout_s is not None and self.timeout_s <= 0) or (self.narrowest is not None and self.narrowest < 1):
+            raise ConfigError(
+                "a request's limits cannot be used",
+                seen=f"timeout_s={self.timeout_s}, narrowest={self.narrowest}",
+                allowed="a positive timeout; at least 1 beam",
+                fix="leave them out, or raise them",
+            )
         if min(self.tokens) < 0 or max(self.tokens) >= vocabulary:
             raise ConfigError(
                 "a prompt has token ids that the model lacks",
@@ -75,6 +89,13 @@ class Request:
                 allowed=f"booleans of shape ({items},), one per item of the trie",
                 fix="make the filter from the catalog that the trie was built from",
             )
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that was given up before it had an answer: ``cancelled``, or ``late``."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +132,11 @@ class Answer:
         scores: their summed log-probabilities.
         short: fewer than asked: the catalog, the filter or a narrow earlier level left no more.
         levels: what survived each level, where the request asked for a trace.
+        narrowed: beams were cut below what was asked for, so that the timeout held.
     """
 
     sids: list[Sid]
     scores: list[float]
     short: bool
     levels: tuple[LevelTrace, ...] | None = None
+    narrowed: bool = False

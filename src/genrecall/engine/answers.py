@@ -1,0 +1,96 @@
+"""What came back from a search, request by request: beams in order of score, and what each level kept.
+
+``rank(s) = (−score(s), SID(s))``: rows come in SID order, so a stable sort by score is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.engine.host.request import Answer, LevelTrace, TracedBeam
+from genrecall.engine.host.step import StepPlan
+from genrecall.errors import DataError
+from genrecall.index.trie import Trie
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The last frontier of a batch on the host: ``codes`` (M, L), ``score`` (M,), ``count`` (R,), ``broken`` (L, R)."""
+
+    codes: np.ndarray
+    score: np.ndarray
+    count: np.ndarray
+    broken: np.ndarray
+
+    @classmethod
+    def of(cls, flat: np.ndarray, plan: StepPlan) -> Found:
+        """Views of what ``Runner.launch`` returns."""
+        rows, levels, places = plan.rows[-1], len(plan.rows), plan.requests
+        cuts = np.cumsum([rows * levels, rows, places])
+        codes, score, count, broken = np.split(flat, cuts)
+        return cls(
+            codes=codes.reshape(rows, levels),
+            score=score.view(np.float32),
+            count=count,
+            broken=broken.reshape(levels, places),
+        )
+
+    def answers(
+        self, plan: StepPlan, asked: Sequence[int], rows: Sequence[tuple[int, ...]]
+    ) -> list[Answer | DataError]:
+        """In the order of the seats; ``asked`` is how many SIDs each wanted, ``rows`` what its job held."""
+        widths = np.array([seat.rows[-1] for seat in plan.seats])
+        begins = np.cumsum(widths) - widths
+        owner = np.repeat(np.arange(len(widths)), widths)
+        row = np.arange(len(owner))
+        live = row - begins[owner] < self.count[owner]
+        kept = row[live][np.lexsort((-self.score[row[live]], owner[live]))]
+        codes, score = self.codes[kept].tolist(), self.score[kept].tolist()
+        ends = np.cumsum(self.count[: len(widths)]).tolist()
+        answers: list[Answer | DataError] = []
+        begin = 0
+        broken = self.broken.any()
+        for place, (seat, end, wanted, held) in enumerate(zip(plan.seats, ends, asked, rows, strict=True)):
+            levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
+            sids = list(map(tuple, codes[begin:end]))
+            narrowed, short = seat.rows != held, end - begin < wanted
+            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed)
+            answers.append(not_finite(levels[0]) if levels else answer)
+            begin = end
+        return answers
+
+
+def not_finite(level: int) -> DataError:
+    """The refusal of a model that computes nonsense, which would lose beams without a word."""
+    return DataError(
+        "the model computes values that are not finite",
+        seen=f"NaN or infinity in the logits of level {level}",
+        allowed="finite numbers",
+        fix="check the checkpoint; with dtype float16 try bfloat16 or float32",
+    )
+
+
+def trace(frontiers: Sequence[Sequence[np.ndarray]], seat: int, trie: Trie) -> tuple[LevelTrace, ...]:
+    """What one request kept at each level; ``frontiers`` as ``Runner`` copies them."""
+    levels = []
+    for level, (begin, count, node, score, codes, _) in enumerate(frontiers):
+        rows = np.arange(begin[seat], begin[seat] + count[seat])
+        children = trie.num_children[node]
+        kept = children
+        if level + 1 < len(frontiers):
+            after, found, _, _, _, parent = frontiers[level + 1]
+            kept = np.bincount(parent[after[seat] : after[seat] + found[seat]], minlength=len(node))
+        beams = tuple(
+            TracedBeam(
+                prefix=tuple(codes[row].tolist()),
+                score=float(score[row]),
+                children=int(children[row]),
+                pruned=int(children[row] - kept[row]),
+            )
+            for row in rows[np.argsort(-score[rows], kind="stable")]
+        )
+        levels.append(LevelTrace(level=level, beams=beams))
+    return tuple(levels)

@@ -1,0 +1,111 @@
+"""In which numbers a decoder's linear layers compute: as they are, fp8 by row and channel, or int8 weights.
+
+``y = q(x) q(W)ᵀ s_x s_Wᵀ`` with ``s = max|row| / 448`` for fp8 E4M3 (Micikevicius et al. 2022, arXiv 2209.05433). We
+deviate from post-training recipes in scaling every row as it is computed: nothing is calibrated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from genrecall.kernels.quantized_linear import Quantized, fp8_linear, int8_linear, quantize_fp8, quantize_int8
+from genrecall.kernels.rms_norm import rms_norm, rms_norm_fp8
+from genrecall.kernels.swiglu import swiglu, swiglu_fp8
+
+
+class Arithmetic(Protocol):
+    """Inputs of linear layers are opaque: what ``norm``, ``activate`` and ``ready`` return, ``product`` takes."""
+
+    def matrix(self, weight: torch.Tensor) -> Any:
+        """A weight (out, in) as ``product`` wants it."""
+        ...
+
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None
+    ) -> tuple[Any, torch.Tensor]:
+        """Normed ``x + residual`` as an input, and the sum."""
+        ...
+
+    def activate(self, gate_up: torch.Tensor) -> Any:
+        """SwiGLU as an input."""
+        ...
+
+    def ready(self, x: torch.Tensor) -> Any:
+        """Any (M, in) as an input."""
+        ...
+
+    def product(self, x: Any, matrix: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """(M, out)."""
+        ...
+
+
+class Plain:
+    """Weights and inputs in one floating point type."""
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """As it is."""
+        return weight
+
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See ``Arithmetic``."""
+        return rms_norm(x, weight, epsilon, residual)
+
+    def activate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        return swiglu(gate_up)
+
+    def ready(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        return x
+
+    def product(self, x: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        return F.linear(x, matrix, bias)
+
+
+class Int8Weights(Plain):
+    """int8 weights with one scale an output; inputs as they are."""
+
+    def matrix(self, weight: torch.Tensor) -> Quantized:  # type: ignore[override]
+        """Rounded once, when the model is loaded."""
+        return quantize_int8(weight)
+
+    def product(  # type: ignore[override]
+        self, x: torch.Tensor, matrix: Quantized, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        return int8_linear(x, matrix, bias)
+
+
+class Fp8:
+    """Weights and inputs in fp8, sums in float32, results in bfloat16."""
+
+    def matrix(self, weight: torch.Tensor) -> Quantized:
+        """Rounded once, when the model is loaded."""
+        return quantize_fp8(weight)
+
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None
+    ) -> tuple[Quantized, torch.Tensor]:
+        """See ``Arithmetic``."""
+        return rms_norm_fp8(x, weight, epsilon, residual)
+
+    def activate(self, gate_up: torch.Tensor) -> Quantized:
+        """See ``Arithmetic``."""
+        return swiglu_fp8(gate_up)
+
+    def ready(self, x: torch.Tensor) -> Quantized:
+        """See ``Arithmetic``."""
+        return quantize_fp8(x)
+
+    def product(self, x: Quantized, matrix: Quantized, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        return fp8_linear(x, matrix, bias)
+
+
+ARITHMETIC: dict[str, type[Arithmetic]] = {"plain": Plain, "fp8": Fp8, "int8": Int8Weights}

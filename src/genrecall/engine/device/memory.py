@@ -1,0 +1,68 @@
+"""Where keys and values live: prompts in pages, beams in one block a layer.
+
+    bytes = 2 · layers · K · D · (pages · P + S) · itemsize
+
+Pages as in Kwon et al. 2023 (arXiv 2309.06180). We deviate for beams: what they add lies in a dense block of S rows
+that is written once a level and never moved; a beam finds its own by ancestry (see ``kernels.paged_attention``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from genrecall.engine.device.architecture import Architecture
+
+
+class PromptMemory:
+    """Pages of one decoder: per layer keys and values (pages, K, P, D)."""
+
+    def __init__(
+        self, shape: Architecture, *, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.page_tokens = page_tokens
+        size = (shape.layers, pages, shape.kv_heads, page_tokens, shape.head_width)
+        self._keys = torch.zeros(size, dtype=dtype, device=device)
+        self._values = torch.zeros(size, dtype=dtype, device=device)
+        self.keys, self.values = self._keys.unbind(), self._values.unbind()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pages."""
+        return 2 * self._keys.nbytes
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Overwrite pages with zeros."""
+        chosen = torch.tensor(pages, dtype=torch.int64, device=self._keys.device)
+        self._keys.index_fill_(1, chosen, 0)
+        self._values.index_fill_(1, chosen, 0)
+
+
+class SuffixMemory:
+    """What the beams of one batch add: per layer keys and values (S, K, D); grows where no graph holds its address."""
+
+    def __init__(self, shape: Architecture, *, rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape, self._dtype, self._device = shape, dtype, device
+        self.rows = 0
+        self.reserve(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Hold at least so many rows; what was in them is lost."""
+        if rows <= self.rows:
+            return
+        shape = self._shape
+        size = (shape.layers, rows, shape.kv_heads, shape.head_width)
+        self.rows = rows
+        self.keys = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
+        self.values = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
+
+    @property
+    def nbytes(self) -> int:
+        """Of the block."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def bytes_a_token(shape: Architecture, dtype: torch.dtype) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_width * dtype.itemsize

@@ -1,0 +1,212 @@
+"""Jobs in, outcomes out: the scheduler decides, the runner does, two batches are on their way at once.
+
+    submit → waiting → plan → flight → outcome
+
+A batch is planned as late as the device allows, so that it takes along whatever has arrived by then; where a whole
+batch waits, at once. Cancelling takes effect before a batch is planned or when it ends; every job has exactly one
+outcome.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from genrecall.engine.answers import Found, not_finite, trace
+from genrecall.engine.device.runner import Flight, Runner
+from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.host.request import Answer, Refused, Request
+from genrecall.engine.host.scheduler import Dropped, Job, Scheduler
+from genrecall.engine.host.step import Kind, StepPlan
+from genrecall.errors import CapacityError, GenrecallError
+from genrecall.index.trie import Trie
+
+Outcome = Answer | np.ndarray | GenrecallError | Refused
+_AHEAD_S = 0.004
+"""How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
+_NAP_S = 5e-5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """A job with what only device and answers need.
+
+    Attributes:
+        request: prompt, filter, trace.
+        trie: the catalog when it was asked.
+        asked: SIDs wanted.
+        rows: beams after each level.
+        wanted: to be scored; None for a search.
+        deliver: is told the outcome, on the thread that advances the loop.
+    """
+
+    request: Request
+    trie: Trie
+    asked: int
+    rows: tuple[int, ...]
+    wanted: Candidates | None
+    deliver: Callable[[Outcome], None]
+
+
+class Loop:
+    """Owns all jobs; not safe for threads: its owner holds a lock.
+
+    Args:
+        scheduler: decides.
+        runner: does.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self.scheduler, self.runner = scheduler, runner
+        self._tasks: dict[int, Task] = {}
+        self._numbers = itertools.count()
+        self._flights: deque[Flight] = deque()
+        self._most_flights = 2 if runner.device.type == "cuda" else 1
+        self._busy_until = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._tasks
+
+    def submit(self, task: Task, *, catalog: int) -> int:
+        """Queue a job; returns its number.
+
+        Raises:
+            CapacityError: it could never run.
+        """
+        number, request = next(self._numbers), task.request
+        least, timeout = request.narrowest, request.timeout_s
+        job = Job(
+            number=number,
+            kind=Kind.SEARCH if task.wanted is None else Kind.SCORE,
+            catalog=catalog,
+            tokens=request.tokens,
+            user=request.user,
+            rows=task.rows,
+            narrowest=task.rows if least is None else tuple(min(rows, least) for rows in task.rows),
+            item_filter=None if request.allowed is None or task.wanted is not None else id(request.allowed),
+            deadline_s=None if timeout is None else self.scheduler.clock() + timeout,
+        )
+        self.scheduler.submit(job)
+        self._tasks[number] = task
+        return number
+
+    def cancel(self, number: int) -> bool:
+        """See ``Scheduler.cancel``; the outcome is told either way."""
+        found = self.scheduler.cancel(number)
+        self._tell_dropped()
+        return found
+
+    def purge(self, user: str) -> None:
+        """Forget a user; pages that running batches read are wiped when these end."""
+        self.scheduler.purge(user)
+        self._wipe()
+
+    def advance(self) -> None:
+        """Launch what can be launched, end what has ended. Returns soon, having slept a moment if there was nothing."""
+        launched = self._launch() if len(self._flights) < self._most_flights and self._due() else False
+        self._tell_dropped()
+        if self._flights and (self._flights[0].done or (launched and self._most_flights == 1)):
+            self._land(self._flights.popleft())
+        elif self._flights and not launched:
+            time.sleep(_NAP_S)
+
+    def fail(self, error: GenrecallError) -> None:
+        """Tell every job of an error that nothing survives."""
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
+            task.deliver(error)
+
+    def _due(self) -> bool:
+        if not self._flights or self.scheduler.full or not self.scheduler.cost.ready:
+            return True
+        return self._busy_until - time.monotonic() < _AHEAD_S
+
+    def _launch(self) -> bool:
+        now = time.monotonic()
+        plan = self.scheduler.plan(max(self._busy_until - now, 0.0) if self._flights else 0.0)
+        if plan is None:
+            return False
+        self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
+        tasks = [self._tasks[seat.job] for seat in plan.seats]
+        if tasks[0].trie is not self.runner.catalog.trie:
+            self.runner.catalog.load(tasks[0].trie)
+        prompts = [task.request.tokens for task in tasks]
+        try:
+            if plan.kind is Kind.SEARCH:
+                masks = [task.request.allowed for task in tasks]
+                traced = any(task.request.trace for task in tasks)
+                flight = self.runner.launch(plan, prompts, masks, trace=traced)
+            else:
+                flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
+        except torch.OutOfMemoryError as error:
+            self._lose(plan, tasks, error)
+            return True
+        self._flights.append(flight)
+        return True
+
+    def _land(self, flight: Flight) -> None:
+        results, seconds = flight.wait()
+        plan = flight.plan
+        wanted = self.scheduler.finish(plan, seconds)
+        tasks = [self._tasks[seat.job] for seat in plan.seats]
+        outcomes = self._searched(flight, results, tasks) if plan.kind is Kind.SEARCH else _scored(results, tasks)
+        for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
+            if want:
+                self._tasks.pop(seat.job).deliver(outcome)
+        self._tell_dropped()
+        self._wipe()
+
+    def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
+        found, plan = Found.of(results, flight.plan), flight.plan
+        answers = found.answers(plan, [task.asked for task in tasks], [task.rows for task in tasks])
+        if flight.traces is None:
+            return answers
+        traced: list[Outcome] = []
+        for seat, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+            if task.request.trace and isinstance(answer, Answer):
+                levels = trace(flight.traces, seat, task.trie)
+                answer = replace(answer, levels=levels)
+            traced.append(answer)
+        return traced
+
+    def _lose(self, plan: StepPlan, tasks: Sequence[Task], error: torch.OutOfMemoryError) -> None:
+        """A batch met the end of the device's memory, which someone else must have taken: it alone is lost."""
+        self.scheduler.cache.clear()
+        refusal = CapacityError(
+            "the device has no memory left for this batch",
+            seen=str(error).splitlines()[0],
+            allowed="the memory that was free when the engine was opened",
+            fix="end other programs on the device, or lower kv_tokens and max_rows",
+        )
+        wanted = self.scheduler.finish(plan)
+        for seat, task, want in zip(plan.seats, tasks, wanted, strict=True):
+            if want:
+                del self._tasks[seat.job]
+                task.deliver(refusal)
+
+    def _tell_dropped(self) -> None:
+        for number, why in self.scheduler.dropped():
+            self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
+
+    def _wipe(self) -> None:
+        pages = self.scheduler.cache.wipeable()
+        if pages:
+            self.runner.decoder.memory.wipe(pages)
+
+
+def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:
+    counts = [len(task.wanted.codes) for task in tasks if task.wanted is not None]
+    by_level = results.view(np.float32).reshape(-1, sum(counts))
+    outcomes: list[Outcome] = []
+    for part in np.split(by_level, np.cumsum(counts)[:-1], axis=1):
+        broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
+        outcomes.append(not_finite(int(broken[0])) if len(broken) else part.sum(axis=0, dtype=np.float32))
+    return outcomes

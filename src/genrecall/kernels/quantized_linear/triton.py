@@ -1,0 +1,104 @@
+"""fp8 by ``torch._scaled_mm``; int8 weights widened in registers on their way to the tensor cores.
+
+    y = (q_x s_x)(q_w s_w)ᵀ + b;   y = (x q_wᵀ) s_wᵀ + b
+
+The int8 product follows the weight-only scheme of Frantar et al. 2022 (arXiv 2210.17323). We deviate: one scale an
+output, applied once after the sum.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from genrecall.kernels.quantized_linear.reference import FP8_MAX, SMALLEST
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float8_e4m3fn (M, E) and float32 (M, 1)."""
+    rows, width = x.shape
+    assert x.stride(1) == 1, "rows are contiguous"
+    values = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    block = min(4096, triton.next_power_of_2(width))
+    _quantize[(rows,)](
+        x, x.stride(0), values, scale, width, LARGEST=FP8_MAX, SMALLEST=SMALLEST, BLOCK=block,
+        num_warps=8 if block > 1024 else 4,
+    )  # fmt: skip
+    return values, scale
+
+
+def fp8_linear(
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """See the contract in ``__init__``."""
+    return torch._scaled_mm(
+        x, weight.T, scale_a=x_scale, scale_b=weight_scale.T, bias=bias, out_dtype=dtype, use_fast_accum=True
+    )
+
+
+def int8_linear(
+    x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """See the contract in ``__init__``."""
+    rows, width = x.shape
+    outputs = len(weight)
+    assert x.stride(1) == weight.stride(1) == 1, "rows are contiguous"
+    out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    block_m = min(128, max(16, triton.next_power_of_2(rows)))
+    block_n = 128 if block_m >= 64 else 64
+    grid = (triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n),)
+    _widen[grid](
+        x, x.stride(0), weight, weight.stride(0), weight_scale, bias if bias is not None else weight_scale, out, rows,
+        outputs, width, BIAS=bias is not None, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=64,
+        PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=8 if block_m == 128 else 4, num_stages=4,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _quantize(x, stride, values, scale, width, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, width, BLOCK):
+        e = start + tl.arange(0, BLOCK)
+        largest = tl.maximum(largest, tl.abs(tl.load(x + row * stride + e, mask=e < width, other=0.0).to(tl.float32)))
+    step = tl.maximum(tl.max(largest, 0), SMALLEST) / LARGEST
+    tl.store(scale + row, step)
+    for start in range(0, width, BLOCK):
+        e = start + tl.arange(0, BLOCK)
+        value = tl.load(x + row * stride + e, mask=e < width, other=0.0).to(tl.float32) / step
+        value = tl.minimum(tl.maximum(value, -LARGEST), LARGEST)
+        tl.store(values + row * width + e, value.to(values.dtype.element_ty), mask=e < width)
+
+
+@triton.jit
+def _widen(
+    x, x_stride, weight, weight_stride, scale, bias, out, rows, outputs, width,
+    BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # Programs of one block of outputs are neighbours, so that its weights are read from memory once.
+    blocks = tl.cdiv(rows, BLOCK_M)
+    m = tl.program_id(0) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(0) // blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    at_m, at_n = (
+        tl.minimum(m, rows - 1).to(tl.int64) * x_stride,
+        tl.minimum(n, outputs - 1).to(tl.int64) * weight_stride,
+    )
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        a = tl.load(x + at_m[:, None] + k[None, :], mask=(k < width)[None, :], other=0.0)
+        b = tl.load(weight + at_n[:, None] + k[None, :], mask=(k < width)[None, :], other=0)
+        acc = tl.dot(a, tl.trans(b.to(a.dtype)), acc, input_precision=PRECISION)
+    acc *= tl.load(scale + n, mask=n < outputs, other=0.0)[None, :]
+    if BIAS:
+        acc += tl.load(bias + n, mask=n < outputs, other=0.0).to(tl.float32)[None, :]
+    at = m.to(tl.int64)[:, None] * outputs + n[None, :]
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=(m < rows)[:, None] & (n < outputs)[None, :])

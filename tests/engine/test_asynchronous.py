@@ -1,0 +1,183 @@
+"""The engine on a thread, and in a process that may die: nobody waits forever, nobody is hit by another's end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import struct
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrecall.engine.asynchronous import AsyncEngine
+from genrecall.engine.config import EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Request
+from genrecall.engine.worker.client import Client, WorkerDied
+from genrecall.engine.worker.frames import Frame, decode, encode, read
+from genrecall.errors import ConfigError, DataError, GenrecallError
+from genrecall.index.trie import Trie
+from genrecall.sid.space import SidSpace
+from tests.engine.models import make_model, sid_tokens
+
+SPACE = SidSpace((6, 6, 6))
+
+
+def open_engine(items: int = 40) -> Engine:
+    sids = np.random.default_rng(3).integers(0, 6, size=(items, 3)).astype(np.int32)
+    return Engine(make_model(), Trie.build(SPACE, sids), sid_tokens(SPACE.codes), EngineConfig(device="cpu"))
+
+
+def requests(count: int) -> list[Request]:
+    rng = np.random.default_rng(0)
+    mask = rng.random(40) < 0.7
+    return [
+        Request(
+            tokens=tuple(rng.integers(0, 20, 4).tolist()),
+            beam=(2, 9, 4) if place % 2 else 6,
+            allowed=mask if place % 3 == 0 else None,
+            user=f"user {place}" if place % 5 == 0 else None,
+        )
+        for place in range(count)
+    ]
+
+
+def test_many_at_once_are_answered_as_together():
+    asked = requests(20)
+    expected = open_engine().generate(asked)
+    engine = AsyncEngine(open_engine())
+
+    async def run():
+        answers = await asyncio.gather(*map(engine.generate, asked))
+        with pytest.raises(ConfigError, match="empty prompt"):
+            await engine.generate(Request(tokens=()))
+        scores = await engine.score(asked[0], [*answers[0].sids, (5, 5, 5)])
+        await engine.purge("user 0")
+        return answers, scores
+
+    answers, scores = asyncio.run(run())
+    engine.close()
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert ours.sids == theirs.sids
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+    assert scores[:-1].tolist() == pytest.approx(answers[0].scores, abs=1e-4)
+    assert "user 0" not in engine.engine.loop.scheduler.cache.users()
+    with pytest.raises(RuntimeError, match="ended"):
+        asyncio.run(engine.generate(asked[0]))
+
+
+def test_a_cancelled_task_gives_its_request_up():
+    engine = AsyncEngine(open_engine())
+
+    async def run():
+        tasks = [asyncio.create_task(engine.generate(one)) for one in requests(8)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = asyncio.run(run())
+    engine.close()
+    assert isinstance(outcomes[3], asyncio.CancelledError)
+    assert all(hasattr(outcome, "sids") for place, outcome in enumerate(outcomes) if place != 3)
+    assert engine.engine.loop.idle
+
+
+def test_an_engine_that_breaks_tells_everybody(monkeypatch):
+    raised: list = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    engine = AsyncEngine(open_engine())
+    engine.engine.loop.runner.launch = None  # type: ignore[assignment]
+
+    async def run():
+        return await asyncio.wait_for(
+            asyncio.gather(*map(engine.generate, requests(3)), return_exceptions=True), timeout=20
+        )
+
+    outcomes = asyncio.run(run())
+    engine._thread.join()
+    assert [args.exc_type for args in raised] == [TypeError], "the reason is not hidden"
+    assert all(isinstance(outcome, GenrecallError) for outcome in outcomes)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced(tmp_path):
+    asked = requests(6)
+    expected = open_engine().generate(asked)
+    client = Client("tests.engine.test_asynchronous:open_engine", {"items": 40}, tmp_path / "engine.sock")
+
+    async def run():
+        answers = await asyncio.gather(*map(client.generate, asked))
+        for ours, theirs in zip(answers, expected, strict=True):
+            assert ours.sids == theirs.sids
+            assert (ours.short, ours.scores) == (theirs.short, pytest.approx(theirs.scores, abs=1e-5))
+        with pytest.raises(ConfigError, match="beam width"):
+            await client.generate(Request(tokens=(1,), beam=0))
+        scores = await client.score(asked[1], answers[1].sids)
+        assert scores.tolist() == pytest.approx(answers[1].scores, abs=1e-4)
+
+        # A stranger that speaks no frames is shown the door; the worker goes on.
+        _, stranger = await asyncio.open_unix_connection(tmp_path / "engine.sock")
+        stranger.write(struct.pack("<II", 2**32 - 1, 3))
+        assert await client.ping() == 0
+
+        os.kill(client.pid, signal.SIGSTOP)
+        hanging = [asyncio.create_task(client.generate(one)) for one in asked]
+        await asyncio.sleep(0.05)
+        os.kill(client.pid, signal.SIGKILL)
+        outcomes = await asyncio.gather(*hanging, return_exceptions=True)
+        assert all(isinstance(outcome, WorkerDied) for outcome in outcomes)
+        assert (await client.generate(asked[0])).sids == expected[0].sids
+        assert client.starts == 2
+        await client.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_cannot_open_its_engine_says_so(tmp_path):
+    client = Client("no.such.module:open", {}, tmp_path / "engine.sock")
+    with pytest.raises(ConfigError, match="did not start"):
+        asyncio.run(client.ping())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=80))
+def test_bytes_that_are_no_frame_are_refused(noise):
+    async def run():
+        reader = asyncio.StreamReader()
+        reader.feed_data(noise)
+        reader.feed_eof()
+        return await read(reader)
+
+    if noise:
+        with pytest.raises(DataError):
+            asyncio.run(run())
+    else:
+        assert asyncio.run(run()) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.text(max_size=5).filter(lambda key: key != "arrays"), st.integers() | st.text(), max_size=4),
+    st.lists(
+        st.tuples(st.sampled_from(["int32", "float32", "uint8"]), st.lists(st.integers(0, 3), max_size=3)), max_size=4
+    ),
+    st.integers(0, 400),
+)
+def test_frames_come_back_as_they_were_and_never_half(head, arrays, cut):
+    made = {str(place): np.ones(shape, kind) * place for place, (kind, shape) in enumerate(arrays)}
+    made = {name: array.astype(kind) for (name, array), (kind, _) in zip(made.items(), arrays, strict=True)}
+    sent = encode(Frame(head=head, arrays=made))
+    total, size = struct.unpack("<II", sent[:8])
+    assert len(sent) == 4 + total
+    found = decode(sent[8:], size)
+    assert found.head == head
+    for name, array in made.items():
+        assert found.arrays[name].dtype == array.dtype
+        assert np.array_equal(found.arrays[name], array)
+    if 0 < cut < len(sent) - 8:
+        with pytest.raises(DataError):
+            decode(sent[8:-cut], size)

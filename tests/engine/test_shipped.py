@@ -1,0 +1,182 @@
+"""The engine as shipped against the reference: packing, kept prefixes, filters, swaps, mixed widths, cancellation.
+
+The same scenario runs on the CPU and, with CUDA graphs, on a GPU; every round is asked three times there, so that it is
+computed plainly, captured and replayed.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from genrecall.engine import reference
+from genrecall.engine.config import Budgets, EngineConfig
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Answer, Refused, Request
+from genrecall.errors import CapacityError
+from genrecall.index.trie import Trie
+from genrecall.sid.space import SidSpace
+from tests.engine.agreement import assert_same
+from tests.engine.models import make_model, sid_tokens
+
+SPACE = SidSpace((6, 7, 5))
+BEAMS = (1, 4, 20, (2, 9, 4), 60, 7)
+
+
+def catalog(seed: int, items: int = 60) -> Trie:
+    return Trie.build(SPACE, np.random.default_rng(seed).integers(0, 5, size=(items, 3)).astype(np.int32))
+
+
+def histories(seed: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 20, int(size)).tolist() for size in (5, 17, 33, 1, 40, 20)]
+
+
+def ask(tokens: list[list[int]], trie: Trie, *, users: bool = True, filters: bool = True) -> list[Request]:
+    shared = np.random.default_rng(9).random(trie.num_items) < 0.7
+    shared.flags.writeable = False
+    own = np.arange(trie.num_items) % 3 > 0
+    masks = [None, shared, own, shared, None, shared] if filters else [None] * 6
+    return [
+        Request(tokens=tuple(prompt), beam=beam, allowed=mask, user=f"user {place}" if users else None)
+        for place, (prompt, beam, mask) in enumerate(zip(tokens, BEAMS, masks, strict=True))
+    ]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("cpu", "auto"), id="cpu"),
+        pytest.param(("cpu", "run"), id="cpu-static"),
+        pytest.param(("cuda", "run"), id="cuda-graphs", marks=pytest.mark.gpu),
+        pytest.param(("cuda", "skip"), id="cuda-compact", marks=pytest.mark.gpu),
+    ]
+)
+def setting(request) -> tuple[EngineConfig, float, int]:
+    device, forced = request.param
+    budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600, catalog_headroom=3.0)
+    config = EngineConfig(device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=70)
+    return config, (1e-4 if device == "cpu" else 1e-3), (1 if device == "cpu" else 3)
+
+
+def check(found: Answer, request: Request, trie: Trie, near: float, normalise: str = "trie") -> None:
+    expected = reference.generate(make_model(), trie, sid_tokens(SPACE.codes), request, normalise=normalise)
+    assert_same(found, expected, near)
+    assert all(trie.is_valid(sid) for sid in found.sids)
+
+
+def test_kept_prefixes_filters_and_mixed_widths(setting):
+    config, near, rounds = setting
+    trie = catalog(0)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    tokens = histories(1)
+    cache = engine.loop.scheduler.cache
+    for _ in range(rounds):
+        for request, answer in zip(ask(tokens, trie), engine.generate(ask(tokens, trie)), strict=True):
+            check(answer, request, trie, near)
+    hits = cache.hit_tokens
+    longer = [[*prompt, 3, 1, 4] for prompt in tokens]
+    for request, answer in zip(ask(longer, trie), engine.generate(ask(longer, trie)), strict=True):
+        check(answer, request, trie, near)
+    assert cache.hit_tokens - hits == sum(len(prompt) // 8 * 8 for prompt in tokens)
+    # The same prompts of nobody are read anew and give the same.
+    for request, answer in zip(ask(longer, trie), engine.generate(ask(longer, trie, users=False)), strict=True):
+        check(answer, request, trie, near)
+
+
+def test_scores_over_kept_prefixes(setting):
+    config, near, _ = setting
+    trie = catalog(0)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    requests = ask(histories(1), trie, filters=False)
+    answers = engine.generate(requests)
+    for answer, scores in zip(answers, engine.score(requests, [answer.sids for answer in answers]), strict=True):
+        assert scores.tolist() == pytest.approx(answer.scores, abs=near)
+
+
+def test_a_swap_leaves_those_in_flight_with_their_catalog(setting):
+    config, near, rounds = setting
+    tries = [catalog(seed, items) for seed, items in ((0, 60), (5, 90), (6, 30))]
+    engine = Engine(make_model(), tries[0], sid_tokens(SPACE.codes), config)
+    outcomes: list[tuple[Request, Trie, list]] = []
+    for number in range(3 * rounds):
+        trie = tries[number % 3]
+        engine.swap(trie)
+        for request in ask(histories(number % 3), trie, users=number % 2 == 0):
+            told: list = []
+            outcomes.append((request, trie, told))
+            engine.submit(request, told.append)
+        engine.advance()
+    while not engine.loop.idle:
+        engine.advance()
+    for request, trie, told in outcomes:
+        assert len(told) == 1
+        check(told[0], request, trie, near)
+    with pytest.raises(CapacityError, match="outgrown"):
+        engine.swap(catalog(1, 4000))
+
+
+def test_cancelled_and_late_requests_touch_nobody(setting):
+    config, near, _ = setting
+    trie = catalog(0)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    requests = ask(histories(2), trie)
+    outcomes: list[list] = [[] for _ in requests]
+    late: list = []
+    numbers = [engine.submit(request, told.append) for request, told in zip(requests, outcomes, strict=True)]
+    engine.submit(Request(tokens=(1, 2), timeout_s=1e-9), late.append)
+    assert engine.cancel(numbers[5])  # waits
+    with engine.lock, torch.inference_mode():
+        engine.loop._launch()
+    assert engine.cancel(numbers[1])  # runs
+    while not engine.loop.idle:
+        engine.advance()
+    assert not engine.cancel(numbers[1])
+    assert outcomes[5] == [Refused("cancelled")]
+    assert outcomes[1] == [Refused("cancelled")]
+    assert late == [Refused("late")]
+    for place in (0, 2, 3, 4):
+        check(outcomes[place][0], requests[place], trie, near)
+
+
+def test_a_purged_user_leaves_no_bytes(setting):
+    config, near, _ = setting
+    trie = catalog(0)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    requests = ask(histories(3), trie)
+    engine.generate(requests)
+    for place in range(len(requests)):
+        engine.purge(f"user {place}")
+    memory = engine.loop.runner.decoder.memory
+    assert all(not tensor.any() for tensor in (*memory.keys, *memory.values))
+    for request, answer in zip(requests, engine.generate(requests), strict=True):
+        check(answer, request, trie, near)
+
+
+def errors(scores: list[np.ndarray], exact: list[Answer]) -> float:
+    return float(np.mean(np.abs(np.concatenate(scores) - np.concatenate([answer.scores for answer in exact]))))
+
+
+@pytest.mark.gpu
+def test_rounding_errors_are_those_of_the_number_formats():
+    """bf16: at most twice that of transformers in bf16 on the same device. fp8, int8: within stated factors."""
+    trie, tokens_of = catalog(0), sid_tokens(SPACE.codes)
+    requests = [
+        Request(tokens=request.tokens, beam=8) for request in ask(histories(1), trie, users=False, filters=False)
+    ]
+    exact = Engine(make_model(), trie, tokens_of, EngineConfig(device="cpu")).generate(requests)
+    asked = [answer.sids for answer in exact]
+    theirs_model = copy.deepcopy(make_model()).to("cuda", torch.bfloat16)
+    theirs = [
+        np.array([reference.score(theirs_model, trie, tokens_of, request.tokens, sid) for sid in answer.sids])
+        for request, answer in zip(requests, exact, strict=True)
+    ]
+    base = errors(theirs, exact)
+    for weights, factor in (("plain", 2.0), ("int8", 8.0), ("fp8", 30.0)):
+        engine = Engine(make_model(), trie, tokens_of, EngineConfig(device="cuda", weights=weights))
+        assert engine.dtype == (torch.bfloat16)
+        ours = errors(engine.score(requests, asked), exact)
+        print(f"{weights}: {ours:.4f}, transformers in bf16: {base:.4f}")
+        assert ours <= factor * base
