@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from starlette.routing import Route
-from tests.serve.world import Spoiled, World, serving
 
 from genrecall.errors import ConfigError
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.gate import OPEN
 from genrecall.serve.http.keys import add
+from tests.serve.world import Spoiled, World, serving
 
 
 def _paths(world: World) -> list[str]:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.serve.world import Spoiled, serving, shop
 
 FAULTS = {"hang": lambda: time.sleep(1.0), "raise": lambda: [][0]}

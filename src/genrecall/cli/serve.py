@@ -81,7 +81,7 @@ def status(state: Annotated[Path, typer.Option("--state", help="Of the running s
 
     Example: genrecall release status --state runs/shop/state
     """
-    _print(state, "GET", "/admin/releases", None)
+    _print(state, "GET", "/admin/releases")
 
 
 @release.command("stage")
@@ -224,33 +224,8 @@ def _weights(pairs: list[str]) -> dict[str, float]:
     return found
 
 
-def _print(state: Path, method: str, path: str, body: dict[str, Any] | None) -> None:
-    """Ask a running service over its admin socket."""
-    import http.client
-    import socket
+def _print(state: Path, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+    """What a running service answers."""
+    from genrecall.serve.admin_client import ask
 
-    from genrecall.errors import ConfigError
-    from genrecall.serve.gateway import ADMIN_SOCKET
-
-    class OverSocket(http.client.HTTPConnection):
-        def connect(self) -> None:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.connect(str(state / ADMIN_SOCKET))
-
-    connection = OverSocket("localhost", timeout=900)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        answer = connection.getresponse()
-        told = json.loads(answer.read())
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise ConfigError(
-            "no service runs with this state",
-            seen=str(state / ADMIN_SOCKET),
-            allowed="the --state of a running `genrecall serve`",
-            fix="start it, or correct --state",
-        ) from None
-    if answer.status >= 400:
-        raise ConfigError(
-            f"the service refused: {told['title']}", seen=told["detail"], allowed="see its log", fix="correct and retry"
-        )
-    print(json.dumps(told, indent=2))
+    print(json.dumps(ask(state, method, path, body), indent=2))

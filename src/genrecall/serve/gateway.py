@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrecall.errors import ConfigError, DependencyError
+from genrecall.serve import admin_client
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.app import admin_app, data_app
 from genrecall.serve.http.gate import Gate
@@ -28,7 +29,6 @@ from genrecall.telemetry import log
 if TYPE_CHECKING:
     import uvicorn
 
-ADMIN_SOCKET = "admin.sock"
 _SWITCH_S = 0.0005
 
 
@@ -64,7 +64,7 @@ async def serve(
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
-    listener, admin_path = _listen(config), config.state / ADMIN_SOCKET
+    listener, admin_path = _listen(config), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
