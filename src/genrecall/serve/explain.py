@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from genrecall.serve.lanes import Listed
+from genrecall.serve.recent import Remembered
 from genrecall.serve.release import Release
-from genrecall.serve.schema import Answer, Beam, Explained, Recommend, Search
+from genrecall.serve.schema import Beam, Explained, Listing, Search
 from genrecall.serve.worker.messages import Traced
 
 _LISTED, _BEAMS, _TITLES = 50, 40, 3
 
 
-def explained(request: Recommend | Search, answer: Answer, release: Release, lists: Mapping[str, Listed]) -> Explained:
-    """What is kept of one answer; titles and beams only where the request asked for an explanation."""
-    ids, generative = release.contents.items.ids, lists.get("generative")
+def explained(remembered: Remembered, release: Release) -> Explained:
+    """Put words to an answer that this release gave; beams only where the request asked for an explanation."""
+    request, answer, lists = remembered.request, remembered.answer, remembered.lists
+    ids, titles = release.contents.items.ids, release.contents.items.titles
+    generative = lists.get("generative")
     levels = None
     if request.explain and generative is not None and generative.levels is not None:
         levels = [[_beam(beam, release) for beam in level[:_BEAMS]] for level in generative.levels]
@@ -25,7 +25,13 @@ def explained(request: Recommend | Search, answer: Answer, release: Release, lis
         user_id=request.user_id,
         query=request.query if isinstance(request, Search) else None,
         answer=answer,
-        lists={name: [ids[item] for item in listed.items[:_LISTED].tolist()] for name, listed in lists.items()},
+        lists={
+            name: [
+                Listing(ids[item], titles[item], round(score, 6))
+                for item, score in zip(listed.items[:_LISTED].tolist(), listed.scores[:_LISTED].tolist(), strict=True)
+            ]
+            for name, listed in lists.items()
+        },
         levels=levels,
     )
 

@@ -5,36 +5,47 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from genrecall.serve.schema import Answer, Explained
+from genrecall.serve.lanes import Listed
+from genrecall.serve.schema import Answer, Recommend, Search
 
 _WINDOW_S = 60.0
 _KEPT, _SLOW = 20_000, 20
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Remembered:
+    """One answer and what it was made of, as arrays: words are only put to it when somebody asks."""
+
+    request: Recommend | Search
+    answer: Answer
+    lists: Mapping[str, Listed]
+
+
 class Explanations:
-    """Answers by request id, the newest ``most``; what the levels were is kept where it was asked for."""
+    """Answers by request id, the newest ``most``; none holds on to a bundle."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: collections.OrderedDict[str, Explained] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[str, Remembered] = collections.OrderedDict()
 
-    def keep(self, explained: Explained) -> None:
+    def keep(self, remembered: Remembered) -> None:
         """Remember one answer."""
-        self._kept[explained.request_id] = explained
+        self._kept[remembered.answer.request_id] = remembered
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
-    def find(self, request_id: str) -> Explained | None:
-        """The explanation of an answer; None where it is forgotten or never was."""
+    def find(self, request_id: str) -> Remembered | None:
+        """The answer with this id; None where it is forgotten or never was."""
         return self._kept.get(request_id)
 
     def forget(self, user_id: str) -> None:
         """Drop what was answered to a user."""
-        for request_id in [key for key, explained in self._kept.items() if explained.user_id == user_id]:
+        for request_id in [key for key, kept in self._kept.items() if kept.request.user_id == user_id]:
             del self._kept[request_id]
 
 

@@ -60,6 +60,17 @@ class Releases:
             raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
         return self.active, "active"
 
+    def of(self, digest: str) -> Release:
+        """The release of this bundle.
+
+        Raises:
+            Problem: it is no longer in service.
+        """
+        for release in self._all():
+            if release.digest == digest:
+                return release
+        raise Problem("not_found", "the bundle that answered is no longer in service")
+
     async def start(self, path: Path) -> Release:
         """Open the first bundle and let it answer everybody.
 

@@ -183,6 +183,14 @@ class Beam(msgspec.Struct, frozen=True):
     titles: list[str]
 
 
+class Listing(msgspec.Struct, frozen=True):
+    """One place of a channel's own list."""
+
+    item_id: str
+    title: str
+    score: float
+
+
 class Explained(msgspec.Struct, frozen=True):
     """Why an answer was as it was. ``levels`` only where the request asked for an explanation."""
 
@@ -190,7 +198,7 @@ class Explained(msgspec.Struct, frozen=True):
     user_id: str | None
     query: str | None
     answer: Answer
-    lists: dict[str, list[str]]
+    lists: dict[str, list[Listing]]
     levels: list[list[Beam]] | None
 
 

@@ -18,10 +18,11 @@ from genrecall.serve.config import ServeConfig
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.metrics import Metrics
-from genrecall.serve.recent import Explanations, Traffic
+from genrecall.serve.problems import Problem
+from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Recommend, Search
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
 
@@ -80,10 +81,20 @@ class Service:
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         self._measure(answer, request.k, marks)
-        self.explanations.keep(
-            explained(request, answer, release, {n: o.listed for n, o in outcomes.items() if o.listed is not None})
-        )
+        lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
+        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
         return answer
+
+    def explain(self, request_id: str) -> Explained:
+        """Why an answer was as it was.
+
+        Raises:
+            Problem: it is not remembered, or its bundle is gone.
+        """
+        remembered = self.explanations.find(request_id)
+        if remembered is None:
+            raise Problem("not_found", "no such answer is remembered; only the newest are")
+        return explained(remembered, self.releases.of(remembered.answer.versions.bundle))
 
     def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
         history, times, profile = self._past(request, release)

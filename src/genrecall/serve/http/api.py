@@ -91,10 +91,7 @@ class NativeApi:
 
     async def explain(self, request: Request) -> Response:
         """Why an answer was as it was."""
-        found = self._service.explanations.find(request.path_params["request_id"])
-        if found is None:
-            raise Problem("not_found", "no such answer is remembered; only the newest are")
-        return json_response(found)
+        return json_response(self._service.explain(request.path_params["request_id"]))
 
     async def users(self, request: Request) -> Response:
         """Ids of users that begin with ``prefix``."""
