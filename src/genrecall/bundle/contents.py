@@ -33,6 +33,7 @@ class Contents:
         fusion: None where the bundle ships none.
         split: how histories were prepared for training.
         beam: W that the bundle ships.
+        searches: whether its generators were trained on searches.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Contents:
     fusion: Fusion | None
     split: Mapping[str, Any]
     beam: int
+    searches: bool
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -61,4 +63,5 @@ class Contents:
             fusion=classic.load_fusion(bundle.path / "channels"),
             split=config["split"],
             beam=config["generative"]["beam"],
+            searches=bool(bundle.manifest.facts.get("searches", False)),
         )

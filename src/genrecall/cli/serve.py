@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,7 +203,7 @@ def _tell(running: Running, config: ServeConfig) -> None:
     table = Table("", "value", "how to change, or why", box=None)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"\nconsole    {running.url}/\napi        {running.url}/v1/recommend")
     console.print(f"health     {running.url}/health/ready\nadmin      {running.admin}  (genrecall release …)")

@@ -17,9 +17,10 @@ def explained(remembered: Remembered, release: Release) -> Explained:
     request, answer, lists = remembered.request, remembered.answer, remembered.lists
     ids, titles = release.contents.items.ids, release.contents.items.titles
     generative = lists.get("generative")
-    levels = None
+    levels, survivors = None, None
     if request.explain and generative is not None and generative.levels is not None:
         levels = [[_beam(beam, release) for beam in level[:_BEAMS]] for level in generative.levels]
+        survivors = [len(level) for level in generative.levels]
     return Explained(
         request_id=answer.request_id,
         user_id=request.user_id,
@@ -33,6 +34,7 @@ def explained(remembered: Remembered, release: Release) -> Explained:
             for name, listed in lists.items()
         },
         levels=levels,
+        survivors=survivors,
     )
 
 

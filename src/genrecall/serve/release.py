@@ -18,7 +18,7 @@ from genrecall.recall.fusion import Fusion, FusionConfig
 from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.lanes import Lane, ThreadLane
+from genrecall.serve.lanes import Asked, Lane, ThreadLane
 from genrecall.serve.problems import Problem
 from genrecall.serve.schema import Filter
 from genrecall.serve.worker.lane import WorkerLane
@@ -69,7 +69,19 @@ class Release:
             worker = WorkerLane(contents.path.resolve(), config.worker)
             await worker.start()
             lanes = {"generative": worker, **lanes}
-        return cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        await release.warm()
+        return release
+
+    async def warm(self) -> None:
+        """Ask every lane once, and read what is made on first use, so that no request pays for it."""
+        contents = self.contents
+        history = np.arange(min(5, len(contents.items)), dtype=np.int32)
+        text = contents.items.titles[0] or None
+        for query in (Query(history=history), Query(history=history, text=text)):
+            asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
+            await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
+        await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:
         """Stop its lanes."""
@@ -149,7 +161,8 @@ class Release:
 
     def _reads(self, name: str) -> bool:
         if name == "generative":
-            return self.worker is not None and self.worker.facts is not None and self.worker.facts.reads_search
+            told = self.worker is not None and self.worker.facts is not None and self.worker.facts.reads_search
+            return told and self.contents.searches
         return name != "dense"  # text vectors need the encoder, which is no part of a bundle
 
     def _mask(self, wanted: Filter) -> np.ndarray:

@@ -192,7 +192,11 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """Why an answer was as it was. ``levels`` only where the request asked for an explanation."""
+    """Why an answer was as it was.
+
+    ``levels`` (the best beams of each) and ``survivors`` (how many there were) only where the request asked for an
+    explanation.
+    """
 
     request_id: str
     user_id: str | None
@@ -200,6 +204,7 @@ class Explained(msgspec.Struct, frozen=True):
     answer: Answer
     lists: dict[str, list[Listing]]
     levels: list[list[Beam]] | None
+    survivors: list[int] | None
 
 
 class ItemPage(msgspec.Struct, frozen=True):

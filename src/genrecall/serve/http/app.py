@@ -12,13 +12,14 @@ from genrecall.serve.http.admin import Admin
 from genrecall.serve.http.api import NativeApi
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.http.health import Health
+from genrecall.serve.http.pages import Pages
 from genrecall.serve.service import Service
 
 
 def data_app(service: Service) -> Gate:
     """What clients reach."""
     health = Health(service)
-    routes: list[BaseRoute] = [*NativeApi(service).routes(), *health.routes()]
+    routes: list[BaseRoute] = [*NativeApi(service).routes(), *health.routes(), *Pages().routes()]
     gate = Gate(_Routes(routes), service.config, service.metrics, routes)
     health.gate = gate
     return gate

@@ -13,6 +13,7 @@ import numpy as np
 
 _FORGET = 0.98
 _LEAST_S = 1e-7
+_SURPRISE = 3.0
 _ALIKE = 0.1  # sizes that spread less than this share of their mean are one size
 
 
@@ -24,7 +25,8 @@ class BatchCost:
         self._sums = np.zeros(5)  # of weight, rows, seconds, rows², rows · seconds
 
     def see(self, rows: int, seconds: float) -> None:
-        """One batch was measured."""
+        """One batch was measured; one that took far longer than thought may have waited for something else."""
+        seconds = min(seconds, _SURPRISE * self.seconds(rows, max(rows, 1)))
         self._sums = self._sums * _FORGET + np.array([1.0, rows, seconds, rows * rows, rows * seconds])
         mean_rows, mean_s, mean_square, mean_product = self._sums[1:] / self._sums[0]
         spread = mean_square - mean_rows**2
