@@ -20,7 +20,7 @@ from genrecall.serve.http.app import admin_app, data_app
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.lanes import ThreadLane
 from genrecall.serve.metrics import Metrics
-from genrecall.serve.release import Release
+from genrecall.serve.release import Release, channels_of
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import Ingest
@@ -69,7 +69,7 @@ _SHOPS: dict[Path, Recommender] = {}
 def release(run: Path, **other: Channel) -> Release:
     """The bundle in service, its generative channel in a thread; ``other`` channels replace its own."""
     contents = Contents.open(run / "bundle")
-    channels: Mapping[str, Channel] = {"generative": shop(run).generative, **contents.channels, **other}
+    channels: Mapping[str, Channel] = {"generative": shop(run).generative, **channels_of(contents), **other}
     lanes = {name: ThreadLane(channel) for name, channel in channels.items()}
     return Release(contents=contents, lanes=lanes, worker=None, weights={})
 

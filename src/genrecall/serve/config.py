@@ -21,7 +21,8 @@ class ServeConfig:
         host, port: of the data listener; port 0 takes a free one.
         keys: file of API keys; None lets everybody in, which only a loopback address may.
         deadline_s: of requests that name none.
-        max_inflight: requests at a time; more are refused with 503 and Retry-After.
+        max_inflight: requests at a time, at most; how many really is found out by what is answered in time. More are
+            refused with 503 and Retry-After.
         max_body_bytes: of a request, counted while it is read.
         body_s: a body that takes longer is refused.
         rate_per_s: requests a second of one key (or address, without keys); None: unlimited.

@@ -49,10 +49,17 @@ class Problem(Exception):
         """HTTP status."""
         return STATUS[self.code]
 
-    def document(self, request_id: str) -> bytes:
-        """The body, ``application/problem+json``."""
+    def document(self, request_id: str, path: str = "") -> bytes:
+        """The body, ``application/problem+json``; ``path`` adds what the clients of other dialects look for."""
+        said = self.detail or self.code.replace("_", " ")
+        error: dict[str, object] = {}
+        if path == "/v1/chat/completions":
+            error = {"error": {"message": said, "type": "genrecall_error", "code": self.code, "param": None}}
+        elif path.startswith(("/v2", "/v1/models")):
+            error = {"error": said}
         return msgspec.json.encode(
-            {
+            error
+            | {
                 "type": f"urn:genrecall:problem:{self.code}",
                 "title": self.code.replace("_", " "),
                 "status": self.status,

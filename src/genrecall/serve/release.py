@@ -57,12 +57,7 @@ class Release:
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
         contents = await asyncio.to_thread(Contents.open, path)
-        channels: dict[str, Channel] = dict(contents.channels)
-        if "lexical" not in channels and len(contents.items) <= _LEXICAL_ITEMS:
-            channels["lexical"] = await asyncio.to_thread(_lexical, contents)
-        for plugin in metadata.entry_points(group=PLUGINS):
-            channels[plugin.name] = plugin.load()(contents)
-            log(f"channel {plugin.name}: from the plug-in {plugin.value}")
+        channels = await asyncio.to_thread(channels_of, contents)
         lanes: dict[str, Lane] = {name: ThreadLane(channel) for name, channel in channels.items()}
         worker = None
         if config.worker is not None:
@@ -107,10 +102,15 @@ class Release:
                 raise Problem("unknown_channel", f"no channel {unknown[0]}; there are {', '.join(self.lanes)}")
             return tuple(dict.fromkeys(asked))
         if search:
-            return tuple(name for name in _SEARCH if name in self.lanes and self._reads(name))
+            found = tuple(name for name in _SEARCH if name in self.lanes and self._reads(name))
+            if not found:
+                raise Problem("unknown_channel", "no channel of this bundle searches")
+            return found
         if self.contents.fusion is not None:
-            return tuple(name for name in self.contents.fusion.config.channels if name in self.lanes)
-        return tuple(name for name in self.lanes if name not in (FALLBACK, "lexical", "dense"))
+            found = tuple(name for name in self.contents.fusion.config.channels if name in self.lanes)
+        else:
+            found = tuple(name for name in self.lanes if name not in (FALLBACK, "lexical", "dense"))
+        return found or (FALLBACK,)
 
     def fusion(self, channels: tuple[str, ...]) -> Fusion:
         """How these channels' lists are joined: as the bundle says where it knows them all, else by reciprocal rank."""
@@ -196,6 +196,13 @@ def _plain(mask: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(mask, False).to_numpy(), dtype=bool)
 
 
-def _lexical(contents: Contents) -> LexicalChannel:
-    log("channel lexical: indexing the items' texts (the bundle ships no index)")
-    return LexicalChannel.fit(item_texts(contents.items), contents.channels[FALLBACK].counts)
+def channels_of(contents: Contents) -> dict[str, Channel]:
+    """The bundle's classic channels, one that searches, and those of installed plug-ins."""
+    channels: dict[str, Channel] = dict(contents.channels)
+    if "lexical" not in channels and len(contents.items) <= _LEXICAL_ITEMS:
+        log("channel lexical: indexing the items' texts (the bundle ships no index)")
+        channels["lexical"] = LexicalChannel.fit(item_texts(contents.items), contents.channels[FALLBACK].counts)
+    for plugin in metadata.entry_points(group=PLUGINS):
+        channels[plugin.name] = plugin.load()(contents)
+        log(f"channel {plugin.name}: from the plug-in {plugin.value}")
+    return channels

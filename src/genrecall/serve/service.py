@@ -17,6 +17,7 @@ from genrecall.serve.answering import Outcome
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
+from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
 from genrecall.serve.recent import Explanations, Remembered, Traffic
@@ -58,12 +59,15 @@ class Service:
     ) -> None:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
+        self.limiter = Limiter(config.max_inflight, config.deadline_s)
+        self.inflight = 0
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
         """Answer one request by its deadline, with whatever is there by then."""
         begun = time.perf_counter()
         release, role = self.releases.pick(request.user_id or request_id)
         release.inflight += 1
+        self.inflight += 1
         try:
             plan = self._plan(request, release, begun)
             planned = time.perf_counter()
@@ -72,6 +76,7 @@ class Service:
             answer = self._pack(request, request_id, release, role, plan, outcomes)
         finally:
             release.inflight -= 1
+            self.inflight -= 1
         done = time.perf_counter()
         marks = {
             "state": planned - begun,
@@ -81,9 +86,13 @@ class Service:
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         self._measure(answer, request.k, marks)
+        self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
         lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
         return answer
+
+    def _deadline_s(self, request: Recommend | Search) -> float:
+        return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
 
     def explain(self, request_id: str) -> Explained:
         """Why an answer was as it was.
@@ -106,8 +115,7 @@ class Service:
             text=request.query if isinstance(request, Search) else None,
         )
         channels = release.chosen(request.channels, search=isinstance(request, Search))
-        deadline_s = self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
-        budget_s = max(deadline_s * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
+        budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:

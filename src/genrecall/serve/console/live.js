@@ -34,7 +34,7 @@ function page(told) {
     h("div", { class: "row" }, h("h1", null, t("live")), h("span", { class: `badge ${told.ready ? "good" : "warn"}` }, t(told.ready ? "ready" : "not_ready")),
       told.reasons.map((reason) => h("span", { class: "badge warn" }, reason)), h("span", { class: "muted small push" }, t("refresh"))),
     h("div", { class: "figures" },
-      figure(t("requests"), `${told.inflight} ${t("of")} ${limits.max_inflight}`),
+      figure(t("requests"), `${told.inflight} ${t("of")} ${Math.floor(limits.inflight_limit)}`),
       worker && figure(t("rows"), `${worker.rows} · ${worker.batch_rows} ${t("batch_rows")}`),
       figure(t("share_degraded"), percent(traffic.degraded_share), traffic.degraded_share > 0.05 ? "warn" : ""),
       figure(t("fill"), percent(traffic.fill_ratio), traffic.fill_ratio < 0.9 ? "warn" : ""),

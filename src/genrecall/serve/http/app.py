@@ -8,19 +8,32 @@ from dataclasses import replace
 from starlette.routing import BaseRoute, Router
 from starlette.types import Receive, Scope, Send
 
+from genrecall.serve.dialects.oip import OpenInference
+from genrecall.serve.dialects.openai import ChatCompletions
+from genrecall.serve.dialects.tf_serving import TfServing
 from genrecall.serve.http.admin import Admin
 from genrecall.serve.http.api import NativeApi
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.http.health import Health
 from genrecall.serve.http.pages import Pages
+from genrecall.serve.limiter import Limiter
 from genrecall.serve.service import Service
+
+_ADMINS = 8
 
 
 def data_app(service: Service) -> Gate:
     """What clients reach."""
     health = Health(service)
-    routes: list[BaseRoute] = [*NativeApi(service).routes(), *health.routes(), *Pages().routes()]
-    gate = Gate(_Routes(routes), service.config, service.metrics, routes)
+    routes: list[BaseRoute] = [
+        *NativeApi(service).routes(),
+        *health.routes(),
+        *OpenInference(service).routes(),
+        *ChatCompletions(service).routes(),
+        *TfServing(service).routes(),
+        *Pages().routes(),
+    ]
+    gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter)
     health.gate = gate
     return gate
 
@@ -29,7 +42,7 @@ def admin_app(service: Service) -> Gate:
     """What the operator reaches, over a socket that only the owner can open: no keys."""
     routes: list[BaseRoute] = [*Admin(service).routes(), *Health(service).routes()]
     config = replace(service.config, keys=None, host="127.0.0.1", rate_per_s=None)
-    return Gate(_Routes(routes), config, service.metrics, routes)
+    return Gate(_Routes(routes), config, service.metrics, routes, Limiter(_ADMINS, config.deadline_s))
 
 
 class _Routes:

@@ -21,6 +21,7 @@ from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.body import ClientGoneError
 from genrecall.serve.http.keys import Keys
 from genrecall.serve.http.rate import Rate
+from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
 from genrecall.telemetry import log
@@ -50,9 +51,13 @@ class Gate:
         config: limits and address.
         metrics: of the service.
         routes: what is behind the gate; requests are counted by their paths, never by what a client made up.
+        limiter: how many requests may be on their way.
     """
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+    def __init__(
+        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, routes: Sequence[BaseRoute], limiter: Limiter
+    ) -> None:
+        self.limiter = limiter
         self._app, self._config, self._metrics = app, config, metrics
         self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
         self._keys, self._rate = Keys(config.keys), Rate(config.rate_per_s)
@@ -87,16 +92,16 @@ class Gate:
             finally:
                 self.inflight -= counted
         except Problem as problem:
-            await _tell(problem, request_id, out)
+            await _tell(problem, scope, out)
         except HTTPException as error:
-            await _tell(Problem(_ROUTING.get(error.status_code, "malformed")), request_id, out)
+            await _tell(Problem(_ROUTING.get(error.status_code, "malformed")), scope, out)
         except ClientGoneError:
             self._metrics.cancelled.inc()
             status = status or 499
         except Exception as error:  # the client gets an id and no more; the log gets the error
             log(f"request {request_id} failed: {type(error).__name__}: {error}")
             if status == 0:
-                await _tell(Problem("internal", "the service's log has more under this request id"), request_id, out)
+                await _tell(Problem("internal", "the service's log has more under this request id"), scope, out)
             raise
         finally:
             path = self._paths.get(scope["endpoint"], "none") if "endpoint" in scope else "none"
@@ -122,7 +127,7 @@ class Gate:
         if wait := self._rate.wait_s(caller):
             self._metrics.shed.labels("rate").inc()
             raise Problem("rate_limited", "too many requests of this caller", retry_after_s=math.ceil(wait))
-        if self.inflight >= self._config.max_inflight:
+        if self.inflight >= self.limiter.limit:
             self._metrics.shed.labels("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
 
@@ -140,8 +145,8 @@ def _is_local(host: bytes) -> bool:
     return name in ("127.0.0.1", "localhost") or name.startswith("[::1]")
 
 
-async def _tell(problem: Problem, request_id: str, send: Callable[[Message], Awaitable[None]]) -> None:
-    body = problem.document(request_id)
+async def _tell(problem: Problem, scope: Scope, send: Callable[[Message], Awaitable[None]]) -> None:
+    body = problem.document(scope["state"]["request_id"], scope["path"])
     headers = [*problem.headers(), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

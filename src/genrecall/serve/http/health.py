@@ -25,6 +25,7 @@ class Health:
         return [
             Route("/health/live", self.live, methods=["GET"]),
             Route("/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/health/ready", self.ready, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
         ]
@@ -53,6 +54,8 @@ class Health:
                 "limits": {
                     "deadline_ms": round(service.config.deadline_s * 1e3),
                     "max_inflight": service.config.max_inflight,
+                    "inflight_limit": round(service.limiter.limit, 1),
+                    "loop_lag_ms": round(service.limiter.lag_s * 1e3, 2),
                 },
             }
         )
