@@ -56,6 +56,19 @@ class Spoiled:
         return Candidates(items=items, scores=-np.arange(k, dtype=np.float32)[None].repeat(len(queries), 0))
 
 
+class AtItsBeam:
+    """The generative channel in this process, with the beam that a worker would be asked for."""
+
+    name = "generative"
+
+    def __init__(self, opened: Recommender) -> None:
+        self._channel, self._beam = opened.generative, opened.generative.members[0].config.beam
+
+    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
+        """Lists of at most as many items as there are beams."""
+        return self._channel.recall(queries, k, beams=[self._beam] * len(queries))
+
+
 def shop(run: Path) -> Recommender:
     """The bundle with its model, once a process."""
     if run not in _SHOPS:
@@ -69,7 +82,7 @@ _SHOPS: dict[Path, Recommender] = {}
 def release(run: Path, **other: Channel) -> Release:
     """The bundle in service, its generative channel in a thread; ``other`` channels replace its own."""
     contents = Contents.open(run / "bundle")
-    channels: Mapping[str, Channel] = {"generative": shop(run).generative, **channels_of(contents), **other}
+    channels: Mapping[str, Channel] = {"generative": AtItsBeam(shop(run)), **channels_of(contents), **other}
     lanes = {name: ThreadLane(channel) for name, channel in channels.items()}
     return Release(contents=contents, lanes=lanes, worker=None, weights={})
 

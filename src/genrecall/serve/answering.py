@@ -40,7 +40,12 @@ def fuse(
         items = np.full((1, 1), -1, np.int32) if empty else listed.items[None]  # type: ignore[union-attr]
         scores = np.full((1, 1), -np.inf, np.float32) if empty else listed.scores[None]  # type: ignore[union-attr]
         candidates[name] = Candidates(items=items, scores=scores)
-    return fusion.explain(candidates, k, np.array([len(query.history)]))[0]
+    return evident(fusion.explain(candidates, k, np.array([len(query.history)]))[0])
+
+
+def evident(found: Sequence[Explained]) -> list[Explained]:
+    """Without items that channels only list to fill their lists up: filling up is the fallback's, and is told."""
+    return [entry for entry in found if entry.ranks]
 
 
 def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from genrecall.bundle.contents import Contents
 from genrecall.recall.channel import Channel, Query
-from genrecall.recall.fusion import Fusion, FusionConfig
+from genrecall.recall.fusion import Fusion
 from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.default import FALLBACK, default_channels, fusion_of
 from genrecall.serve.lanes import Asked, Lane, ThreadLane
 from genrecall.serve.problems import Problem
 from genrecall.serve.schema import Filter
@@ -25,7 +26,6 @@ from genrecall.serve.worker.lane import WorkerLane
 from genrecall.telemetry import log
 
 PLUGINS = "genrecall.channels"
-FALLBACK = "popularity"
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -106,21 +106,12 @@ class Release:
             if not found:
                 raise Problem("unknown_channel", "no channel of this bundle searches")
             return found
-        if self.contents.fusion is not None:
-            found = tuple(name for name in self.contents.fusion.config.channels if name in self.lanes)
-        else:
-            found = tuple(name for name in self.lanes if name not in (FALLBACK, "lexical", "dense"))
-        return found or (FALLBACK,)
+        return default_channels(self.contents, self.lanes)
 
     def fusion(self, channels: tuple[str, ...]) -> Fusion:
-        """How these channels' lists are joined: as the bundle says where it knows them all, else by reciprocal rank."""
-        shipped = self.contents.fusion
-        if shipped is not None and set(channels) <= set(shipped.config.channels):
-            return shipped
+        """How these channels' lists are joined."""
         if channels not in self._fusions:
-            weights = np.array([self.weights.get(name, 1.0) for name in channels])
-            counts = self.contents.channels[FALLBACK].counts
-            self._fusions[channels] = Fusion(FusionConfig(channels=channels), counts, weights=weights)
+            self._fusions[channels] = fusion_of(self.contents, channels, self.weights)
         return self._fusions[channels]
 
     def fallback(self, query: Query, k: int) -> np.ndarray:

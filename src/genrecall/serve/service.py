@@ -15,6 +15,7 @@ from genrecall.serve import answering
 from genrecall.serve.admission import grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.default import depth_of
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.limiter import Limiter
@@ -150,7 +151,7 @@ class Service:
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
-        depth = max(2 * request.k, min(100, len(release.contents.items)))
+        depth = depth_of(request.k, len(release.contents.items))
         tasks = {}
         for name in plan.channels:
             if name == "generative" and plan.beam == 0 and plan.reasons:
