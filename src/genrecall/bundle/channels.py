@@ -15,7 +15,7 @@ from genrecall.catalog.histories import Histories
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
-from genrecall.recall.fusion import FusedChannel, FusionConfig
+from genrecall.recall.fusion import FusedChannel, Fusion, FusionConfig
 from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.linear import LinearChannel, LinearConfig
@@ -105,10 +105,16 @@ def load(directory: Path) -> dict[str, ClassicChannel]:
 
 def load_fused(directory: Path, channels: Sequence[Channel]) -> FusedChannel | None:
     """The fused channel over these channels; None where none was saved."""
+    fusion = load_fusion(directory)
+    return None if fusion is None else FusedChannel(channels, fusion)
+
+
+def load_fusion(directory: Path) -> Fusion | None:
+    """The fusion alone, for those who ask the channels themselves; None where none was saved."""
     settings = _settings(directory).get(_FUSED)
     if settings is None:
         return None
-    return FusedChannel.from_state(load_file(directory / f"{_FUSED}.safetensors"), FusionConfig(**settings), channels)
+    return Fusion.from_state(load_file(directory / f"{_FUSED}.safetensors"), FusionConfig(**settings))
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -88,13 +88,23 @@ def export_bundle(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / file, target)
         classic.save(classic.fit(train, len(catalog.items), config.channels), writer.path / "channels")
-        writer.facts |= {"items": len(catalog.items), "training": [weights.manifest.facts for _, weights in generators]}
+        writer.facts |= {
+            "items": len(catalog.items),
+            "training": [weights.manifest.facts for _, weights in generators],
+            "searches": all(_learned_searches(weights) for _, weights in generators),
+        }
     return open_artifact(out, kind=KIND)
 
 
 def parts_of(generator: int) -> tuple[str, str]:
     """Folders of a generator's SIDs and model within a bundle: ``sid``, ``model``; ``sid-1``, ``model-1``; …"""
     return ("sid", "model") if generator == 0 else (f"sid-{generator}", f"model-{generator}")
+
+
+def _learned_searches(model: Artifact) -> bool:
+    """Whether searches were among what the model was trained on: a template with words for them proves nothing."""
+    mixture = model.manifest.config.get("train", {}).get("mixture") or {"shares": {}}
+    return "searches" in model.manifest.parents or not {"search", "query_to_sid"}.isdisjoint(mixture["shares"])
 
 
 def _opened(paths: Path | str | Sequence[Path], kind: str) -> list[Artifact]:

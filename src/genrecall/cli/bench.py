@@ -195,3 +195,41 @@ def _shape(text: str) -> tuple[int, int]:
             "this is not a shape of SIDs", seen=text, allowed="levels x codes, such as 4x256", fix="write --shape 4x256"
         )
     return int(levels), int(codes)
+
+
+@app.command()
+def serve(
+    url: Annotated[str, typer.Argument(help="Of a running service.")] = "http://127.0.0.1:8080",
+    seconds: Annotated[float, typer.Option(min=1, help="Of each phase.")] = 10.0,
+    overload: Annotated[float, typer.Option(min=1, help="Multiple of its capacity in the overload.")] = 3.0,
+    deadline_ms: Annotated[int, typer.Option(min=1, help="Of every request.")] = 250,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items of a request.")] = 10,
+    key: Annotated[str | None, typer.Option(envvar="GENRECALL_KEY", help="API key.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open-loop load on a running service: half load, overload, recovery.
+
+    Example: genrecall bench serve http://127.0.0.1:8080 --seconds 30
+    """
+    from genrecall.bench.serve import ServeBench, measure
+
+    found = measure(ServeBench(url=url, key=key, seconds=seconds, overload=overload, deadline_ms=deadline_ms, k=k))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"peak {found['peak_per_s']:.0f} answers/s within {deadline_ms} ms, closed loop")
+    print(f"{'':10}{'asked':>8}{'answered':>10}{'refused':>9}{'failed':>8}{'good/s':>8}{'degraded':>10}"
+          f"{'p50':>8}{'p99':>8}{'own p50':>9}{'own p99':>9}{'refused p99':>13}")  # fmt: skip
+    for phase in ("quiet", "overload", "after"):
+        told = found[phase]
+        answered, own, refused = told["answered_ms"], told["without_channels_ms"], told["refused_ms"]
+        print(f"{phase:10}{told['asked']:8}{told['answered']:10}{told['refused']:9}{told['failed']:8}"
+              f"{told['good_per_s']:8.0f}{told['degraded_share']:10.1%}"
+              f"{_ms(answered, 'p50')}{_ms(answered, 'p99')}{_ms(own, 'p50', 9)}{_ms(own, 'p99', 9)}"
+              f"{_ms(refused, 'p99', 13)}")  # fmt: skip
+    print(f"overload goodput: {found['overload']['goodput_of_peak']:.0%} of peak; "
+          f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels")  # fmt: skip
+
+
+def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:
+    return f"{'–' if quantiles is None else format(quantiles[name], '.1f'):>{width}}"

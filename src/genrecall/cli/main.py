@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from genrecall.cli import bench, bundle, data, doctor, embed, evaluate, quickstart, recommend, run, sid, train
+from genrecall.cli import (
+    batch,
+    bench,
+    bundle,
+    data,
+    doctor,
+    embed,
+    evaluate,
+    quickstart,
+    recommend,
+    run,
+    serve,
+    sid,
+    train,
+)
 from genrecall.errors import GenrecallError
 
 app = typer.Typer(
@@ -28,6 +42,10 @@ app.command("load")(bundle.load)
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
+app.command("serve")(serve.command)
+app.command("batch")(batch.command)
+app.add_typer(serve.release, name="release")
+app.add_typer(serve.keys, name="keys")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 

@@ -35,11 +35,11 @@ class EnsembleChannel:
         """Of all SIDs that the members wrote."""
         return max(member.invalid_sid_rate for member in self.members)
 
-    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
-        """The best ``k`` items of each query; ties by item index."""
+    def recall(self, queries: Sequence[Query], k: int, *, beams: Sequence[int] | None = None) -> Candidates:
+        """The best ``k`` items of each query; ties by item index. ``beams``: W of each query, for every member."""
         if len(self.members) == 1:
-            return self.members[0].recall(queries, k)
-        found = [member.recall(queries, max(k, member.config.beam)).items for member in self.members]
+            return self.members[0].recall(queries, k, beams=beams)
+        found = [member.recall(queries, max(k, member.config.beam), beams=beams).items for member in self.members]
         union = [np.unique(np.concatenate([items[row] for items in found])) for row in range(len(queries))]
         union = [items[items >= 0] for items in union]
         scores = [member.score(queries, union) for member in self.members]

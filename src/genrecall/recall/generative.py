@@ -81,26 +81,36 @@ class GenerativeChannel:
         """Share of all SIDs written so far that no item owns: 0, or the constraint is broken."""
         return self.invalid_sids / max(self.written_sids, 1)
 
-    def recall(self, queries: Sequence[Query], k: int) -> Candidates:
-        """The best ``k`` items of each query; ties by SID, then by the rule above."""
+    def recall(self, queries: Sequence[Query], k: int, *, beams: Sequence[int] | None = None) -> Candidates:
+        """The best ``k`` items of each query; ties by SID, then by the rule above. ``beams``: see ``answer``."""
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for row, (query, answer) in enumerate(zip(queries, self.answer(queries, k), strict=True)):
+        for row, (query, answer) in enumerate(zip(queries, self.answer(queries, k, beams=beams), strict=True)):
             found, values = self.expand(answer, query, k)
             items[row, : len(found)] = found
             scores[row, : len(found)] = values
         return Candidates(items=items, scores=scores)
 
-    def answer(self, queries: Sequence[Query], k: int, *, trace: bool = False) -> list[Answer]:
-        """The SIDs written for each query, before they become items."""
+    def answer(
+        self, queries: Sequence[Query], k: int, *, trace: bool = False, beams: Sequence[int] | None = None
+    ) -> list[Answer]:
+        """The SIDs written for each query, before they become items.
+
+        Args:
+            queries: R queries.
+            k: items that are wanted.
+            trace: keep the beams of every level.
+            beams: W of each query; None takes the configured one, widened to ``k``.
+        """
+        widths = [max(self.config.beam, k)] * len(queries) if beams is None else beams
         requests = [
             Request(
                 tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
-                beam=max(self.config.beam, k),
+                beam=width,
                 allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
                 trace=trace,
             )
-            for query in queries
+            for query, width in zip(queries, widths, strict=True)
         ]
         answers = self.engine.generate(requests)
         self.written_sids += sum(len(answer.sids) for answer in answers)

@@ -69,11 +69,12 @@ class LexicalChannel:
         """See :meth:`fit`; ``occurrences`` is SciPy CSR (I, V), ``weights`` (V, I)."""
         self.config = config
         self.popularity = Popularity(counts)
-        self._occurrences, self._weights = occurrences, weights
+        self._occurrences, self._weights = occurrences.astype(np.float64), weights
         self._vocabulary = list(vocabulary)
         self._number = {word: number for number, word in enumerate(self._vocabulary)}
+        places = self.popularity.place[weights.indices]
         self.table = scipy_sparse().csr_matrix(
-            (weights.data.copy(), self.popularity.place[weights.indices], weights.indptr), shape=weights.shape
+            (weights.data.astype(np.float64), places, weights.indptr), shape=weights.shape
         )
         self.table.sort_indices()
         # The largest weight that a word has anywhere stands for its idf.

@@ -48,9 +48,9 @@ class Neighbours:
         self.matrix = matrix
         self.last, self.decay, self.session_weight = last, decay, session_weight
         # Columns by popularity, so that "equal score: the more popular" is "equal score: the earlier column".
-        # The values are copied: sorting works in place.
+        # In float64, as queries are: SciPy would convert the whole table for each product (2 ms of 3.4 for one query).
         self.table = sparse.csr_matrix(
-            (matrix.data.copy(), self.popularity.place[matrix.indices], matrix.indptr), shape=matrix.shape
+            (matrix.data.astype(np.float64), self.popularity.place[matrix.indices], matrix.indptr), shape=matrix.shape
         )
         self.table.sort_indices()
 

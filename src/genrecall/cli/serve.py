@@ -1,0 +1,232 @@
+"""`genrecall serve`, `genrecall release` and `genrecall keys`: the service, its bundles, who may call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genrecall.cli.options import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from genrecall.serve.config import ServeConfig
+    from genrecall.serve.gateway import Running
+    from genrecall.serve.state.store import UserState
+
+release = typer.Typer(help="Change what a running service serves.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+
+State = Annotated[Path | None, typer.Option("--state", help="Events and histories. Default: beside the bundle.")]
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
+    state: State = None,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Catalog whose histories are taken in. Default: the bundle's own, if beside it.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option("--keys", help="File of API keys (see genrecall keys add).")] = None,
+    deadline_ms: Annotated[float, typer.Option(help="Of requests that name none.")] = 250.0,
+    beam: Annotated[int | None, typer.Option(help="Beam width. Default: the bundle's.")] = None,
+    max_inflight: Annotated[int, typer.Option(help="Requests at a time; more are refused.")] = 256,
+    rate: Annotated[float | None, typer.Option(help="Requests a second of one key. Default: unlimited.")] = None,
+    drain_s: Annotated[float, typer.Option(help="How long a stop waits for requests on their way.")] = 30.0,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="CHANNEL=WEIGHT in the fusion, if the bundle ships none; repeatable.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the worker. Default: all cores but one.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(help="Beams of one batch. Default: about 50 ms of them.")] = None,
+    classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Serve a bundle over HTTP, with a console in the browser, until Ctrl-C or SIGTERM.
+
+    Example: genrecall serve runs/quickstart/bundle --port 8080
+    """
+    from genrecall.serve import gateway
+    from genrecall.serve.config import ServeConfig, worker_threads
+    from genrecall.serve.worker.lane import WorkerConfig
+
+    worker = WorkerConfig(
+        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam
+    )  # fmt: skip
+    config = ServeConfig(
+        state=state or bundle.resolve().parent / "state",
+        host=host,
+        port=port,
+        keys=key_file,
+        deadline_s=deadline_ms / 1e3,
+        max_inflight=max_inflight,
+        rate_per_s=rate,
+        drain_s=drain_s,
+        weights=_weights(weight or []),
+        worker=None if classic_only else worker,
+        insecure=insecure,
+    )
+    seed = _seeding(bundle, catalog)
+    asyncio.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
+
+
+@release.command("status")
+def status(state: Annotated[Path, typer.Option("--state", help="Of the running service.")]) -> None:
+    """Print which bundle is in which role.
+
+    Example: genrecall release status --state runs/shop/state
+    """
+    _print(state, "GET", "/admin/releases")
+
+
+@release.command("stage")
+def stage(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    state: Annotated[Path, typer.Option("--state", help="Of the running service.")],
+) -> None:
+    """Open, check and warm a bundle beside the active one; nobody is answered from it yet.
+
+    Example: genrecall release stage runs/new/bundle --state runs/shop/state
+    """
+    _print(state, "POST", "/admin/releases/stage", {"bundle": str(bundle.resolve())})
+
+
+@release.command("canary")
+def canary(
+    percent: Annotated[float, typer.Argument(min=0, max=100, help="Share of the users.")],
+    state: Annotated[Path, typer.Option("--state", help="Of the running service.")],
+) -> None:
+    """Let the staged bundle answer a share of the users, always the same ones.
+
+    Example: genrecall release canary 5 --state runs/shop/state
+    """
+    _print(state, "POST", "/admin/releases/canary", {"percent": percent})
+
+
+@release.command("activate")
+def activate(state: Annotated[Path, typer.Option("--state", help="Of the running service.")]) -> None:
+    """Let the staged bundle answer everybody; the one before stays warm.
+
+    Example: genrecall release activate --state runs/shop/state
+    """
+    _print(state, "POST", "/admin/releases/activate", {})
+
+
+@release.command("rollback")
+def rollback(state: Annotated[Path, typer.Option("--state", help="Of the running service.")]) -> None:
+    """Drop the staged bundle, or go back to the one before.
+
+    Example: genrecall release rollback --state runs/shop/state
+    """
+    _print(state, "POST", "/admin/releases/rollback", {})
+
+
+@release.command("delist")
+def delist(
+    items: Annotated[list[str], typer.Argument(help="Item ids.")],
+    state: Annotated[Path, typer.Option("--state", help="Of the running service.")],
+    back: Annotated[bool, typer.Option("--back", help="Take them back in.")] = False,
+) -> None:
+    """Take items out of all answers at once.
+
+    Example: genrecall release delist 22423 85123A --state runs/shop/state
+    """
+    _print(state, "POST", "/admin/items/delist", {"item_ids": items, "delisted": not back})
+
+
+@keys.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Of its holder.")],
+    file: Annotated[Path, typer.Option("--file", help="File of key hashes; made if missing.")],
+) -> None:
+    """Make a key, store its hash, and print the key: it is shown only now.
+
+    Example: genrecall keys add shop-frontend --file keys.txt
+    """
+    from genrecall.serve.http.keys import add as add_key
+
+    print(add_key(file, name))
+
+
+def _seeding(bundle: Path, given: Path | None) -> Callable[[UserState], int]:
+    """Takes in the histories of the catalog given, or of the bundle's own run where that lies beside it."""
+    from genrecall.artifacts import open_artifact
+    from genrecall.catalog.store import KIND, Catalog
+    from genrecall.errors import ArtifactError
+
+    manifest = open_artifact(bundle, kind="bundle", verify=False).manifest
+    path = given or bundle.resolve().parent / "catalog"
+    if given is None:
+        try:
+            own = open_artifact(path, kind=KIND, verify=False).digest == manifest.parents["catalog"]
+        except ArtifactError:
+            own = False
+        if not own:
+            return lambda state: 0
+    return lambda state: state.seed(Catalog.load(path), manifest.config["split"].get("tie_seed"))
+
+
+def _tell(running: Running, config: ServeConfig) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    service, active = running.service, running.service.releases.active
+    assert active is not None
+    counts, worker = service.state.counts(), active.worker
+    rows = [
+        ("bundle", f"{active.digest[:19]}…  {len(active.contents.items):,} items", ""),
+        (
+            "channels",
+            ", ".join(active.lanes),
+            f"fusion: {active.fusion(active.chosen(None, search=False)).config.method}",
+        ),
+        ("users", f"{counts['users']:,} with a history", f"{running.seeded_users:,} taken in now"),
+        ("deadline", f"{config.deadline_s * 1e3:.0f} ms", "--deadline-ms, or deadline_ms of a request"),
+        ("requests at a time", f"{config.max_inflight}", "--max-inflight"),
+        ("rate of a key", "unlimited" if config.rate_per_s is None else f"{config.rate_per_s:g}/s", "--rate"),
+        ("body", f"{config.max_body_bytes >> 10} KiB", ""),
+        ("keys", "none: this machine only" if config.keys is None else str(config.keys), "--keys"),
+    ]
+    if worker is not None and worker.facts is not None:
+        one = worker.cost.seconds(active.beam, worker.facts.batch_rows) * 1e3
+        rows += [
+            ("device", worker.facts.device, f"{config.worker.threads if config.worker else 0} threads"),
+            ("beam", f"{active.beam}", f"one search takes {one:.1f} ms"),
+            ("rows of a batch", f"{worker.facts.batch_rows}", f"measured: {worker.cost.row_s * 1e6:.0f} µs a row"),
+        ]
+    table = Table("", "value", "how to change, or why", box=None)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print(f"\nconsole    {running.url}/\napi        {running.url}/v1/recommend")
+    console.print(f"health     {running.url}/health/ready\nadmin      {running.admin}  (genrecall release …)")
+    console.print("\nready; Ctrl-C drains and stops", soft_wrap=True)
+
+
+def _weights(pairs: list[str]) -> dict[str, float]:
+    from genrecall.errors import ConfigError
+
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(
+                "--weight cannot be read", seen=pair, allowed="CHANNEL=NUMBER", fix="for example --weight generative=2"
+            ) from None
+    return found
+
+
+def _print(state: Path, method: str, path: str, body: dict[str, Any] | None = None) -> None:
+    """What a running service answers."""
+    from genrecall.serve.admin_client import ask
+
+    print(json.dumps(ask(state, method, path, body), indent=2))

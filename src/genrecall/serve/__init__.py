@@ -1,0 +1,1 @@
+"""The service: generative recall beside classic channels, behind HTTP."""

@@ -1,0 +1,105 @@
+"""From the channels' lists to the answer: fusion, de-duplication, spread over SID prefixes, fallback, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall import __version__
+from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.fusion.rule import Explained
+from genrecall.serve.lanes import Listed
+from genrecall.serve.release import Release
+from genrecall.serve.schema import ChannelCoverage, Item, Placed, Spread, Versions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a channel gave: its list, or why there is none."""
+
+    coverage: ChannelCoverage
+    listed: Listed | None = None
+
+
+def fuse(
+    release: Release,
+    channels: tuple[str, ...],
+    outcomes: Mapping[str, Outcome],
+    query: Query,
+    k: int,
+) -> list[Explained]:
+    """The best ``k`` items of all lists; an item that several channels found stands once."""
+    fusion = release.fusion(channels)
+    candidates = {}
+    for name in fusion.config.channels:
+        outcome = outcomes.get(name)
+        listed = outcome.listed if outcome is not None else None
+        empty = listed is None or len(listed.items) == 0
+        items = np.full((1, 1), -1, np.int32) if empty else listed.items[None]  # type: ignore[union-attr]
+        scores = np.full((1, 1), -np.inf, np.float32) if empty else listed.scores[None]  # type: ignore[union-attr]
+        candidates[name] = Candidates(items=items, scores=scores)
+    return evident(fusion.explain(candidates, k, np.array([len(query.history)]))[0])
+
+
+def evident(found: Sequence[Explained]) -> list[Explained]:
+    """Without items that channels only list to fill their lists up: filling up is the fallback's, and is told."""
+    return [entry for entry in found if entry.ranks]
+
+
+def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:
+    """Leave out what would be one too many of a SID prefix; ``sids`` int (I, L)."""
+    if spread is None:
+        return list(found)
+    kept: list[Explained] = []
+    count: dict[bytes, int] = {}
+    for entry in found:
+        prefix = sids[entry.item, : spread.levels].tobytes()
+        count[prefix] = count.get(prefix, 0) + 1
+        if count[prefix] <= spread.most:
+            kept.append(entry)
+    return kept
+
+
+def items_of(release: Release, found: Sequence[Explained], filled: Sequence[int]) -> list[Item]:
+    """As they are answered: what was found, then what fills the list up."""
+    contents = release.contents
+    ids, titles, table = contents.items.ids, contents.items.titles, contents.table
+    answered = [
+        Item(
+            item_id=ids[entry.item],
+            title=titles[entry.item],
+            rank=rank,
+            score=round(entry.score, 6),
+            sid=table.written(entry.item),
+            channels={name: Placed(place, round(entry.scores[name], 6)) for name, place in entry.ranks.items()},
+            sequence_score=entry.scores.get("generative"),
+        )
+        for rank, entry in enumerate(found, 1)
+    ]
+    lowest = min((item.score for item in answered), default=0.0)
+    answered += [
+        Item(
+            item_id=ids[item],
+            title=titles[item],
+            rank=len(answered) + place,
+            score=min(lowest, 0.0),
+            sid=table.written(item),
+            channels={"popularity": Placed(place, float(contents.channels["popularity"].counts[item]))},
+            fallback=True,
+        )
+        for place, item in enumerate(filled, 1)
+    ]
+    return answered
+
+
+def versions_of(release: Release, role: str, channels: tuple[str, ...]) -> Versions:
+    """What an answer of this release is stamped with."""
+    return Versions(
+        bundle=release.digest,
+        catalog=release.contents.catalog_digest,
+        fusion=release.fusion(channels).config.method,
+        genrecall=__version__,
+        release=role,
+    )

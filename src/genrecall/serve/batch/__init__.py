@@ -1,0 +1,1 @@
+"""Recommendations for everybody: shards that any number of processes work through, each done exactly once."""

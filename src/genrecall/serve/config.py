@@ -1,0 +1,80 @@
+"""Settings of the service, and what is sized by itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genrecall.errors import ConfigError
+from genrecall.serve.worker.lane import WorkerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """How a gateway serves.
+
+    Attributes:
+        state: directory of events, histories and profiles.
+        host, port: of the data listener; port 0 takes a free one.
+        keys: file of API keys; None lets everybody in, which only a loopback address may.
+        deadline_s: of requests that name none.
+        max_inflight: requests at a time, at most; how many really is found out by what is answered in time. More are
+            refused with 503 and Retry-After.
+        max_body_bytes: of a request, counted while it is read.
+        body_s: a body that takes longer is refused.
+        rate_per_s: requests a second of one key (or address, without keys); None: unlimited.
+        drain_s: how long a stop waits for requests on their way.
+        weights: of channels in the fusion, for bundles that ship none.
+        worker: of the generative channel; None serves classic channels only.
+        explained: answers that ``/v1/explain`` remembers.
+        insecure: allow an address that others reach without keys.
+    """
+
+    state: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    keys: Path | None = None
+    deadline_s: float = 0.25
+    max_inflight: int = 256
+    max_body_bytes: int = 1 << 20
+    body_s: float = 10.0
+    rate_per_s: float | None = None
+    drain_s: float = 30.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    worker: WorkerConfig | None = field(default_factory=WorkerConfig)
+    explained: int = 2000
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.keys is None and not self.is_loopback and not self.insecure:
+            raise ConfigError(
+                "this address can be reached by others and no API keys are set",
+                seen=f"--host {self.host}",
+                allowed="127.0.0.1 without keys, any address with --keys FILE",
+                fix="make a key with `genrecall keys add NAME --file keys.txt` and give --keys keys.txt, "
+                "or say --insecure where something in front checks who calls",
+            )
+        for name, value, least in (
+            ("deadline_s", self.deadline_s, 0.001), ("max_inflight", self.max_inflight, 1),
+            ("max_body_bytes", self.max_body_bytes, 1024), ("drain_s", self.drain_s, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise ConfigError(f"{name} is too small", seen=value, allowed=f"{least} or more", fix=f"raise {name}")
+        if not 0 <= self.port < 65536:
+            raise ConfigError("no such port", seen=self.port, allowed="0 to 65535", fix="choose another --port")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the address."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def worker_threads(device: str) -> int:
+    """Threads of the worker's torch: all cores but one, which is the gateway's; one where a GPU computes."""
+    return 1 if device.startswith("cuda") else max(1, (os.cpu_count() or 2) - 1)

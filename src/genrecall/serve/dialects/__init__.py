@@ -1,0 +1,1 @@
+"""Protocols of others over the same service, for clients that exist already."""

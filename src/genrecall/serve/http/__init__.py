@@ -1,0 +1,1 @@
+"""HTTP: the gate that every request passes, the handlers behind it, the process that listens."""

@@ -1,0 +1,90 @@
+"""What changes the service: bundles and availability. On a socket that only its owner can open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from genrecall.serve.http.api import json_response
+from genrecall.serve.http.body import decoded, raw
+from genrecall.serve.schema import Id
+from genrecall.serve.service import Service
+
+T = TypeVar("T")
+
+
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bundle on this machine."""
+
+    bundle: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Canary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Share of the users."""
+
+    percent: Annotated[float, Meta(ge=0, le=100)]
+
+
+class Delist(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Items to take out, or to take back in."""
+
+    item_ids: Annotated[list[Id], Meta(min_length=1, max_length=100_000)]
+    delisted: bool = True
+
+
+class Admin:
+    """Handlers over one service; every one answers the digest that is active then."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """Where they are."""
+        return [
+            Route("/admin/releases", self.status, methods=["GET"]),
+            Route("/admin/releases/stage", self.stage, methods=["POST"]),
+            Route("/admin/releases/canary", self.canary, methods=["POST"]),
+            Route("/admin/releases/activate", self.activate, methods=["POST"]),
+            Route("/admin/releases/rollback", self.rollback, methods=["POST"]),
+            Route("/admin/items/delist", self.delist, methods=["POST"]),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        """What is in which role."""
+        return json_response(self._service.releases.status())
+
+    async def stage(self, request: Request) -> Response:
+        """Open, check and warm a bundle beside the active one."""
+        asked = await self._read(request, Stage)
+        await self._service.releases.stage(Path(asked.bundle))
+        return await self.status(request)
+
+    async def canary(self, request: Request) -> Response:
+        """Let the staged bundle answer a share of the users."""
+        asked = await self._read(request, Canary)
+        await self._service.releases.canary(asked.percent)
+        return await self.status(request)
+
+    async def activate(self, request: Request) -> Response:
+        """Let the staged bundle answer everybody."""
+        await self._service.releases.activate()
+        return await self.status(request)
+
+    async def rollback(self, request: Request) -> Response:
+        """Back to the bundle before."""
+        await self._service.releases.rollback()
+        return await self.status(request)
+
+    async def delist(self, request: Request) -> Response:
+        """Take items out of all answers at once."""
+        asked = await self._read(request, Delist)
+        return json_response({"delisted": self._service.releases.delist(asked.item_ids, delisted=asked.delisted)})
+
+    async def _read(self, request: Request, kind: type[T]) -> T:
+        return decoded(await raw(request, 16 << 20, 30.0), kind)

@@ -1,0 +1,152 @@
+"""The gate: what every request passes, as one pure ASGI middleware.
+
+Request id, host, key, rate, room; headers, metrics and problem documents on the way out. Nothing is open by default:
+every route but liveness and readiness needs a key where keys are set, also those that do not exist.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from genrecall.serve.config import ServeConfig
+from genrecall.serve.http.body import ClientGoneError
+from genrecall.serve.http.keys import Keys
+from genrecall.serve.http.rate import Rate
+from genrecall.serve.limiter import Limiter
+from genrecall.serve.metrics import Metrics
+from genrecall.serve.problems import Problem
+from genrecall.telemetry import log
+
+OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+_UNLIMITED = OPEN | {"/metrics", "/health"}
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_ROUTING = {404: "not_found", 405: "method_not_allowed"}
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+CSP = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Gate:
+    """Wraps the application.
+
+    Args:
+        app: behind the gate.
+        config: limits and address.
+        metrics: of the service.
+        routes: what is behind the gate; requests are counted by their paths, never by what a client made up.
+        limiter: how many requests may be on their way.
+    """
+
+    def __init__(
+        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, routes: Sequence[BaseRoute], limiter: Limiter
+    ) -> None:
+        self.limiter = limiter
+        self._app, self._config, self._metrics = app, config, metrics
+        self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
+        self._keys, self._rate = Keys(config.keys), Rate(config.rate_per_s)
+        self.inflight, self.draining = 0, False
+        self._local_only = config.is_loopback and not self._keys.required
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        headers = dict(reversed(scope["headers"]))
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def out(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": _stamped(message.get("headers", []), request_id)}
+            await send(message)
+
+        counted = scope["path"] not in _UNLIMITED
+        try:
+            self._let_in(scope, headers, counted)
+            self.inflight += counted
+            try:
+                await self._app(scope, receive, out)
+            finally:
+                self.inflight -= counted
+        except Problem as problem:
+            await _tell(problem, scope, out)
+        except HTTPException as error:
+            await _tell(Problem(_ROUTING.get(error.status_code, "malformed")), scope, out)
+        except ClientGoneError:
+            self._metrics.cancelled.inc()
+            status = status or 499
+        except Exception as error:  # the client gets an id and no more; the log gets the error
+            log(f"request {request_id} failed: {type(error).__name__}: {error}")
+            if status == 0:
+                await _tell(Problem("internal", "the service's log has more under this request id"), scope, out)
+            raise
+        finally:
+            path = self._paths.get(scope["endpoint"], "none") if "endpoint" in scope else "none"
+            self._metrics.request.labels(path, str(status)).observe(time.perf_counter() - begun)
+
+    def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes], counted: bool) -> None:
+        if self._local_only and not _is_local(headers.get(b"host", b"")):
+            # Without keys only this machine may call; a foreign page must not do it through a name of its own.
+            raise Problem("forbidden_host", "call it by 127.0.0.1 or localhost, or set API keys")
+        caller = "all"
+        if self._keys.required and scope["path"] not in OPEN:
+            holder = self._keys.holder(headers.get(b"authorization", b"").decode("latin-1"))
+            if holder is None:
+                raise Problem("unauthenticated", "send authorization: Bearer KEY")
+            caller = holder
+        elif scope.get("client"):
+            caller = scope["client"][0]
+        scope["state"]["caller"] = caller
+        if not counted:
+            return
+        if self.draining:
+            raise Problem("draining", "this process is about to stop", retry_after_s=1)
+        if wait := self._rate.wait_s(caller):
+            self._metrics.shed.labels("rate").inc()
+            raise Problem("rate_limited", "too many requests of this caller", retry_after_s=math.ceil(wait))
+        if self.inflight >= self.limiter.limit:
+            self._metrics.shed.labels("inflight").inc()
+            raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
+
+
+def _stamped(headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:
+    names = {name.lower() for name, _ in headers}
+    added = [(name, value) for name, value in _HEADERS if name not in names]
+    if b"content-security-policy" not in names:
+        added.append((b"content-security-policy", CSP))
+    return [*headers, *added, (b"x-request-id", request_id.encode())]
+
+
+def _is_local(host: bytes) -> bool:
+    name = host.decode("latin-1").rpartition(":")[0] if host.count(b":") == 1 else host.decode("latin-1")
+    return name in ("127.0.0.1", "localhost") or name.startswith("[::1]")
+
+
+async def _tell(problem: Problem, scope: Scope, send: Callable[[Message], Awaitable[None]]) -> None:
+    body = problem.document(scope["state"]["request_id"], scope["path"])
+    headers = [*problem.headers(), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,100 @@
+"""Alive, ready, measured: what probes, Prometheus and the console's live page read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from genrecall.serve.http.api import json_response
+from genrecall.serve.http.gate import Gate
+from genrecall.serve.service import Service
+
+
+class Health:
+    """Handlers over a service and its gate."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.gate: Gate | None = None
+
+    def routes(self) -> list[Route]:
+        """Where they are."""
+        return [
+            Route("/health/live", self.live, methods=["GET"]),
+            Route("/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/health/ready", self.ready, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    async def live(self, request: Request) -> Response:
+        """The process runs its loop."""
+        return json_response({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """200 only while new requests get the whole answer: not draining, a bundle active, its worker getting on."""
+        reasons = self.reasons()
+        return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    async def health(self, request: Request) -> Response:
+        """Everything at a glance, for the console."""
+        service = self._service
+        return json_response(
+            {
+                "ready": not self.reasons(),
+                "reasons": self.reasons(),
+                "releases": service.releases.status(),
+                "state": service.state.counts(),
+                "worker": self._worker(),
+                "inflight": self.gate.inflight if self.gate else 0,
+                "traffic": service.traffic.summary(),
+                "limits": {
+                    "deadline_ms": round(service.config.deadline_s * 1e3),
+                    "max_inflight": service.config.max_inflight,
+                    "inflight_limit": round(service.limiter.limit, 1),
+                    "loop_lag_ms": round(service.limiter.lag_s * 1e3, 2),
+                },
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text format."""
+        metrics, worker = self._service.metrics, self._worker()
+        metrics.inflight.set(self.gate.inflight if self.gate else 0)
+        if worker is not None:
+            metrics.rows.set(worker["rows"])
+            metrics.rows_limit.set(worker["batch_rows"] or 0)
+            metrics.progress.set(worker["silence_s"])
+            metrics.restarts.set(worker["restarts"])
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def reasons(self) -> list[str]:
+        """Why the service is not ready; empty if it is."""
+        found = []
+        active = self._service.releases.active
+        if self.gate is not None and self.gate.draining:
+            found.append("draining")
+        if active is None:
+            found.append("no bundle is active")
+        elif active.worker is not None and active.worker.state != "ready":
+            found.append(f"the generative channel is {active.worker.state}: the others answer alone")
+        return found
+
+    def _worker(self) -> dict[str, Any] | None:
+        active = self._service.releases.active
+        if active is None or active.worker is None:
+            return None
+        worker = active.worker
+        return {
+            "state": worker.state,
+            "silence_s": round(worker.silence_s, 3),
+            "rows": worker.rows,
+            "batch_rows": None if worker.facts is None else worker.facts.batch_rows,
+            "device": None if worker.facts is None else worker.facts.device,
+            "base_ms": round(worker.cost.base_s * 1e3, 3),
+            "row_ms": round(worker.cost.row_s * 1e3, 5),
+            "restarts": worker.restarts,
+        }

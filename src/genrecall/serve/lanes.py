@@ -1,0 +1,143 @@
+"""A lane asks one channel, without ever holding up another: classic channels in a thread each, batching what waits."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from genrecall.recall.channel import Channel, Query
+from genrecall.serve.worker.messages import Traced
+from genrecall.telemetry import log
+
+
+class LaneShedError(Exception):
+    """The lane has too much to do to take this request."""
+
+
+class LaneFailedError(Exception):
+    """The channel failed; its message says how, for the log and never for the client."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a request asks of every channel.
+
+    Attributes:
+        query: who and what for.
+        k: length of the list.
+        beam: W, for the generative channel.
+        trace: keep the beams of every level.
+        budget_s: after this nobody waits any more.
+    """
+
+    query: Query
+    k: int
+    beam: int = 0
+    trace: bool = False
+    budget_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listed:
+    """A channel's answer: items int32 and scores float32, best first; the rest where the channel has it."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    waited_s: float = 0.0
+    ran_s: float = 0.0
+    cold: bool = False
+    levels: list[list[Traced]] | None = None
+
+
+class Lane(Protocol):
+    """How the service asks a channel. Cancelling ``ask`` takes the request out of the lane."""
+
+    @property
+    def name(self) -> str:
+        """Of the channel."""
+        ...
+
+    async def ask(self, asked: Asked) -> Listed:
+        """The channel's list; raises LaneShedError or LaneFailedError."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; what waits fails."""
+        ...
+
+
+class ThreadLane:
+    """A channel that answers from memory.
+
+    Args:
+        channel: any Channel; it is only ever called from this lane's thread.
+        max_waiting: requests that may wait; more are shed.
+        max_batch: requests that are answered by one call.
+    """
+
+    def __init__(self, channel: Channel, *, max_waiting: int = 256, max_batch: int = 32) -> None:
+        self.name = channel.name
+        self._channel, self._max_waiting, self._max_batch = channel, max_waiting, max_batch
+        self._asked: queue.SimpleQueue[tuple[Asked, asyncio.Future[Listed], float] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, name=f"channel {self.name}", daemon=True).start()
+
+    async def ask(self, asked: Asked) -> Listed:
+        """See :class:`Lane`."""
+        if self._asked.qsize() >= self._max_waiting:
+            raise LaneShedError(self.name)
+        future: asyncio.Future[Listed] = self._loop.create_future()
+        self._asked.put((asked, future, time.monotonic()))
+        return await future
+
+    async def close(self) -> None:
+        """See :class:`Lane`; a channel that hangs keeps its (daemon) thread."""
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._asked.get()]
+            while len(batch) < self._max_batch and not self._asked.empty():
+                batch.append(self._asked.get())
+            now = time.monotonic()
+            awaited = [
+                entry for entry in batch if entry and not entry[1].cancelled() and now - entry[2] < entry[0].budget_s
+            ]
+            outcome = self._recall(awaited, now) if awaited else []
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(_settle, awaited, outcome)
+            if None in batch:
+                return
+
+    def _recall(
+        self, awaited: list[tuple[Asked, asyncio.Future[Listed], float]], now: float
+    ) -> list[Listed] | LaneFailedError:
+        try:
+            found = self._channel.recall([asked.query for asked, _, _ in awaited], max(a.k for a, _, _ in awaited))
+        except Exception as error:  # a channel's fault is this channel's outcome, shown in `coverage`, and no other's
+            log(f"channel {self.name} failed: {type(error).__name__}: {error}")
+            return LaneFailedError(f"{type(error).__name__}: {error}")
+        ran_s = time.monotonic() - now
+        listed = []
+        for (asked, _, since), items, scores in zip(awaited, found.items, found.scores, strict=True):
+            length = min(asked.k, int((items >= 0).sum()))
+            listed.append(Listed(items=items[:length], scores=scores[:length], waited_s=now - since, ran_s=ran_s))
+        return listed
+
+
+def _settle(
+    awaited: list[tuple[Asked, asyncio.Future[Listed], float]], outcome: list[Listed] | LaneFailedError
+) -> None:
+    for place, (_, future, _) in enumerate(awaited):
+        if future.done():
+            continue
+        if isinstance(outcome, LaneFailedError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome[place])

@@ -1,0 +1,62 @@
+"""What the service measures, for Prometheus; no label ever holds a user, an item or a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genrecall.errors import DependencyError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_STAGE_SECONDS = (0.0005, 0.001, 0.0025, *_SECONDS)
+
+
+class Metrics:
+    """The registry of one service, so that several may live in one process."""
+
+    def __init__(self) -> None:
+        try:
+            import prometheus_client as prometheus
+        except ModuleNotFoundError as error:
+            raise DependencyError("prometheus-client", extra="serve", purpose="the service's metrics") from error
+        registry = prometheus.CollectorRegistry()
+        self.registry: CollectorRegistry = registry
+        self._render = prometheus.generate_latest
+
+        def counter(name: str, what: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(f"genrecall_{name}", what, labels, registry=registry)
+
+        def gauge(name: str, what: str, *labels: str) -> prometheus.Gauge:
+            return prometheus.Gauge(f"genrecall_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, bounds: tuple[float, ...], *labels: str) -> prometheus.Histogram:
+            return prometheus.Histogram(f"genrecall_{name}", what, labels, buckets=bounds, registry=registry)
+
+        self.request = histogram("request_duration_seconds", "Requests.", _SECONDS, "route", "code")
+        self.stage = histogram("stage_duration_seconds", "Stages of answering.", _STAGE_SECONDS, "stage")
+        self.channel = counter("channel_results", "Channels' outcomes.", "channel", "outcome")
+        self.unique = counter("channel_unique_items", "Answered items that only this channel found.", "channel")
+        self.fill = histogram("fill_ratio", "Eligible items of k that came without fallback.", _FILL, "tier")
+        self.shed = counter("shed", "Requests refused, or answered without the generative channel.", "reason")
+        self.narrowed = counter("narrowed", "Requests whose beam was narrowed under load.")
+        self.degraded = counter("degraded", "Answers that were less than asked for.")
+        self.cancelled = counter("cancelled", "Requests whose client went away.")
+        self.late = counter("deadline_exceeded", "Channels that were not waited for.", "stage")
+        self.invalid = counter("invalid_sid", "Answered SIDs that no item owns.")
+        self.events = counter("events", "Events by what became of them.", "outcome")
+        self.reload = counter("reload", "Bundles staged, activated, rolled back or refused.", "outcome")
+        self.inflight = gauge("requests_inflight", "Requests that are being answered.")
+        self.rows = gauge("beam_rows_inflight", "Beams of the requests on their way to the worker.")
+        self.rows_limit = gauge("beam_rows_limit", "Beams that one batch takes.")
+        self.progress = gauge("engine_last_progress_seconds", "Since the computing thread was last heard of.")
+        self.restarts = gauge("engine_restarts", "Worker processes started after the first.")
+        self.bundle = gauge("bundle_info", "1 for each bundle in service.", "digest", "role")
+
+    def render(self) -> bytes:
+        """Text format."""
+        return self._render(self.registry)
+
+
+_FILL = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0)

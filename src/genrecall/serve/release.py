@@ -1,0 +1,199 @@
+"""One bundle in service: its contents, a lane for each channel, and its fusion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genrecall.bundle.contents import Contents
+from genrecall.recall.channel import Channel, Query
+from genrecall.recall.fusion import Fusion
+from genrecall.recall.lexical import LexicalChannel
+from genrecall.recall.tokens import item_texts
+from genrecall.serve.config import ServeConfig
+from genrecall.serve.default import FALLBACK, default_channels, fusion_of
+from genrecall.serve.lanes import Asked, Lane, ThreadLane
+from genrecall.serve.problems import Problem
+from genrecall.serve.schema import Filter
+from genrecall.serve.worker.lane import WorkerLane
+from genrecall.telemetry import log
+
+PLUGINS = "genrecall.channels"
+_LEXICAL_ITEMS = 500_000
+_REMEMBERED_FILTERS = 256
+FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
+_SEARCH = ("generative", "lexical", "dense")
+
+
+@dataclass(eq=False, kw_only=True)
+class Release:
+    """What answers requests; every response comes from exactly one of these.
+
+    Attributes:
+        contents: the bundle without its models.
+        lanes: by channel; the fallback has one, too, for requests that name it.
+        worker: the generative lane; None where only classic channels are served.
+        fusion: for requests that do not choose channels.
+        inflight: requests that are being answered from it.
+    """
+
+    contents: Contents
+    lanes: Mapping[str, Lane]
+    worker: WorkerLane | None
+    weights: Mapping[str, float]
+    inflight: int = 0
+    _fusions: dict[tuple[str, ...], Fusion] = field(default_factory=dict)
+    _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
+    _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+
+    @classmethod
+    async def open(cls, path: Path, config: ServeConfig) -> Release:
+        """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
+        contents = await asyncio.to_thread(Contents.open, path)
+        channels = await asyncio.to_thread(channels_of, contents)
+        lanes: dict[str, Lane] = {name: ThreadLane(channel) for name, channel in channels.items()}
+        worker = None
+        if config.worker is not None:
+            worker = WorkerLane(contents.path.resolve(), config.worker)
+            await worker.start()
+            lanes = {"generative": worker, **lanes}
+        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        await release.warm()
+        return release
+
+    async def warm(self) -> None:
+        """Ask every lane once, and read what is made on first use, so that no request pays for it."""
+        contents = self.contents
+        history = np.arange(min(5, len(contents.items)), dtype=np.int32)
+        text = contents.items.titles[0] or None
+        for query in (Query(history=history), Query(history=history, text=text)):
+            asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
+            await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
+        await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
+
+    async def close(self) -> None:
+        """Stop its lanes."""
+        for lane in self.lanes.values():
+            await lane.close()
+
+    @property
+    def digest(self) -> str:
+        """Of the bundle."""
+        return self.contents.digest
+
+    @property
+    def beam(self) -> int:
+        """W where a request names none."""
+        configured = self.worker.config.beam if self.worker is not None else None
+        return configured or self.contents.beam
+
+    def chosen(self, asked: Sequence[str] | None, *, search: bool) -> tuple[str, ...]:
+        """The channels that a request is answered by."""
+        if asked is not None:
+            unknown = [name for name in asked if name not in self.lanes]
+            if unknown:
+                raise Problem("unknown_channel", f"no channel {unknown[0]}; there are {', '.join(self.lanes)}")
+            return tuple(dict.fromkeys(asked))
+        if search:
+            found = tuple(name for name in _SEARCH if name in self.lanes and self._reads(name))
+            if not found:
+                raise Problem("unknown_channel", "no channel of this bundle searches")
+            return found
+        return default_channels(self.contents, self.lanes)
+
+    def fusion(self, channels: tuple[str, ...]) -> Fusion:
+        """How these channels' lists are joined."""
+        if channels not in self._fusions:
+            self._fusions[channels] = fusion_of(self.contents, channels, self.weights)
+        return self._fusions[channels]
+
+    def fallback(self, query: Query, k: int) -> np.ndarray:
+        """int32 popular items that the query does not exclude; from memory, so that it cannot be late."""
+        found = self.contents.channels[FALLBACK].recall([query], k).items[0]
+        return np.asarray(found[found >= 0])
+
+    def set_delisted(self, item_ids: set[str]) -> None:
+        """Items that must not come from now on."""
+        index = self.contents.items.index
+        self._delisted = np.array(sorted(index[i] for i in item_ids if i in index), dtype=np.int32)
+
+    @property
+    def delisted(self) -> np.ndarray:
+        """int32 item indices that must not come."""
+        return self._delisted
+
+    def indices(self, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """int32 indices of the known of these items, and int64 their places in the list."""
+        index = self.contents.items.index
+        known = [(index[item], place) for place, item in enumerate(item_ids) if item in index]
+        pairs = np.array(known, dtype=np.int64).reshape(-1, 2)
+        return pairs[:, 0].astype(np.int32), pairs[:, 1]
+
+    def barred(self, filters: Sequence[Filter]) -> np.ndarray:
+        """int32 items that the filters leave out."""
+        if not filters:
+            return np.empty(0, np.int32)
+        key = tuple(_key(wanted) for wanted in filters)
+        found = self._barred.get(key)
+        if found is None:
+            mask = np.logical_and.reduce([self._mask(f) for f in filters])
+            found = np.flatnonzero(~mask).astype(np.int32)
+            if len(self._barred) >= _REMEMBERED_FILTERS:
+                self._barred.pop(next(iter(self._barred)))
+            self._barred[key] = found
+        return found
+
+    def _reads(self, name: str) -> bool:
+        if name == "generative":
+            told = self.worker is not None and self.worker.facts is not None and self.worker.facts.reads_search
+            return told and self.contents.searches
+        return name != "dense"  # text vectors need the encoder, which is no part of a bundle
+
+    def _mask(self, wanted: Filter) -> np.ndarray:
+        table = self.contents.items.table
+        if wanted.column not in table.column_names:
+            raise Problem("unknown_column", f"no column {wanted.column}; there are {', '.join(table.column_names)}")
+        column, kind = table[wanted.column], table.schema.field(wanted.column).type
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        bounds = wanted.at_least is not None or wanted.at_most is not None
+        if (bounds and not numeric) or not (bounds or wanted.any_of) or not (numeric or pa.types.is_string(kind)):
+            raise Problem(
+                "unusable_filter",
+                f"column {wanted.column} is of type {kind}: any_of filters text and numbers, bounds filter numbers",
+            )
+        mask = np.ones(len(self.contents.items), dtype=bool)
+        if wanted.any_of:
+            text = column if pa.types.is_string(kind) else pc.cast(column, pa.string())
+            mask &= _plain(pc.is_in(text, value_set=pa.array(wanted.any_of, pa.string())))
+        if wanted.at_least is not None:
+            mask &= _plain(pc.greater_equal(column, wanted.at_least))
+        if wanted.at_most is not None:
+            mask &= _plain(pc.less_equal(column, wanted.at_most))
+        return mask
+
+
+def _key(wanted: Filter) -> FilterKey:
+    return wanted.column, tuple(sorted(wanted.any_of)), wanted.at_least, wanted.at_most
+
+
+def _plain(mask: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(mask, False).to_numpy(), dtype=bool)
+
+
+def channels_of(contents: Contents) -> dict[str, Channel]:
+    """The bundle's classic channels, one that searches, and those of installed plug-ins."""
+    channels: dict[str, Channel] = dict(contents.channels)
+    if "lexical" not in channels and len(contents.items) <= _LEXICAL_ITEMS:
+        log("channel lexical: indexing the items' texts (the bundle ships no index)")
+        channels["lexical"] = LexicalChannel.fit(item_texts(contents.items), contents.channels[FALLBACK].counts)
+    for plugin in metadata.entry_points(group=PLUGINS):
+        channels[plugin.name] = plugin.load()(contents)
+        log(f"channel {plugin.name}: from the plug-in {plugin.value}")
+    return channels

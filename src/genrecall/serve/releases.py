@@ -1,0 +1,197 @@
+"""Which bundle answers whom: staged, canaried, activated, rolled back, without a failed request.
+
+    staged ──canary p%──▶ candidate ──activate──▶ active ──activate another──▶ previous ──rollback──▶ active
+
+A release is opened and warmed before it answers anybody; a request keeps the one that it began with, so no response
+mixes two. The previous one stays warm for a rollback until the next is activated. A user is in the canary by a hash of
+the user and the candidate's digest, so that the same users see it all the time, and others with the next bundle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from genrecall.errors import GenrecallError
+from genrecall.serve.config import ServeConfig
+from genrecall.serve.lanes import LaneFailedError
+from genrecall.serve.metrics import Metrics
+from genrecall.serve.problems import Problem
+from genrecall.serve.release import Release
+from genrecall.serve.state.store import UserState
+from genrecall.telemetry import log
+
+_RETIRE_S = 60.0
+
+
+class Releases:
+    """The bundles in service.
+
+    Args:
+        config: settings of every release.
+        state: holds the delisted items.
+        metrics: where changes are counted.
+    """
+
+    def __init__(self, config: ServeConfig, state: UserState, metrics: Metrics) -> None:
+        self._config, self._state, self._metrics = config, state, metrics
+        self.active: Release | None = None
+        self.candidate: Release | None = None
+        self.previous: Release | None = None
+        self.percent = 0.0
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._delisted = state.delisted()
+
+    def pick(self, key: str) -> tuple[Release, str]:
+        """The release that answers this user, and its role.
+
+        Raises:
+            Problem: none is active yet.
+        """
+        if self.candidate is not None and self.percent > 0:
+            token = hashlib.blake2b(f"{self.candidate.digest}\0{key}".encode(), digest_size=8).digest()
+            if int.from_bytes(token, "big") / 2**64 * 100 < self.percent:
+                return self.candidate, "candidate"
+        if self.active is None:
+            raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
+        return self.active, "active"
+
+    def of(self, digest: str) -> Release:
+        """The release of this bundle.
+
+        Raises:
+            Problem: it is no longer in service.
+        """
+        for release in self._all():
+            if release.digest == digest:
+                return release
+        raise Problem("not_found", "the bundle that answered is no longer in service")
+
+    async def start(self, path: Path) -> Release:
+        """Open the first bundle and let it answer everybody.
+
+        Raises:
+            GenrecallError: it cannot be read.
+            LaneFailedError: its worker does not start.
+        """
+        release = await Release.open(path, self._config)
+        release.set_delisted(self._delisted)
+        self.active = release
+        self._told("activated")
+        return release
+
+    async def stage(self, path: Path) -> str:
+        """Open, check and warm a bundle beside the active one; its digest. The earlier candidate goes."""
+        async with self._changing:
+            begun = time.monotonic()
+            try:
+                release = await Release.open(path, self._config)
+            except (GenrecallError, LaneFailedError) as error:
+                self._metrics.reload.labels("refused").inc()
+                log(f"bundle refused: {error}")
+                raise Problem("conflict", "the bundle cannot be served; the service's log says why") from error
+            release.set_delisted(self._delisted)
+            self._retire(self.candidate)
+            self.candidate, self.percent = release, 0.0
+            self._told("staged")
+            log(f"staged {release.digest} in {time.monotonic() - begun:.1f} s")
+            return release.digest
+
+    async def canary(self, percent: float) -> str:
+        """Let the candidate answer so many percent of the users."""
+        async with self._changing:
+            if self.candidate is None:
+                raise Problem("conflict", "no bundle is staged")
+            if not 0 <= percent <= 100:
+                raise Problem("invalid", "percent must be 0 to 100")
+            self.percent = percent
+            self._told("canaried")
+            return self.candidate.digest
+
+    async def activate(self) -> str:
+        """The candidate answers everybody; the active one is kept for a rollback."""
+        async with self._changing:
+            if self.candidate is None:
+                raise Problem("conflict", "no bundle is staged")
+            self._retire(self.previous)
+            self.previous, self.active, self.candidate, self.percent = self.active, self.candidate, None, 0.0
+            self._told("activated")
+            return self.active.digest
+
+    async def rollback(self) -> str:
+        """Back to what answered before: the staged candidate goes, or the previous bundle becomes active again."""
+        async with self._changing:
+            if self.candidate is not None and self.active is not None:
+                self._retire(self.candidate)
+                self.candidate, self.percent = None, 0.0
+            elif self.previous is not None:
+                self._retire(self.active)
+                self.active, self.previous = self.previous, None
+            else:
+                raise Problem("conflict", "there is nothing to roll back to")
+            assert self.active is not None
+            self._told("rolled_back")
+            return self.active.digest
+
+    def delist(self, item_ids: list[str], *, delisted: bool) -> int:
+        """Take items out of all answers from now on, or back in; how many are out. On disk when it returns."""
+        self._state.delist(item_ids, delisted=delisted)
+        self._delisted = self._delisted | set(item_ids) if delisted else self._delisted - set(item_ids)
+        for release in self._all():
+            release.set_delisted(self._delisted)
+        return len(self._delisted)
+
+    def status(self) -> dict[str, Any]:
+        """What is in which role."""
+        return {
+            role: None if release is None else _facts(release)
+            for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous))
+        } | {"canary_percent": self.percent, "delisted": len(self._delisted)}
+
+    async def close(self) -> None:
+        """Stop all of them."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*(release.close() for release in self._all()), *self._retiring, return_exceptions=True)
+
+    def _all(self) -> list[Release]:
+        return [release for release in (self.active, self.candidate, self.previous) if release is not None]
+
+    def _retire(self, release: Release | None) -> None:
+        if release is not None:
+            task = asyncio.create_task(_end(release))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _told(self, outcome: str) -> None:
+        self._metrics.reload.labels(outcome).inc()
+        self._metrics.bundle.clear()
+        for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous)):
+            if release is not None:
+                self._metrics.bundle.labels(release.digest, role).set(1)
+
+
+async def _end(release: Release) -> None:
+    """Close a release when nobody is answered from it any more, or after a minute."""
+    until = time.monotonic() + _RETIRE_S
+    try:
+        while release.inflight and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+    finally:
+        await release.close()
+
+
+def _facts(release: Release) -> dict[str, Any]:
+    worker = release.worker
+    return {
+        "digest": release.digest,
+        "items": len(release.contents.items),
+        "channels": list(release.lanes),
+        "beam": release.beam,
+        "worker": None if worker is None else worker.state,
+        "restarts": 0 if worker is None else worker.restarts,
+    }

@@ -1,0 +1,258 @@
+"""The online path: state → admission → channels in parallel, each with its own budget → fusion → fallback → answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.recall.channel import Query
+from genrecall.recall.fusion.rule import Explained as Fused
+from genrecall.serve import answering
+from genrecall.serve.admission import grant
+from genrecall.serve.answering import Outcome
+from genrecall.serve.config import ServeConfig
+from genrecall.serve.default import depth_of
+from genrecall.serve.explain import explained
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
+from genrecall.serve.limiter import Limiter
+from genrecall.serve.metrics import Metrics
+from genrecall.serve.problems import Problem
+from genrecall.serve.recent import Explanations, Remembered, Traffic
+from genrecall.serve.release import Release
+from genrecall.serve.releases import Releases
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
+from genrecall.serve.state.ingest import Ingest
+from genrecall.serve.state.store import UserState, shown
+
+_RESERVE = 0.1  # of the deadline, for everything after the channels
+_NOTHING = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Plan:
+    """What one request asks of the channels."""
+
+    query: Query
+    channels: tuple[str, ...]
+    beam: int
+    beam_asked: int
+    reasons: list[str]
+    budget_s: float
+
+
+class Service:
+    """Answers requests; knows nothing of HTTP.
+
+    Args:
+        config: settings.
+        releases: bundles in service.
+        state: what is known of users.
+        ingest: its writer.
+        metrics: where it is measured.
+    """
+
+    def __init__(
+        self, config: ServeConfig, releases: Releases, state: UserState, ingest: Ingest, metrics: Metrics
+    ) -> None:
+        self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
+        self.explanations, self.traffic = Explanations(config.explained), Traffic()
+        self.limiter = Limiter(config.max_inflight, config.deadline_s)
+        self.inflight = 0
+
+    async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
+        """Answer one request by its deadline, with whatever is there by then."""
+        begun = time.perf_counter()
+        release, role = self.releases.pick(request.user_id or request_id)
+        release.inflight += 1
+        self.inflight += 1
+        try:
+            plan = self._plan(request, release, begun)
+            planned = time.perf_counter()
+            outcomes = await self._recall(plan, request, release)
+            recalled = time.perf_counter()
+            answer = self._pack(request, request_id, release, role, plan, outcomes)
+        finally:
+            release.inflight -= 1
+            self.inflight -= 1
+        done = time.perf_counter()
+        marks = {
+            "state": planned - begun,
+            "channels": recalled - planned,
+            "fusion": done - recalled,
+            "total": done - begun,
+        }
+        answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
+        self._measure(answer, request.k, marks)
+        self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
+        lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
+        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
+        return answer
+
+    def _deadline_s(self, request: Recommend | Search) -> float:
+        return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
+
+    def explain(self, request_id: str) -> Explained:
+        """Why an answer was as it was.
+
+        Raises:
+            Problem: it is not remembered, or its bundle is gone.
+        """
+        remembered = self.explanations.find(request_id)
+        if remembered is None:
+            raise Problem("not_found", "no such answer is remembered; only the newest are")
+        return explained(remembered, self.releases.of(remembered.answer.versions.bundle))
+
+    def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
+        history, times, profile = self._past(request, release)
+        query = Query(
+            history=history,
+            times=times,
+            exclude=self._exclude(request, release, history),
+            profile=profile,
+            text=request.query if isinstance(request, Search) else None,
+        )
+        channels = release.chosen(request.channels, search=isinstance(request, Search))
+        budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
+        beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
+        beam, reasons = 0, []
+        if "generative" in channels and release.worker is not None:
+            beam = beam_asked
+            if release.worker.state == "ready":
+                granted = grant(release.worker, beam=beam_asked, k=request.k, budget_s=budget_s)
+                beam = granted.beam
+                if granted.reason:
+                    reasons.append(f"{granted.reason}: generative")
+        return _Plan(
+            query=query, channels=channels, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
+            reasons=reasons, budget_s=budget_s,
+        )  # fmt: skip
+
+    def _past(
+        self, request: Recommend | Search, release: Release
+    ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
+        if request.history is not None:
+            return release.indices(request.history)[0], None, request.profile
+        if request.user_id is None:
+            return _NOTHING, None, request.profile
+        pasts = shown(self.state.history(request.user_id), release.contents.split)
+        indices, places = release.indices([past.item_id for past in pasts])
+        times = np.array([past.time for past in pasts], dtype=np.int64)[places] if len(places) else None
+        return indices, times, {**self.state.profile(request.user_id), **request.profile}
+
+    def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
+        parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
+        if request.exclude_seen:
+            parts.append(history)
+        return np.unique(np.concatenate(parts)).astype(np.int32)
+
+    async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
+        """Ask all channels at once; nobody is waited for beyond the budget."""
+        depth = depth_of(request.k, len(release.contents.items))
+        tasks = {}
+        for name in plan.channels:
+            if name == "generative" and plan.beam == 0 and plan.reasons:
+                continue
+            asked = Asked(
+                query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
+                budget_s=plan.budget_s,
+            )  # fmt: skip
+            tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
+        try:
+            found = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+        except asyncio.CancelledError:
+            for task in tasks.values():
+                task.cancel()
+            raise
+        if len(found) < len(plan.channels):
+            found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
+        return found
+
+    def _pack(
+        self,
+        request: Recommend | Search,
+        request_id: str,
+        release: Release,
+        role: str,
+        plan: _Plan,
+        outcomes: Mapping[str, Outcome],
+    ) -> Answer:
+        fetch = request.k if request.spread is None else 4 * request.k
+        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch))
+        found = answering.spread_out(found, release.contents.table.sids, request.spread)[: request.k]
+        missing = request.k - len(found)
+        filled: Sequence[int] = []
+        if missing > 0:
+            taken = np.array([entry.item for entry in found], dtype=np.int32)
+            exclude = np.concatenate((plan.query.exclude, release.delisted, taken))
+            filled = release.fallback(Query(exclude=exclude), missing).tolist()
+        failed = [
+            f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
+        ]
+        reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
+        coverage = Coverage(
+            channels={name: outcome.coverage for name, outcome in outcomes.items()},
+            degraded=bool(reasons),
+            reasons=reasons,
+            beam=plan.beam,
+            beam_asked=plan.beam_asked,
+            filled=len(filled),
+        )
+        return Answer(
+            request_id=request_id,
+            items=answering.items_of(release, found, filled),
+            coverage=coverage,
+            versions=answering.versions_of(release, role, plan.channels),
+            timing_ms={},
+        )
+
+    def _kept(self, release: Release, found: Sequence[Fused]) -> list[Fused]:
+        """Without what was delisted while the channels were at work."""
+        gone = set(release.delisted.tolist())
+        return [entry for entry in found if entry.item not in gone] if gone else list(found)
+
+    def _measure(self, answer: Answer, k: int, marks: Mapping[str, float]) -> None:
+        metrics, coverage = self.metrics, answer.coverage
+        for stage, seconds in marks.items():
+            metrics.stage.labels(stage).observe(seconds)
+        for name, channel in coverage.channels.items():
+            metrics.channel.labels(name, channel.outcome).inc()
+            if channel.outcome == "timeout":
+                metrics.late.labels(name).inc()
+        for item in answer.items:
+            if len(item.channels) == 1:
+                metrics.unique.labels(next(iter(item.channels))).inc()
+        if coverage.degraded:
+            metrics.degraded.inc()
+        if 0 < coverage.beam < coverage.beam_asked:
+            metrics.narrowed.inc()
+        if "shed: generative" in coverage.reasons:
+            metrics.shed.labels("rows").inc()
+        metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
+        self.traffic.see(answer, k)
+
+
+async def _ask(lane: Lane, asked: Asked) -> Outcome:
+    """One channel's outcome; it never raises but for cancellation."""
+    begun = time.perf_counter()
+
+    def outcome(name: str, items: int = 0, why: str = "") -> ChannelCoverage:
+        return ChannelCoverage(name, items, round((time.perf_counter() - begun) * 1e3, 3), why)  # type: ignore[arg-type]
+
+    try:
+        async with asyncio.timeout(asked.budget_s):
+            listed = await lane.ask(asked)
+    except TimeoutError:
+        return Outcome(coverage=outcome("timeout", why="not waited for"))
+    except LaneShedError:
+        return Outcome(coverage=outcome("shed", why="too many requests wait for it"))
+    except LaneFailedError:
+        return Outcome(coverage=outcome("error", why="it failed"))
+    if len(listed.items) == 0:
+        return Outcome(
+            coverage=outcome("empty", why="nothing is known of this user" if listed.cold else ""), listed=listed
+        )
+    return Outcome(coverage=outcome("ok", len(listed.items)), listed=listed)

@@ -1,0 +1,1 @@
+"""What the service remembers: events, histories, profiles, delisted items."""

@@ -1,0 +1,44 @@
+"""What a batch takes, learned while serving.
+
+    seconds(batch) ≈ base + row · rows,    least squares over batches of weight λ^age
+
+Weighted least squares with exponential forgetting (Ljung & Söderström, "Theory and practice of recursive
+identification", 1983), on sums. Deviation: batches of one size cannot tell base from row, so then both are scaled; a
+time is never negative.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_FORGET = 0.98
+_LEAST_S = 1e-7
+_SURPRISE = 3.0
+_ALIKE = 0.1  # sizes that spread less than this share of their mean are one size
+
+
+class BatchCost:
+    """The line through batch times; starts from what was measured before."""
+
+    def __init__(self, base_s: float = 0.0, row_s: float = 1e-4) -> None:
+        self.base_s, self.row_s = max(base_s, _LEAST_S), max(row_s, _LEAST_S)
+        self._sums = np.zeros(5)  # of weight, rows, seconds, rows², rows · seconds
+
+    def see(self, rows: int, seconds: float) -> None:
+        """One batch was measured; one that took far longer than thought may have waited for something else."""
+        seconds = min(seconds, _SURPRISE * self.seconds(rows, max(rows, 1)))
+        self._sums = self._sums * _FORGET + np.array([1.0, rows, seconds, rows * rows, rows * seconds])
+        mean_rows, mean_s, mean_square, mean_product = self._sums[1:] / self._sums[0]
+        spread = mean_square - mean_rows**2
+        if spread > (_ALIKE * mean_rows) ** 2:
+            row_s = float((mean_product - mean_rows * mean_s) / spread)
+            self.row_s = max(min(row_s, float(mean_s / mean_rows)), _LEAST_S)
+            self.base_s = max(float(mean_s - self.row_s * mean_rows), _LEAST_S)
+        else:
+            factor = float(mean_s / (self.base_s + self.row_s * mean_rows))
+            self.base_s, self.row_s = max(self.base_s * factor, _LEAST_S), max(self.row_s * factor, _LEAST_S)
+
+    def seconds(self, rows: int, batch_rows: int) -> float:
+        """Expected time of ``rows`` in batches of at most ``batch_rows``."""
+        batches = -(-rows // batch_rows) if rows else 0
+        return batches * self.base_s + rows * self.row_s

@@ -1,0 +1,185 @@
+"""The worker process: right answers, cancelled work, and what happens when it dies or hangs."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrecall.recall.channel import Query
+from genrecall.serve.admission import grant
+from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError
+from genrecall.serve.worker import lane as lane_module
+from genrecall.serve.worker.lane import WorkerConfig, WorkerLane
+from tests.serve.world import shop
+
+pytestmark = pytest.mark.slow
+HISTORY = np.array([0, 8, 3], np.int32)
+
+
+def _asked(beam: int = 12, k: int = 10, budget_s: float = 5.0, trace: bool = False) -> Asked:
+    query = Query(history=HISTORY, exclude=np.unique(HISTORY))
+    return Asked(query=query, k=k, beam=beam, budget_s=budget_s, trace=trace)
+
+
+def _with_worker(run: Path, scenario: Callable[[WorkerLane], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        worker = WorkerLane((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1))
+        await worker.start()
+        try:
+            await scenario(worker)
+        finally:
+            await worker.close()
+
+    asyncio.run(whole())
+
+
+async def _until(condition: Callable[[], bool], within_s: float) -> float:
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < within_s
+        await asyncio.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def test_one_workers_life(run: Path) -> None:
+    """Several promises on one process: starting one costs seconds."""
+
+    async def scenario(worker: WorkerLane) -> None:
+        await _answers_as_the_library(worker, run)
+        await _batches_what_waits(worker)
+        await _cold_late_and_cancelled(worker)
+        await _stopped_is_not_ready(worker)
+        await _killed_is_started_again(worker)
+
+    _with_worker(run, scenario)
+
+
+async def _answers_as_the_library(worker: WorkerLane, run: Path) -> None:
+    expected = shop(run).generative.recall([_asked().query], 10, beams=[12])
+    found = await worker.ask(_asked(trace=True))
+    assert found.items.tolist() == expected.items[0].tolist()
+    np.testing.assert_allclose(found.scores, expected.scores[0], atol=1e-5)
+    assert found.levels is not None
+    assert len(found.levels) == 2
+    narrow = await worker.ask(_asked(beam=3))
+    assert len(narrow.items) <= 10
+    assert worker.facts is not None
+    assert worker.facts.digest == shop(run).digest
+
+
+async def _batches_what_waits(worker: WorkerLane) -> None:
+    alone = (await worker.ask(_asked())).items.tolist()
+    found = await asyncio.gather(*(worker.ask(_asked()) for _ in range(40)))
+    assert all(listed.items.tolist() == alone for listed in found)
+    assert len({(listed.ran_s, listed.waited_s > 0) for listed in found}) < 40
+    assert worker.rows == 0
+
+
+async def _cold_late_and_cancelled(worker: WorkerLane) -> None:
+    cold = await worker.ask(Asked(query=Query(), k=5, beam=12))
+    assert cold.cold
+    assert len(cold.items) == 0
+    with pytest.raises(TimeoutError):
+        await worker.ask(_asked(budget_s=0.0))
+    tasks = [asyncio.create_task(worker.ask(_asked())) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert worker.rows == 0
+    assert len((await worker.ask(_asked())).items) == 10
+
+
+async def _stopped_is_not_ready(worker: WorkerLane) -> None:
+    assert worker.pid is not None
+    assert worker.state == "ready"
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert await _until(lambda: worker.state == "stalled", 4.0) < 2.0
+    with pytest.raises(LaneFailedError, match="stalled"):
+        await worker.ask(_asked())
+    os.kill(worker.pid, signal.SIGCONT)
+    await _until(lambda: worker.state == "ready", 2.0)
+
+
+async def _killed_is_started_again(worker: WorkerLane) -> None:
+    first = worker.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await _until(lambda: worker.state != "ready", 2.0)
+    with pytest.raises(LaneFailedError):
+        await worker.ask(_asked())
+    took = await _until(lambda: worker.state == "ready", 30.0)
+    assert worker.pid != first
+    assert worker.restarts == 1
+    assert len((await worker.ask(_asked())).items) == 10
+    print(f"back after {took:.1f} s")
+
+
+def test_a_request_that_kills_workers_twice_is_refused(run: Path) -> None:
+    async def scenario() -> None:
+        worker = WorkerLane(run / "bundle")
+        entry = lane_module._Asked(
+            lane_module.Ask(1, HISTORY.astype("<i4").tobytes(), None, b"", {}, None, 10, 12, False, 1.0),
+            asyncio.get_running_loop().create_future(),
+            b"f" * 16,
+            running=True,
+        )
+        for _ in range(2):
+            worker._pending = {1: entry}
+            worker._bury()
+        assert isinstance(entry.future.exception(), LaneFailedError)
+        assert worker._suspects == {b"f" * 16: 2}
+
+    asyncio.run(scenario())
+
+
+def test_a_bundle_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        worker = WorkerLane(tmp_path / "nowhere", WorkerConfig(start_s=60))
+        with pytest.raises(LaneFailedError, match="did not start"):
+            await worker.start()
+
+    asyncio.run(scenario())
+
+
+def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
+    from genrecall.serve.worker.messages import Opened
+
+    worker = WorkerLane(run / "bundle")
+    worker.facts = Opened("d", "cpu", 0.01, 0.001, 256, False)
+    worker.cost = lane_module.BatchCost(0.01, 0.001)
+    seen = []
+    for rows in range(0, 400, 10):
+        worker._rows = rows
+        seen.append(grant(worker, beam=64, k=10, budget_s=0.4))
+    beams = [granted.beam for granted in seen]
+    assert beams[0] == 64
+    assert beams == sorted(beams, reverse=True)
+    assert set(beams) == {64, 32, 16, 10, 0}
+    assert next(granted.reason for granted in seen if granted.beam == 0) == "shed"
+    assert {granted.reason for granted in seen if 0 < granted.beam < 64} == {"narrowed"}
+    worker._rows = 0
+    assert grant(worker, beam=64, k=10, budget_s=0.001).beam == 10
+
+
+def test_a_shed_error_is_no_failure() -> None:
+    assert not issubclass(LaneShedError, LaneFailedError)
+
+
+def test_the_cost_of_batches_is_learned() -> None:
+    cost = lane_module.BatchCost(0.5, 0.5)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        rows = int(rng.integers(10, 500))
+        cost.see(rows, 0.004 + 0.0002 * rows + abs(rng.normal(0, 1e-4)))
+    assert cost.base_s == pytest.approx(0.004, abs=0.001)
+    assert cost.row_s == pytest.approx(0.0002, rel=0.05)
+    for _ in range(200):
+        cost.see(50, 0.028)  # of one size, and twice as slow: the forecast for that size follows
+    assert cost.seconds(50, 256) == pytest.approx(0.028, rel=0.05)
+    assert cost.seconds(1000, 256) == pytest.approx(4 * cost.base_s + 1000 * cost.row_s)
