@@ -120,8 +120,9 @@ def test_rotary_store(device, biased, normed, page):
     bias = rand(columns, device=device, seed=1) if biased else None
     norm = HeadNorm(weight=rand(heads + kv_heads, width, device=device, seed=2), epsilon=EPSILON) if normed else None
     cos_sin = rand(2, 9, width // 2, device=device, seed=3)
-    position = torch.tensor([0, 8, 3, 1, 2], dtype=torch.int32, device=device)
-    slot = torch.tensor([7, 0, -1, 2, 3], dtype=torch.int32, device=device)
+    position = torch.tensor([[0, 9], [8, 9], [3, 9], [1, 9], [2, 9]], dtype=torch.int32, device=device)[:, 0]
+    # A column of a matrix, as the engine gives it.
+    slot = torch.tensor([[5, 7], [5, 0], [5, -1], [5, 2], [5, 3]], dtype=torch.int32, device=device)[:, 1]
     key = torch.full((8 // page, kv_heads, page, width), 99.0, device=device)
     value = key.clone()
     query = rotary_store(qkv, bias, norm, cos_sin, position, key, value, slot)
