@@ -24,7 +24,7 @@ from genrecall.sid.space import SidSpace
 
 def test_engine_floor_loads_and_baseline_are_timed() -> None:
     bench = EngineBench(
-        shape="tiny", beams=(3, 5), input=8, levels=2, codes=8, catalog_items=50, batches=(2,), seconds=0.1,
+        shape="tiny", beams=(3, 5), input=8, levels=2, codes=8, catalog_items=50, batches=(2,), seconds=0.05,
         rate=50.0, slo_ms=1e4, versus_hf=True, device="cpu",
     )  # fmt: skip
     heard: list[dict] = []

@@ -86,6 +86,26 @@ def test_kept_prefixes_filters_and_mixed_widths(setting):
         check(answer, request, trie, near)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("forced", ["run", "skip"])
+def test_the_gpu_kernels_under_the_engine(interpreted, forced):
+    """The kernels that a GPU runs, interpreted: no tensor of the engine is laid out otherwise than they read it."""
+    trie = catalog(0)
+    budgets = Budgets(page_tokens=8, requests=2, filters=1, kv_tokens=200)
+    config = EngineConfig(device="cpu", forced=forced, budgets=budgets)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    allowed = np.arange(trie.num_items) % 3 > 0
+    prompt = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
+    for tokens in (prompt, (*prompt, 5, 8)):  # the second finds a page of the first
+        requests = [Request(tokens=tokens, beam=(2, 7, 5), user="a"), Request(tokens=(2, 7), beam=4, allowed=allowed)]
+        answers = engine.generate(requests)
+        for request, answer in zip(requests, answers, strict=True):
+            check(answer, request, trie, 1e-4)
+    assert engine.loop.scheduler.cache.hit_tokens == 8
+    for scores, answer in zip(engine.score(requests, [a.sids for a in answers]), answers, strict=True):
+        assert scores.tolist() == pytest.approx(answer.scores, abs=1e-4)
+
+
 def test_scores_over_kept_prefixes(setting):
     config, near, _ = setting
     trie = catalog(0)

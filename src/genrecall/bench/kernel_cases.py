@@ -13,7 +13,6 @@ import torch
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
 from genrecall.kernels import (
-    gated_linear,
     level_logits,
     node_mask,
     paged_attention,
@@ -24,7 +23,6 @@ from genrecall.kernels import (
     swiglu,
     trie_select,
 )
-from genrecall.kernels.gated_linear import reference as gated_linear_reference
 from genrecall.kernels.level_logits import reference as level_logits_reference
 from genrecall.kernels.node_mask import reference as node_mask_reference
 from genrecall.kernels.paged_attention import reference as paged_attention_reference
@@ -66,7 +64,14 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One kernel at one size; ``run`` and ``reference`` return a tensor or a tuple of tensors that must agree."""
+    """One kernel at one size; ``run`` and ``reference`` return a tensor or a tuple of tensors that must agree.
+
+    Attributes:
+        name, shape: what is printed.
+        run, reference: no arguments.
+        bytes, flop: that no implementation does without.
+        fp8: whether its floor is that of fp8 tensor cores.
+    """
 
     name: str
     shape: str
@@ -74,6 +79,7 @@ class Case:
     reference: Callable[[], Any]
     bytes: int
     flop: int = 0
+    fp8: bool = False
 
 
 def cases(work: Workload, device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
@@ -217,22 +223,7 @@ def _linear(work: Workload, rand: Rand) -> Iterator[Case]:
         reference=lambda: quantized_linear_reference.fp8_linear(*parts),
         bytes=values.values.numel() + weights.values.numel() + out_bytes,
         flop=flop,
-    )
-    yield Case(
-        name="gated_linear",
-        shape=f"{count} x {work.width} x 2x{work.hidden}",
-        run=lambda: gated_linear.gated_linear(x, weight),
-        reference=lambda: gated_linear_reference.gated_linear(x, weight, None),
-        bytes=(x.numel() + weight.numel()) * x.element_size() + out_bytes // 2,
-        flop=flop,
-    )
-    yield Case(
-        name="gated_linear_fp8",
-        shape=f"{count} x {work.width} x 2x{work.hidden}",
-        run=lambda: gated_linear.gated_linear_fp8(values, weights, None, x.dtype),
-        reference=lambda: gated_linear_reference.gated_linear_fp8(*parts),
-        bytes=values.values.numel() + weights.values.numel() + out_bytes // 2,
-        flop=flop,
+        fp8=True,
     )
     packed = quantized_linear.quantize_int8(weight)
     yield Case(

@@ -19,6 +19,7 @@ import torch
 from genrecall import hardware
 from genrecall.bench.kernel_cases import Case, Workload, cases
 from genrecall.kernels import dispatch
+from genrecall.kernels.quantized_linear import fp8_linear, quantize_fp8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def measure(bench: KernelBench) -> dict[str, Any]:
     device = hardware.pick_device(bench.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     bandwidth, rate = _copy_bandwidth(device, bench), _matmul_rate(device, dtype, bench)
+    fp8_rate = _fp8_rate(device, bench) if device.type == "cuda" else rate
     found: dict[str, Any] = {
         "config": asdict(bench),
         "hardware": hardware.describe(),
@@ -53,16 +55,16 @@ def measure(bench: KernelBench) -> dict[str, Any]:
         "implementation": dispatch.choice(device.type),
         "copy_bytes_per_s": bandwidth,
         "matmul_flop_per_s": rate,
+        "fp8_flop_per_s": fp8_rate,
         "kernels": [],
     }
     for case in cases(bench.workload, device, dtype):
         if case.name.startswith(bench.only):
-            found["kernels"].append(_row(case, bandwidth, rate, device, bench))
+            found["kernels"].append(_row(case, bandwidth, fp8_rate if case.fp8 else rate, device, bench))
     return found
 
 
 def _row(case: Case, bandwidth: float, rate: float, device: torch.device, bench: KernelBench) -> dict[str, Any]:
-    # fp8 tensor cores run at twice the rate; nobody measured theirs here.
     floor_s = max(case.bytes / bandwidth, case.flop / rate)
     difference = max(
         float((ours.double() - theirs.double()).abs().max())
@@ -137,3 +139,9 @@ def _matmul_rate(device: torch.device, dtype: torch.dtype, bench: KernelBench) -
     size = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / seconds(lambda: left @ right, device, bench.repeats, 0)
+
+
+def _fp8_rate(device: torch.device, bench: KernelBench) -> float:
+    size = 8192
+    left, right = (quantize_fp8(torch.randn(size, size, device=device, dtype=torch.bfloat16)) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: fp8_linear(left, right), device, bench.repeats, 0)

@@ -180,6 +180,9 @@ class Engine:
     def warm_up(self, requests: Sequence[Request], batches: Sequence[int] = (1,)) -> float:
         """Compile, capture and time batches of these requests' sizes, so that later ones find all of it done.
 
+        A size that was not warmed up costs the first batch that has it seconds (kernels are compiled for every power of
+        two of requests) and the second one the capture of its graphs.
+
         Args:
             requests: representative ones, without users or timeouts.
             batches: how many of them, from the first on, make a batch.

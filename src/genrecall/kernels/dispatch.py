@@ -39,3 +39,9 @@ def choice(device_type: str) -> str:
         raise DependencyError("triton", extra="gpu", purpose="the engine on a CUDA device") from None
     logger.info("kernels on cuda: triton %s", triton.__version__)
     return "triton"
+
+
+def require_packed(*tensors: torch.Tensor) -> None:
+    """Assert that kernels which walk these tensors without strides may do so."""
+    for tensor in tensors:
+        assert tensor.is_contiguous(), f"a kernel reads this without strides: {tuple(tensor.shape)}, {tensor.stride()}"

@@ -154,7 +154,7 @@ class Decoder:
         shape = self.architecture
         splits = most_splits(len(tiles.count), shape.kv_heads, rows.table.shape[1] * memory.page_tokens)
         position = rows.length[rows.request] + (rows.depth - 1)
-        slot = rows.ancestry[:, -1]
+        slot = rows.ancestry[:, -1].contiguous()
         residual: torch.Tensor | None = None
         for index, layer in enumerate(self._layers):
             key, value = suffix.keys[index], suffix.values[index]

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
+
 _ITEMS = 1024
 
 
@@ -15,6 +17,7 @@ def node_mask(
     items: torch.Tensor, leaf: torch.Tensor, child_begin: torch.Tensor, level_begin: Sequence[int], out: torch.Tensor
 ) -> None:
     """See the contract in ``__init__``."""
+    require_packed(items, leaf, child_begin, out)
     out[level_begin[-2] : level_begin[-1]] = False
     marks, flags = out.view(torch.uint8), items.view(torch.uint8)
     _mark[(triton.cdiv(len(items), _ITEMS),)](flags, leaf, marks, len(items), BLOCK=_ITEMS, num_warps=4)

@@ -105,5 +105,6 @@ def check_shapes(query: torch.Tensor, prefix: PagedKV, suffix: SuffixKV | None) 
             allowed="a power of two",
             fix="set the page size to 16 or 32 tokens",
         )
-    contiguous = [query, prefix.key, prefix.value, *((suffix.key, suffix.value) if suffix else ())]
-    assert all(tensor.stride(-1) == 1 for tensor in contiguous), "heads are contiguous"
+    rows = [query, prefix.key, prefix.value, prefix.table]
+    rows += [suffix.key, suffix.value, suffix.ancestry] if suffix else []
+    assert all(tensor.stride(-1) == 1 for tensor in rows), "heads, page numbers and paths are contiguous"

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
 from genrecall.kernels.paged_attention.launch import LEAST_PART, Launch, LaunchKey, check_shapes, launch_for
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def _run(
     rows, heads, width = query.shape
     kv_heads, page = prefix.key.shape[1:3]
     check_shapes(query, prefix, suffix)
+    require_packed(
+        prefix.length, tiles.request, tiles.first, tiles.count, *((ranges.begin, ranges.count) if ranges else ())
+    )
     group = heads // kv_heads
     block_m = max(16, triton.next_power_of_2(tiles.size * group))
     key = LaunchKey(block_m=block_m, width=width, dtype=query.dtype, causal=ranges is not None)

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
 from genrecall.kernels.quantized_linear.reference import FP8_MAX, SMALLEST
 
 
@@ -50,6 +51,7 @@ def int8_linear(
     rows, width = x.shape
     outputs = len(weight)
     assert x.stride(1) == weight.stride(1) == 1, "rows are contiguous"
+    require_packed(weight_scale, *(() if bias is None else (bias,)))
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     block_m = min(128, max(16, triton.next_power_of_2(rows)))
     block_n = 128 if block_m >= 64 else 64

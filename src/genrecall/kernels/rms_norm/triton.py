@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
 from genrecall.kernels.quantized_linear.reference import FP8_MAX, SMALLEST
 
 
@@ -35,6 +36,7 @@ def _run(
     scale: torch.Tensor | None,
 ) -> torch.Tensor:
     rows, width = x.shape
+    require_packed(weight)
     assert all(one is None or one.stride(1) == 1 for one in (x, residual)), "rows are contiguous"
     total = x if residual is None else torch.empty_like(out, dtype=x.dtype)
     block = triton.next_power_of_2(width)

@@ -38,7 +38,8 @@ def rotary_store(
         key: (P, K, page, D) pages; a suffix block (S, K, D) is given as ``block.unsqueeze(2)``. Written in place; may
             be float8_e4m3fn, which holds up to 448 and stores what is larger as 448.
         value: as ``key``.
-        slot: int32 (M,), ``page number * page + offset``; -1 where nothing is stored.
+        slot: int32 (M,), ``page number * page + offset``, -1 where nothing is stored; any stride, as of a column of
+            ``ancestry``.
 
     Returns:
         Rotated queries (M, H, D) in qkv's dtype; H follows from the shapes.

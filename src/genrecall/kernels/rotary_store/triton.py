@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
+
 if TYPE_CHECKING:
     from genrecall.kernels.rotary_store import HeadNorm
 
@@ -27,13 +29,13 @@ def rotary_store(
     kv_heads, page, width = key.shape[1:]
     heads = qkv.shape[1] // width - 2 * kv_heads
     assert qkv.stride(1) == key.stride(3) == value.stride(3) == 1, "heads are contiguous"
-    assert cos_sin.is_contiguous(), "cosines, then sines"
+    require_packed(cos_sin, *(one for one in (bias, head_norm.weight if head_norm else None) if one is not None))
     query = torch.empty(rows, heads, width, dtype=qkv.dtype, device=qkv.device)
     block = triton.next_power_of_2(heads + 2 * kv_heads)
     _rotate[(rows,)](
         qkv, qkv.stride(0), bias if bias is not None else qkv, head_norm.weight if head_norm else qkv,
-        head_norm.epsilon if head_norm else 0.0, cos_sin, cos_sin[0].numel(), position, key, *key.stride()[:3], value,
-        *value.stride()[:3], slot, query,
+        head_norm.epsilon if head_norm else 0.0, cos_sin, cos_sin[0].numel(), position, position.stride(0), key,
+        *key.stride()[:3], value, *value.stride()[:3], slot, slot.stride(0), query,
         HEADS=heads, KV_HEADS=kv_heads, HALF=width // 2, PAGE=page, BIAS=bias is not None, NORM=head_norm is not None,
         BLOCK=block, num_warps=max(1, min(8, block * width // 1024)),
     )  # fmt: skip
@@ -42,8 +44,8 @@ def rotary_store(
 
 @triton.jit
 def _rotate(
-    qkv, qkv_stride, bias, norm, epsilon, cos_sin, table, position, key, key_page, key_head, key_token,
-    value, value_page, value_head, value_token, slot, query,
+    qkv, qkv_stride, bias, norm, epsilon, cos_sin, table, position, position_stride, key, key_page, key_head, key_token,
+    value, value_page, value_head, value_token, slot, slot_stride, query,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, BIAS: tl.constexpr,
     NORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +65,7 @@ def _rotate(
         gain = tl.where(head < HEADS + KV_HEADS, tl.rsqrt(square + epsilon)[:, None], 1.0)
         left *= gain * tl.load(norm + at, mask=turns, other=1.0).to(tl.float32)
         right *= gain * tl.load(norm + at + HALF, mask=turns, other=1.0).to(tl.float32)
-    angle = tl.load(position + row).to(tl.int64) * HALF + tl.arange(0, HALF)
+    angle = tl.load(position + row * position_stride).to(tl.int64) * HALF + tl.arange(0, HALF)
     cos = tl.load(cos_sin + angle)[None, :]
     sin = tl.load(cos_sin + table + angle)[None, :]
     first = tl.where(turns, left * cos - right * sin, left)
@@ -74,7 +76,7 @@ def _rotate(
     first_half, second_half = first.to(kind), second.to(kind)  # rounded as the query is, then as the cache is
     tl.store(query + at, first_half, mask=head < HEADS)
     tl.store(query + at + HALF, second_half, mask=head < HEADS)
-    place = tl.load(slot + row).to(tl.int64)
+    place = tl.load(slot + row * slot_stride).to(tl.int64)
     if place >= 0:
         number, offset = place // PAGE, place % PAGE
         own = (head >= HEADS) & (head < HEADS + KV_HEADS)

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.dispatch import require_packed
+
 _TILES = 64
 
 
@@ -13,6 +15,7 @@ def cut_rows(
     begin: torch.Tensor, count: torch.Tensor, size: int, tiles: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See the contract in ``__init__``. Returns request, first, count."""
+    require_packed(begin, count)
     request, first, taken = torch.empty(3, tiles, dtype=torch.int32, device=begin.device).unbind(0)
     requests = len(count)
     _cut[(triton.cdiv(tiles, _TILES),)](
@@ -26,6 +29,7 @@ def compact_rows(
     runs: torch.Tensor, begin: torch.Tensor, count: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """See the contract in ``__init__``. Returns source, place, begin, count."""
+    require_packed(runs, begin, count)
     rows, requests = len(runs), len(count)
     source, place = torch.empty(2, rows, dtype=torch.int32, device=runs.device).unbind(0)
     packed = torch.empty(requests + 1, dtype=torch.int32, device=runs.device)

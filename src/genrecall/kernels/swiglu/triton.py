@@ -11,6 +11,7 @@ from genrecall.kernels.quantized_linear.reference import FP8_MAX, SMALLEST
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """See the contract in ``__init__``."""
+    assert gate_up.stride(1) == 1, "rows are contiguous"
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up.dtype, device=gate_up.device)
     block = min(2048, triton.next_power_of_2(width))
@@ -20,6 +21,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
 
 def swiglu_fp8(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """See the contract in ``__init__``. Returns values, scale."""
+    assert gate_up.stride(1) == 1, "rows are contiguous"
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=gate_up.device)
     scale = torch.empty(rows, 1, dtype=torch.float32, device=gate_up.device)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
+from genrecall.kernels.dispatch import require_packed
 from genrecall.kernels.trie_select.candidates import level_normaliser, measure
 from genrecall.kernels.trie_select.radix import BINS, count_rows, histogram, write
 from genrecall.kernels.trie_select.whole import select_whole
@@ -65,6 +66,9 @@ def trie_select(
     node_filter: NodeFilter | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """See the contract in ``__init__``. Returns parent, code, node, score, count, broken."""
+    ranges = beams.ranges
+    require_packed(beams.node, beams.score, beams.logits_row, ranges.begin, ranges.count, width, begin)
+    _check_tables(logits, children, node_filter)
     device, requests = logits.device, len(width)
     whole = _Blocks.of(most_beams, children.most, _WHOLE).holds(most_beams, children.most)
     blocks = _Blocks.of(most_beams, children.most, _WHOLE if whole else _STEP)
@@ -74,7 +78,7 @@ def trie_select(
     score = torch.empty(rows, dtype=torch.float32, device=device)
     found = torch.empty(requests, dtype=torch.int32, device=device)
     candidates = (
-        logits, logits.stride(0), beams.logits_row, beams.node, beams.ranges.begin, beams.ranges.count, children.begin,
+        logits, logits.stride(0), beams.logits_row, beams.node, ranges.begin, ranges.count, children.begin,
         children.code, masks, masks.stride(0), mask_row,
     )  # fmt: skip
     shape = {
@@ -114,6 +118,8 @@ def log_normaliser(
     logits: torch.Tensor, logits_row: torch.Tensor, node: torch.Tensor, children: Children, over_children: bool
 ) -> torch.Tensor:
     """See the contract in ``__init__``: minus the base of rows whose score is 0, in chunks instead of requests."""
+    require_packed(logits_row, node)
+    _check_tables(logits, children, None)
     device, rows = logits.device, len(node)
     blocks = _Blocks.of(_CHUNK, children.most, _STEP)
     base, best, worst = torch.empty(3, rows, dtype=torch.float32, device=device).unbind(0)
@@ -127,3 +133,9 @@ def log_normaliser(
         ROWS=blocks.rows, COLUMNS=blocks.columns, num_warps=blocks.warps,
     )  # fmt: skip
     return -base
+
+
+def _check_tables(logits: torch.Tensor, children: Children, node_filter: NodeFilter | None) -> None:
+    require_packed(children.begin, children.code, *((node_filter.row,) if node_filter else ()))
+    tables = (logits, node_filter.allowed) if node_filter else (logits,)
+    assert all(table.stride(1) == 1 for table in tables), "rows are contiguous"
