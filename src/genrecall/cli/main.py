@@ -8,6 +8,7 @@ import sys
 import typer
 
 from genrecall.cli import (
+    ab,
     batch,
     bench,
     bundle,
@@ -46,6 +47,7 @@ app.command("serve")(serve.command)
 app.command("batch")(batch.command)
 app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
+app.add_typer(ab.app, name="ab")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 
