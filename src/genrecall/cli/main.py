@@ -12,6 +12,7 @@ from genrecall.cli import (
     batch,
     bench,
     bundle,
+    chaos,
     data,
     doctor,
     embed,
@@ -44,6 +45,7 @@ app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
 app.command("serve")(serve.command)
+app.command("chaos")(chaos.command)
 app.command("batch")(batch.command)
 app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
