@@ -108,8 +108,8 @@ def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
     told = all(retry for retry, status in zip(over.retry_after, over.status, strict=True) if status in (429, 503))
     calm = sum(status == 200 for status in after.status) / len(after.status)
     text = (
-        f"goodput {share:.0%} of {peak:.0f}/s, admitted p99 {late:.0f} ms (deadline {_DEADLINE_MS}), {other} other errors, "
-        f"afterwards {calm:.1%} answered"
+        f"goodput {share:.0%} of {peak:.0f}/s, admitted p99 {late:.0f} ms (deadline {_DEADLINE_MS}), "
+        f"{other} other errors, afterwards {calm:.1%} answered"
     )
     return text, share >= 0.9 and other == 0 and told and calm >= 0.99
 
@@ -119,7 +119,8 @@ def clients_leave(setting: Setting, target: Target | None) -> tuple[str, bool]:
     assert target is not None
     rng, count = random.Random(0), 200 * setting.scale
     body = json.dumps({"user_id": setting.users[0], "k": 10}).encode()
-    head = f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = "POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", target.port)) as connection:
             whole = head.encode() + body
@@ -168,7 +169,21 @@ def hostile(setting: Setting, target: Target | None) -> tuple[str, bool]:
     """Nonsense: broken JSON, wrong types, huge bodies, slow ones, odd paths."""
     assert target is not None
     rng, statuses, leaks = random.Random(0), list[int](), 0
-    values = [None, -1, 0, 1e308, "", "x" * 500, "\u0000", [], {}, [[]], True, {"a": 1}, "../../etc/passwd"]
+    values: list[object] = [
+        None,
+        -1,
+        0,
+        1e308,
+        "",
+        "x" * 500,
+        "\u0000",
+        [],
+        {},
+        [[]],
+        True,
+        {"a": 1},
+        "../../etc/passwd",
+    ]
     names = ["user_id", "history", "k", "beam", "channels", "filters", "profile", "query", "deadline_ms", "model", "n",
              "messages", "inputs", "instances", "events", "outputs"]  # fmt: skip
     paths = ["/v1/recommend", "/v1/search", "/v1/events", "/v2/models/pipeline/infer", "/v1/chat/completions",
@@ -187,7 +202,8 @@ def hostile(setting: Setting, target: Target | None) -> tuple[str, bool]:
         connection.close()
     errors = sum(status >= 500 and status != 503 for status in statuses)
     large = target.call("POST", "/v1/recommend", {"query": "x" * (2 << 20)})[0]
-    text = f"{len(statuses)} requests: {errors} server errors, {leaks} leaks; 2 MiB → {large}; beside 100 slow ones: {seen}"
+    text = f"{len(statuses)} requests: {errors} server errors, {leaks} leaks; 2 MiB → {large}; "
+    text += f"beside 100 slow ones: {seen}"
     return text, errors == 0 and leaks == 0 and large == 413 and not seen.failures
 
 
