@@ -28,7 +28,7 @@ def _asked(beam: int = 12, k: int = 10, budget_s: float = 5.0, trace: bool = Fal
 
 def _with_worker(run: Path, scenario: Callable[[WorkerLane], Awaitable[None]]) -> None:
     async def whole() -> None:
-        worker = WorkerLane((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1))
+        worker = WorkerLane((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1, spare=False))
         await worker.start()
         try:
             await scenario(worker)

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from genrecall.bench.http_load import Client, Outcomes
 from genrecall.errors import ConfigError
+from genrecall.serve.chaos.load import Client, Outcomes
 
 _WORKERS = (4, 16, 48)
 

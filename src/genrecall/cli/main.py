@@ -8,9 +8,11 @@ import sys
 import typer
 
 from genrecall.cli import (
+    ab,
     batch,
     bench,
     bundle,
+    chaos,
     data,
     doctor,
     embed,
@@ -43,9 +45,11 @@ app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
 app.command("serve")(serve.command)
+app.command("chaos")(chaos.command)
 app.command("batch")(batch.command)
 app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
+app.add_typer(ab.app, name="ab")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 

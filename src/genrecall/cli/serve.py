@@ -44,6 +44,8 @@ def command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the worker. Default: all cores but one.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Beams of one batch. Default: about 50 ms of them.")] = None,
+    experiments: Annotated[Path | None, typer.Option(help="TOML file of experiments (see genrecall ab).")] = None,
+    spare: Annotated[bool, typer.Option(help="Keep a second process ready, for when the worker is lost.")] = True,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
     device: Device = "auto",
@@ -52,12 +54,13 @@ def command(
 
     Example: genrecall serve runs/quickstart/bundle --port 8080
     """
+    from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
     from genrecall.serve.worker.lane import WorkerConfig
 
     worker = WorkerConfig(
-        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam
+        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
@@ -69,6 +72,7 @@ def command(
         rate_per_s=rate,
         drain_s=drain_s,
         weights=_weights(weight or []),
+        experiments=() if experiments is None else read_layers(experiments),
         worker=None if classic_only else worker,
         insecure=insecure,
     )

@@ -102,4 +102,5 @@ def versions_of(release: Release, role: str, channels: tuple[str, ...]) -> Versi
         fusion=release.fusion(channels).config.method,
         genrecall=__version__,
         release=role,
+        arms={},
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from genrecall.errors import ConfigError
+from genrecall.experiment.assignment import Layer
 from genrecall.serve.worker.lane import WorkerConfig
 
 
@@ -29,6 +30,7 @@ class ServeConfig:
         drain_s: how long a stop waits for requests on their way.
         weights: of channels in the fusion, for bundles that ship none.
         worker: of the generative channel; None serves classic channels only.
+        experiments: layers; an arm's settings hold for requests that do not set them.
         explained: answers that ``/v1/explain`` remembers.
         insecure: allow an address that others reach without keys.
     """
@@ -45,6 +47,7 @@ class ServeConfig:
     drain_s: float = 30.0
     weights: Mapping[str, float] = field(default_factory=dict)
     worker: WorkerConfig | None = field(default_factory=WorkerConfig)
+    experiments: Sequence[Layer] = ()
     explained: int = 2000
     insecure: bool = False
 

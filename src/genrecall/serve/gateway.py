@@ -92,6 +92,7 @@ async def serve(
         await asyncio.gather(*tasks)
         watching.cancel()
         await service.ingest.close()
+        service.arms.close()
         await releases.close()
         state.close()
         admin_path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering
 from genrecall.serve.admission import grant
 from genrecall.serve.answering import Outcome
+from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import depth_of
 from genrecall.serve.explain import explained
@@ -61,11 +62,14 @@ class Service:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
         self.limiter = Limiter(config.max_inflight, config.deadline_s)
+        self.arms = Arms(config)
         self.inflight = 0
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
         """Answer one request by its deadline, with whatever is there by then."""
         begun = time.perf_counter()
+        arms = self.arms.of(request.user_id)
+        request = self.arms.applied(request, arms)
         release, role = self.releases.pick(request.user_id or request_id)
         release.inflight += 1
         self.inflight += 1
@@ -75,6 +79,7 @@ class Service:
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
             answer = self._pack(request, request_id, release, role, plan, outcomes)
+            answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
             self.inflight -= 1
@@ -88,6 +93,7 @@ class Service:
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         self._measure(answer, request.k, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
+        self.arms.exposed(request, answer)
         lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
         return answer

@@ -1,5 +1,6 @@
 """The gateway's side of the worker: asks it, watches it, starts it again.
 
+A second process stands by with everything imported, so that a lost worker is replaced in the time of opening a bundle.
 States: ``starting`` (no bundle yet) → ``ready`` → ``stalled`` (no beat for STALLED_S) → killed after HUNG_S, or the
 process ends by itself → ``starting`` after a pause that doubles with each failure. A request that was being computed
 twice when a worker died is refused from then on: it may be what kills workers.
@@ -40,6 +41,7 @@ class WorkerConfig:
         threads: of torch.
         batch_rows: beams of one batch.
         beam: W; the bundle's unless given.
+        spare: keep a second process with its imports done.
         start_s: a bundle that takes longer to open and warm is given up.
     """
 
@@ -47,6 +49,7 @@ class WorkerConfig:
     threads: int | None = None
     batch_rows: int | None = None
     beam: int | None = None
+    spare: bool = True
     start_s: float = 600.0
 
 
@@ -88,6 +91,7 @@ class WorkerLane:
         self.restarts = 0
         self.facts: Opened | None = None
         self._connection: _Connection | None = None
+        self._spare: _Connection | None = None
         self._pending: dict[int, _Asked] = {}
         self._number = self._rows = 0
         self._last_beat = self._started_at = time.monotonic()
@@ -172,6 +176,8 @@ class WorkerLane:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        if self._spare is not None:
+            await _end(self._spare)
 
     async def _supervise(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -185,13 +191,12 @@ class WorkerLane:
             await asyncio.sleep(pause)
             self.restarts += 1
 
-    async def _live(self) -> None:
-        """One worker, from its start to its end."""
+    async def _spawn(self, *, spare: bool) -> _Connection:
         ours, theirs = socket.socketpair()
         config = self.config
         arguments = [
             str(theirs.fileno()), str(self.bundle), config.device, str(config.threads or 0),
-            str(config.batch_rows or 0), str(config.beam or 0),
+            str(config.batch_rows or 0), str(config.beam or 0), str(int(spare)),
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "genrecall.serve.worker.process", *arguments,
@@ -200,7 +205,27 @@ class WorkerLane:
         theirs.close()
         ours.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        connection = self._connection = _Connection(process, writer, reader)
+        return _Connection(process, writer, reader)
+
+    async def _stand_by(self) -> None:
+        """Have a spare, once the worker itself is warm."""
+        await self._warm.wait()
+        if self.config.spare and (self._spare is None or self._spare.process.returncode is not None):
+            self._spare = await self._spawn(spare=True)
+
+    async def _next(self) -> _Connection:
+        """The spare, told to go on, or a new process."""
+        spare, self._spare = self._spare, None
+        if spare is None or spare.process.returncode is not None:
+            return await self._spawn(spare=False)
+        spare.writer.write(frames.packed(b""))
+        return spare
+
+    async def _live(self) -> None:
+        """One worker, from its start to its end."""
+        connection = self._connection = await self._next()
+        process, writer, reader = connection.process, connection.writer, connection.reader
+        standing_by = asyncio.create_task(self._stand_by())
         self._last_beat = self._started_at = time.monotonic()
         watcher = asyncio.create_task(self._watch(connection))
         try:
@@ -209,11 +234,8 @@ class WorkerLane:
         finally:
             self._connection = None
             watcher.cancel()
-            writer.close()
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGKILL)
-            await process.wait()
+            standing_by.cancel()
+            await _end(connection)
             self._bury()
 
     def _hear(self, message: Opened | Found | Failed | Beat, connection: _Connection) -> None:
@@ -254,6 +276,14 @@ class WorkerLane:
                 entry.future.set_exception(LaneFailedError("the worker ended"))
         while len(self._suspects) > _MAX_SUSPECTS:
             self._suspects.pop(next(iter(self._suspects)))
+
+
+async def _end(connection: _Connection) -> None:
+    connection.writer.close()
+    if connection.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            connection.process.send_signal(signal.SIGKILL)
+    await connection.process.wait()
 
 
 def _listed(message: Found) -> Listed:

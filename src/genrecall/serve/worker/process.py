@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -188,15 +189,31 @@ class Worker:
 
 
 def main(arguments: list[str]) -> None:
-    """``process FD BUNDLE DEVICE THREADS BATCH_ROWS BEAM``; 0 stands for automatic."""
+    """``process FD BUNDLE DEVICE THREADS BATCH_ROWS BEAM SPARE``; 0 stands for automatic.
+
+    A spare imports everything and then waits for a first frame: imports are nearly all of the time that starting takes.
+    """
     import torch
 
-    descriptor, bundle, device, threads, batch_rows, beam = arguments
+    descriptor, bundle, device, threads, batch_rows, beam, spare = arguments
     if int(threads):
         torch.set_num_threads(int(threads))
     connection = socket.socket(fileno=int(descriptor))
+    if int(spare):
+        _import_models(Path(bundle))
+        if frames.receive(connection) is None:
+            return
     shop = Recommender.load(bundle, device=device, beam=int(beam) or None)
     Worker(shop, connection, int(batch_rows) or None).run()
+
+
+def _import_models(bundle: Path) -> None:
+    """What opening the bundle's models would import; its weights are not read."""
+    for config in bundle.glob("model*/config.json"):
+        from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.from_pretrained(config.parent, local_files_only=True))]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""`genrecall ab`: what experiments say, and whether the statistics can be believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genrecall.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(help="A/B tests.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """A/B tests."""
+
+
+@app.command()
+def report(
+    experiments: Annotated[Path, typer.Argument(help="The TOML file that the service ran with.")],
+    state: Annotated[Path, typer.Option("--state", help="Of that service: its exposures and events.")],
+    window_hours: Annotated[float, typer.Option(help="An event so long after an answer counts.")] = 24.0,
+    before_days: Annotated[float, typer.Option(help="What CUPED looks back at.")] = 14.0,
+    planned: Annotated[int, typer.Option(help="Users at which the sequential interval is tightest.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Sample ratio, differences with CUPED, intervals of one and of many looks, guardrails.
+
+    Example: genrecall ab report experiments.toml --state runs/shop/state
+    """
+    from genrecall.experiment.assignment import read_layers
+    from genrecall.experiment.exposure import read_exposures
+    from genrecall.experiment.report import ReportConfig, to_markdown
+    from genrecall.experiment.report import report as made
+    from genrecall.serve.arms import FILE
+    from genrecall.serve.state.store import UserState
+
+    config = ReportConfig(window_s=window_hours * 3600, before_s=before_days * 86_400, planned=planned)
+    users = UserState(state)
+
+    def events() -> Iterator[tuple[str, str, float]]:
+        for _, event in users.log():
+            if event.item_id is not None and event.event in ("click", "cart", "order"):
+                yield event.user_id, event.item_id, float(event.timestamp or 0)
+
+    found = [made(layer, read_exposures(state / FILE), events(), config) for layer in read_layers(experiments)]
+    users.close()
+    print(json.dumps(found, indent=2) if as_json else "\n".join(map(to_markdown, found)))
+
+
+@app.command()
+def simulate(
+    effect: Annotated[float, typer.Option(help="Relative effect that is really there; 0 is an A/A test.")] = 0.0,
+    users: Annotated[int, typer.Option(min=100, help="Of one experiment.")] = 2000,
+    trials: Annotated[int, typer.Option(min=10, help="Experiments.")] = 200,
+    looks: Annotated[int, typer.Option(min=1, help="At each of them, while it grows.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Run experiments with known truth, and count how often the statistics were wrong.
+
+    Example: genrecall ab simulate --effect 0.05 --users 5000
+    """
+    import numpy as np
+
+    from genrecall.experiment.simulator import World, trial
+
+    world = World(users=users, effect=effect)
+    done = [trial(world, seed, looks=looks) for seed in range(trials)]
+    found = {
+        "truth": world.truth,
+        "mean_difference": float(np.mean([t.once.value for t in done])),
+        "one_look_covers": float(np.mean([t.once.low <= world.truth <= t.once.high for t in done])),
+        "one_look_sees_it": float(np.mean([not t.once.low <= 0 <= t.once.high for t in done])),
+        "always_valid_missed_at_any_look": float(np.mean([t.missed_at_any_look for t in done])),
+        "one_look_interval_missed_at_any_look": float(np.mean([t.missed_once_at_any_look for t in done])),
+        "variance_less_by_cuped": float(np.mean([t.once.reduction for t in done])),
+    }
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        print(f"{name:40}{value:10.4f}")

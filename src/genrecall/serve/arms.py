@@ -1,0 +1,66 @@
+"""Experiments in the gateway: a user's arms decide what a request leaves open, and every answer is logged."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from genrecall.experiment.exposure import Exposure, ExposureLog
+from genrecall.serve.config import ServeConfig
+from genrecall.serve.schema import Answer, Recommend, Search
+
+FILE = "exposures.jsonl"
+
+
+class Arms:
+    """The experiments of one service; without any, nothing is logged.
+
+    Args:
+        config: holds the layers, and where the log goes.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._layers = config.experiments
+        self._log = ExposureLog(config.state / FILE) if self._layers else None
+
+    def of(self, user_id: str | None) -> dict[str, str]:
+        """A user's arm in each layer; those without a name are in none."""
+        if user_id is None or self._log is None:
+            return {}
+        found = {layer.name: layer.arm_of(user_id) for layer in self._layers}
+        return {layer: arm for layer, arm in found.items() if arm is not None}
+
+    def applied(self, request: Recommend | Search, arms: dict[str, str]) -> Recommend | Search:
+        """The request with what its arms say; what it says itself stands."""
+        changes: dict[str, object] = {}
+        for layer in self._layers:
+            arm = layer.arms.get(arms.get(layer.name, ""))
+            if arm is not None and arm.channels is not None and request.channels is None:
+                changes["channels"] = list(arm.channels)
+            if arm is not None and arm.beam is not None and request.beam is None:
+                changes["beam"] = arm.beam
+        return msgspec.structs.replace(request, **changes) if changes else request
+
+    def exposed(self, request: Recommend | Search, answer: Answer) -> None:
+        """Log what a user of an experiment was answered."""
+        if self._log is None or request.user_id is None or not answer.versions.arms:
+            return
+        self._log.append(
+            Exposure(
+                time=time.time(),
+                user_id=request.user_id,
+                request_id=answer.request_id,
+                arms=answer.versions.arms,
+                items=[item.item_id for item in answer.items],
+                total_ms=answer.timing_ms["total"],
+                degraded=answer.coverage.degraded,
+                filled=answer.coverage.filled,
+                k=request.k,
+            )
+        )
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._log is not None:
+            self._log.close()

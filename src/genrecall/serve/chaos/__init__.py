@@ -1,0 +1,1 @@
+"""Promises of the service, and the means to break them on your own machine."""
