@@ -1,0 +1,113 @@
+"""Load on an engine: closed loop for the rate that saturates it, open loop for what a user waits at a given rate.
+
+Open loop: requests arrive as a Poisson process whether or not others have been answered, and latency counts from the
+arrival, so that queueing is seen (Schroeder, Wierman & Harchol-Balter 2006, "Open versus closed"). One thread arrives
+and drives the engine; a late arrival is counted from when it should have come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Answer, Request
+from genrecall.engine.loop import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Answers of an open loop.
+
+    Attributes:
+        rate: requests per second that arrived.
+        answered: requests per second that were answered.
+        p50_ms, p95_ms, p99_ms: from arrival to answer.
+        refused: requests without an answer.
+    """
+
+    rate: float
+    answered: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: int
+
+
+def saturated(engine: Engine, make: Callable[[int], Request], *, outstanding: int, seconds: float) -> float:
+    """Requests per second while ``outstanding`` are always there; the first third of the time does not count."""
+    done: list[float] = []
+    given = 0
+
+    def deliver(outcome: Outcome) -> None:
+        assert isinstance(outcome, Answer), "every request of a benchmark has an answer"
+        done.append(time.perf_counter())
+
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(done) < 2:
+        while given - len(done) < outstanding:
+            engine.submit(make(given), deliver)
+            given += 1
+        engine.advance()
+    while not engine.loop.idle:
+        engine.advance()
+    begin, end = start + seconds / 3, start + seconds
+    # From the first answer counted to the last: whole batches come at once.
+    stamps = np.array([stamp for stamp in done if begin <= stamp <= end] or done)
+    steps = np.unique(stamps)
+    if len(steps) < 2:
+        return len(done) / (done[-1] - start)
+    return float((stamps > steps[0]).sum() / (steps[-1] - steps[0]))
+
+
+def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, seconds: float, seed: int = 0) -> Latency:
+    """Latencies at a rate of arrivals."""
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1 / rate, max(int(rate * seconds), 2)))
+    waits: list[float] = []
+    refused = 0
+    start = time.perf_counter()
+
+    def deliver_from(arrival: float) -> Callable[[Outcome], None]:
+        def deliver(outcome: Outcome) -> None:
+            nonlocal refused
+            if isinstance(outcome, Answer):
+                waits.append(time.perf_counter() - start - arrival)
+            else:
+                refused += 1
+
+        return deliver
+
+    given = 0
+    while given < len(arrivals) or not engine.loop.idle:
+        now = time.perf_counter() - start
+        while given < len(arrivals) and arrivals[given] <= now:
+            engine.submit(make(given), deliver_from(float(arrivals[given])))
+            given += 1
+        if engine.loop.idle:
+            time.sleep(min(max(arrivals[given] - now, 0.0), 5e-5) if given < len(arrivals) else 0.0)
+        else:
+            engine.advance()
+    p50, p95, p99 = (1e3 * np.percentile(waits, [50, 95, 99])).tolist() if waits else (np.inf,) * 3
+    answered = len(waits) / (time.perf_counter() - start)
+    return Latency(rate=rate, answered=answered, p50_ms=p50, p95_ms=p95, p99_ms=p99, refused=refused)
+
+
+def highest_rate(
+    engine: Engine, make: Callable[[int], Request], *, slo_ms: float, ceiling: float, seconds: float, probes: int
+) -> tuple[Latency | None, Sequence[Latency]]:
+    """The highest rate below ``ceiling`` whose p99 keeps the objective, by bisection; and all probes."""
+    low, high = 0.0, ceiling
+    best, tried = None, []
+    for probe in range(probes):
+        rate = 0.8 * ceiling if probe == 0 else (low + high) / 2
+        found = open_loop(engine, make, rate=rate, seconds=seconds, seed=probe)
+        tried.append(found)
+        if found.p99_ms <= slo_ms and not found.refused:
+            low, best = rate, found
+        else:
+            high = rate
+    return best, tried
