@@ -61,7 +61,7 @@ def test_prefill_and_steps_equal_transformers(name):
     tokens_of = sid_tokens(CODES)
     weights = read_weights(model.state_dict(), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain())
     decoder = Decoder(shape, weights, Plain())
-    decoder.allocate(pages=12, page_tokens=PAGE, suffix_rows=10, requests=4)
+    decoder.allocate(pages=12, page_tokens=PAGE, prompt_dtype=torch.float32, suffix_rows=10, requests=4)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 20, (n,), generator=generator).tolist() for n in (11, 3, 1)]
     pages = [[3, 1, 2], [5], [4]]

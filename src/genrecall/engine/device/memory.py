@@ -35,8 +35,8 @@ class PromptMemory:
     def wipe(self, pages: Sequence[int]) -> None:
         """Overwrite pages with zeros."""
         chosen = torch.tensor(pages, dtype=torch.int64, device=self._keys.device)
-        self._keys.index_fill_(1, chosen, 0)
-        self._values.index_fill_(1, chosen, 0)
+        for tensor in (self._keys, self._values):
+            tensor.view(torch.uint8).index_fill_(1, chosen, 0)  # as bytes: fp8 has no fill of its own
 
 
 class SuffixMemory:
