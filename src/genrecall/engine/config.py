@@ -74,8 +74,8 @@ class EngineConfig:
             float32.
         weights: what linear layers multiply: ``plain`` (as ``dtype`` says), ``fp8`` (weights and inputs, results in
             bfloat16) or ``int8`` (weights alone).
-        prompt_kv: in what keys and values of prompts are kept: ``plain`` (as ``dtype`` says) or ``fp8``, which holds twice
-            the tokens of bfloat16. What beams add is always plain.
+        prompt_kv: in what keys and values of prompts are kept: ``plain`` (as ``dtype`` says) or ``fp8``, which takes
+            half of bfloat16's bytes. What beams add is always plain.
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
             of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
             ``normalise="level"`` nothing is forced.
