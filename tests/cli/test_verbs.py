@@ -169,6 +169,6 @@ def test_doctor_names_what_there_is() -> None:
     found = {line["what"]: line for line in json.loads(result.stdout)}
     assert result.exit_code == 0
     assert found["core: torch"]["state"] == "ok"
-    assert "kernel beam_attention" in found
-    assert "kernel trie_topk" in found
+    assert "kernel paged_attention" in found
+    assert "kernel trie_select" in found
     assert all(line["fix"] for line in found.values() if line["state"] == "missing")

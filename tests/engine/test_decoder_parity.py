@@ -35,7 +35,7 @@ def packed(prompts: list[list[int]], cached: list[int], pages: list[list[int]]) 
     plan = StepPlan(kind=Kind.SEARCH, catalog=0, seats=seats)
     shape = BatchShape.of(plan)
     flat = torch.zeros(shape.size, dtype=torch.int32)
-    pack(plan, shape, prompts, [-1] * len(prompts), PAGE, flat.numpy())
+    pack(plan, shape, prompts, [-1] * len(prompts), [-1] * len(prompts), PAGE, flat.numpy())
     batch = Batch.view(flat, shape, torch.arange(9, dtype=torch.int32))
     return batch.tokens, batch
 
@@ -61,7 +61,7 @@ def test_prefill_and_steps_equal_transformers(name):
     tokens_of = sid_tokens(CODES)
     weights = read_weights(model.state_dict(), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain())
     decoder = Decoder(shape, weights, Plain())
-    decoder.allocate(pages=12, page_tokens=PAGE, suffix_rows=10, requests=4)
+    decoder.allocate(pages=12, page_tokens=PAGE, prompt_dtype=torch.float32, suffix_rows=10, requests=4)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 20, (n,), generator=generator).tolist() for n in (11, 3, 1)]
     pages = [[3, 1, 2], [5], [4]]

@@ -116,6 +116,23 @@ def test_scores_over_kept_prefixes(setting):
         assert scores.tolist() == pytest.approx(answer.scores, abs=near)
 
 
+def test_prompts_in_fp8_answer_nearly_alike():
+    """Half the bytes of a token in bf16, a quarter in float32; what is lost is the rounding of fp8."""
+    trie, requests = catalog(0), ask(histories(1), catalog(0))
+    plain, narrow = (
+        Engine(make_model(), trie, sid_tokens(SPACE.codes), EngineConfig(device="cpu", prompt_kv=kept))
+        for kept in ("plain", "fp8")
+    )
+    assert narrow.loop.runner.decoder.memory.nbytes * 4 == plain.loop.runner.decoder.memory.nbytes
+    asked = [answer.sids for answer in plain.generate(requests)]
+    exact, near = (np.concatenate(engine.score(requests, asked)) for engine in (plain, narrow))
+    assert 0 < np.abs(near - exact).mean() < 0.05 * np.abs(exact).mean()
+    for request in requests:
+        narrow.purge(request.user)
+    memory = narrow.loop.runner.decoder.memory
+    assert all(not tensor.view(torch.uint8).any() for tensor in (*memory.keys, *memory.values))
+
+
 def test_a_swap_leaves_those_in_flight_with_their_catalog(setting):
     config, near, rounds = setting
     tries = [catalog(seed, items) for seed, items in ((0, 60), (5, 90), (6, 30))]

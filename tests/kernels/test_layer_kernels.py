@@ -60,13 +60,25 @@ def test_swiglu(device, width):
     torch.testing.assert_close(swiglu(x).double(), F.silu(gate) * up, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("width", [32, 5000])
+@pytest.mark.parametrize("width", [32, 48, 5000, 8960])
 def test_swiglu_fp8(fp8_device, width):
     x = rand(3, 2 * width, device=fp8_device)
     gate, up = x.double().chunk(2, -1)
     exact = F.silu(gate) * up
     found = swiglu_fp8(x)
     assert _steps_off(found.values, found.scale, exact) <= 1.01
+
+
+@pytest.mark.parametrize("width", [1, 48, 300])
+def test_swiglu_fp8_covers_every_width(device, width):
+    """Scales, and values to a half: the interpreter cuts off mantissa bits of fp8."""
+    x = rand(3, 2 * width, device=device)
+    gate, up = x.double().chunk(2, -1)
+    exact = F.silu(gate) * up
+    found = swiglu_fp8(x)
+    torch.testing.assert_close(found.scale[:, 0].double(), exact.abs().amax(1) / 448, atol=0, rtol=1e-5)
+    off = (found.values.double() * found.scale.double() - exact).abs()
+    assert bool((off <= exact.abs() / 2 + found.scale.double() / 64).all())
 
 
 def test_rows_of_zeros_can_be_quantised(device):

@@ -161,9 +161,9 @@ def _engine(
         return Request(tokens=tuple(prompts[number % len(prompts)]), beam=beam)
 
     scheduler = engine.loop.scheduler
-    # A lone user and an open loop meet batches of every size up to the largest.
-    every = bench.alone or bench.rate is not None or bench.slo_ms is not None
-    batches = range(1, max(sizes) + 1) if every else sizes
+    # Open loops meet batches of every size up to the largest, and on a GPU each is a graph of its own.
+    open_loops = bench.alone or bench.rate is not None or bench.slo_ms is not None
+    batches = range(1, max(sizes) + 1) if open_loops and device.type == "cuda" else sizes
     found: dict[str, Any] = {"warm_up_s": engine.warm_up([make(0)], batches=tuple(batches))}
     rates = {}
     for size in sizes:

@@ -10,12 +10,12 @@ import torch
 
 _KINDS = (
     ("linear layers", ("gemm", "nvjet", "cutlass", "cublas", "xmma", "scaled_mm", "int8_linear", "splitk")),
-    ("attention", ("attend", "attention", "combine")),
-    ("selection", ("measure", "histogram", "count_rows", "write", "select", "normaliser", "radix")),
-    ("norms", ("rms_norm",)),
-    ("rotation", ("rotary",)),
-    ("activation", ("swiglu",)),
-    ("quantisation", ("quantize",)),
+    ("attention", ("_attend", "_join")),
+    ("selection", ("measure", "histogram", "count_rows", "write", "select_whole", "normaliser")),
+    ("norms", ("_norm",)),
+    ("rotation", ("_rotate",)),
+    ("activation", ("_product", "_quantized_product")),
+    ("quantisation", ("_quantize",)),
     ("copies", ("memcpy", "memset")),
 )
 

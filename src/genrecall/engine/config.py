@@ -10,6 +10,7 @@ from genrecall.errors import ConfigError
 Normalise = Literal["trie", "level"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("plain", "fp8", "int8")
+PROMPT_KV = ("plain", "fp8")
 FORCED = ("auto", "skip", "run")
 
 
@@ -73,6 +74,8 @@ class EngineConfig:
             float32.
         weights: what linear layers multiply: ``plain`` (as ``dtype`` says), ``fp8`` (weights and inputs, results in
             bfloat16) or ``int8`` (weights alone).
+        prompt_kv: in what keys and values of prompts are kept: ``plain`` (as ``dtype`` says) or ``fp8``, which takes
+            half of bfloat16's bytes. What beams add is always plain.
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
             of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
             ``normalise="level"`` nothing is forced.
@@ -86,6 +89,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     weights: str = "plain"
+    prompt_kv: str = "plain"
     forced: str = "auto"
     max_rows: int | None = None
     max_prompt_tokens: int = 16384
@@ -102,6 +106,7 @@ class EngineConfig:
         choices = (
             ("precision", self.dtype, DTYPES),
             ("weights", self.weights, WEIGHTS),
+            ("prompt_kv", self.prompt_kv, PROMPT_KV),
             ("forced", self.forced, FORCED),
         )
         for name, value, allowed in choices:

@@ -117,6 +117,13 @@ class Engine:
             trie = self.trie
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=trie.num_items)
+            if request.seed is not None and self.config.normalise != "trie":
+                raise ConfigError(
+                    "SIDs cannot be sampled under this normalisation",
+                    seen=self.config.normalise,
+                    allowed="trie: only there the codes after a prefix have probabilities that sum to 1",
+                    fix="leave seed out, or search with normalise='trie'",
+                )
             widths = request.widths(trie.space.levels, self.config.beam)
             if trie.num_items == 0:
                 deliver(Answer(sids=[], scores=[], short=True))

@@ -63,9 +63,12 @@ def assemble(
         patience_s=budgets.patience_s,
     )
     places = fit_requests(budgets.requests)
-    pages = _pages(decoder, config, device, dtype)
+    kv_dtype = torch.float8_e4m3fn if config.prompt_kv == "fp8" else dtype
+    pages = _pages(decoder, config, device, kv_dtype)
     suffix_rows = fit(limits.widest) * (len(sid_tokens) - 1) if device.type == "cuda" else 0
-    decoder.allocate(pages=pages, page_tokens=budgets.page_tokens, suffix_rows=suffix_rows, requests=places)
+    decoder.allocate(
+        pages=pages, page_tokens=budgets.page_tokens, prompt_dtype=kv_dtype, suffix_rows=suffix_rows, requests=places
+    )
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"

@@ -1,6 +1,6 @@
 """A plan as tensors: the only place where host data goes to the device, in one copy of 32-bit integers.
 
-    | table R·Q | length R | new R | there R | last R | filter R | starts R+1 | widths L·R | begins L·(R+1) |
+    | table R·Q | length R | new R | there R | last R | filter R | seed R | starts R+1 | widths L·R | begins L·(R+1) |
     | token T | position T | slot T |
 
 The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
@@ -48,7 +48,8 @@ class BatchShape:
         """Where each field lies."""
         r, levels, t = self.requests, self.levels, self.tokens
         sizes = {
-            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "starts": r + 1,
+            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r,
+            "starts": r + 1,
             "widths": levels * r, "begins": levels * (r + 1), "token": t, "position": t, "slot": t,
         }  # fmt: skip
         ends = np.cumsum(list(sizes.values())).tolist()
@@ -68,6 +69,7 @@ class Batch:
         tokens: int32 (T,).
         prompts: where they belong.
         filters: int32 (R,), the row of each request's item filter; -1 for none.
+        seeds: int32 (R,), of requests that want a sample; -1 for none.
         widths: int32 (L, R).
         begins: int32 (L, R+1), the first row of each request after each level.
         root: one row for each request that is there.
@@ -76,6 +78,7 @@ class Batch:
     tokens: torch.Tensor
     prompts: PromptRows
     filters: torch.Tensor
+    seeds: torch.Tensor
     widths: torch.Tensor
     begins: torch.Tensor
     root: RowRanges
@@ -99,6 +102,7 @@ class Batch:
             tokens=at["token"],
             prompts=prompts,
             filters=at["filter"],
+            seeds=at["seed"],
             widths=at["widths"].view(shape.levels, r),
             begins=at["begins"].view(shape.levels, r + 1),
             root=root,
@@ -110,6 +114,7 @@ def pack(
     shape: BatchShape,
     prompts: Sequence[Sequence[int]],
     filters: Sequence[int],
+    seeds: Sequence[int],
     page_tokens: int,
     out: np.ndarray,
 ) -> None:
@@ -120,6 +125,7 @@ def pack(
         shape: of the plan.
         prompts: the tokens of each seat.
         filters: the row of each seat's item filter, -1 for none.
+        seeds: of each seat, -1 for none.
         page_tokens: P.
         out: int32 (``shape.size``,).
     """
@@ -137,6 +143,8 @@ def pack(
     at["last"][: len(seats)] = ends - 1
     at["filter"][:] = -1
     at["filter"][: len(seats)] = filters
+    at["seed"][:] = -1
+    at["seed"][: len(seats)] = seeds
     at["slot"][:] = -1
     for row, (seat, tokens, end) in enumerate(zip(seats, prompts, ends.tolist(), strict=True)):
         table[row, : len(seat.pages)] = seat.pages

@@ -19,6 +19,7 @@ from genrecall.engine.device.batch import Batch, request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
+from genrecall.engine.device.sampling import draw
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
 from genrecall.kernels.rows import RowRanges, compact_rows
@@ -34,12 +35,14 @@ class SearchShape:
         widest: the most rows of one request after any level, rounded up to a power of two.
         most_children: of a node before each level.
         filtered: whether any request has an item filter.
+        sampled: whether any request wants a sample.
     """
 
     rows: tuple[int, ...]
     widest: int
     most_children: tuple[int, ...]
     filtered: bool
+    sampled: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +54,7 @@ class Frontier:
         node: int32 (M,).
         codes: int32 (M, depth).
         score: float32 (M,), -inf in padding.
+        key: float32 (M,), what was ranked by: the score, or the perturbed one of a sample.
         ancestry: int32 (M, depth-1), suffix rows of the codes before the last; meaningless for resolved beams.
         parent: int32 (M,), row in the frontier before.
         broken: int32 (R,), 1 where a logit that counts was not finite.
@@ -60,6 +64,7 @@ class Frontier:
     node: torch.Tensor
     codes: torch.Tensor
     score: torch.Tensor
+    key: torch.Tensor
     ancestry: torch.Tensor
     parent: torch.Tensor
     broken: torch.Tensor
@@ -100,7 +105,7 @@ class BeamSearch:
         node = torch.full((places,), ROOT, dtype=torch.int32, device=device)
         score = torch.zeros(places, dtype=torch.float32, device=device)
         row = torch.arange(places, dtype=torch.int32, device=device)
-        beams = Beams(node=node, score=score, logits_row=row, ranges=batch.root)
+        beams, key = Beams(node=node, score=score, logits_row=row, ranges=batch.root), score
         codes = ancestry = node.new_empty(places, 0)
         node_filter = self.catalog.node_filter(batch.filters) if shape.filtered else None
         trail: list[Frontier] = []
@@ -111,8 +116,14 @@ class BeamSearch:
                 logits, logits_row, ancestry = self._forward(frontier, level, reading, written, shape.widest)
                 written += len(frontier.node)
                 beams = Beams(node=frontier.node, score=frontier.score, logits_row=logits_row, ranges=frontier.ranges)
+                key = frontier.key
+            children, drawn = self.catalog.children(level), None
+            ranked, by = beams, logits
+            if shape.sampled:
+                drawn = draw(logits, beams, children, key, batch.seeds)
+                ranked, by = drawn.beams, drawn.logits
             best = trie_select(
-                logits, beams, self.catalog.children(level), batch.widths[level], batch.begins[level],
+                by, ranked, children, batch.widths[level], batch.begins[level],
                 rows=rows, most_beams=widest, normalise=self.normalise, node_filter=node_filter,
             )  # fmt: skip
             codes = torch.cat([codes[best.parent], best.code[:, None]], dim=1)
@@ -121,7 +132,8 @@ class BeamSearch:
                     ranges=best.ranges,
                     node=best.node,
                     codes=codes,
-                    score=best.score,
+                    score=drawn.score_of(best, beams.score) if drawn else best.score,
+                    key=best.score,
                     ancestry=ancestry[best.parent],
                     parent=best.parent,
                     broken=best.broken,

@@ -114,11 +114,13 @@ class Decoder:
         """Input vectors (M, E) of int32 (M,) tokens."""
         return F.embedding(tokens, self.weights.embedding)
 
-    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+    def allocate(
+        self, *, pages: int, page_tokens: int, prompt_dtype: torch.dtype, suffix_rows: int, requests: int
+    ) -> None:
         """Make room for prompts and beams; ``requests`` is the most of one batch."""
         like = self.weights.embedding
         self.memory = PromptMemory(
-            self.architecture, pages=pages, page_tokens=page_tokens, dtype=like.dtype, device=like.device
+            self.architecture, pages=pages, page_tokens=page_tokens, dtype=prompt_dtype, device=like.device
         )
         self.suffix = SuffixMemory(self.architecture, rows=suffix_rows, dtype=like.dtype, device=like.device)
 

@@ -8,8 +8,10 @@ that is written once a level and never moved; a beam finds its own by ancestry (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from genrecall.engine.device.architecture import Architecture
@@ -23,8 +25,7 @@ class PromptMemory:
     ) -> None:
         self.page_tokens = page_tokens
         size = (shape.layers, pages, shape.kv_heads, page_tokens, shape.head_width)
-        self._keys = torch.zeros(size, dtype=dtype, device=device)
-        self._values = torch.zeros(size, dtype=dtype, device=device)
+        self._keys, self._values = _zeros(size, dtype, device), _zeros(size, dtype, device)
         self.keys, self.values = self._keys.unbind(), self._values.unbind()
 
     @property
@@ -35,8 +36,8 @@ class PromptMemory:
     def wipe(self, pages: Sequence[int]) -> None:
         """Overwrite pages with zeros."""
         chosen = torch.tensor(pages, dtype=torch.int64, device=self._keys.device)
-        self._keys.index_fill_(1, chosen, 0)
-        self._values.index_fill_(1, chosen, 0)
+        for tensor in (self._keys, self._values):
+            tensor.view(torch.uint8).index_fill_(1, chosen, 0)  # as bytes: fp8 has no fill of its own
 
 
 class SuffixMemory:
@@ -61,6 +62,14 @@ class SuffixMemory:
     def nbytes(self) -> int:
         """Of the block."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    # numpy asks the system for zeros, which costs nothing until a page is written to; torch would write them.
+    flat = torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8))
+    return flat.view(dtype).view(size)
 
 
 def bytes_a_token(shape: Architecture, dtype: torch.dtype) -> int:

@@ -53,7 +53,9 @@ class SidDecoder(Protocol):
         """What beams add."""
         ...
 
-    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+    def allocate(
+        self, *, pages: int, page_tokens: int, prompt_dtype: torch.dtype, suffix_rows: int, requests: int
+    ) -> None:
         """Make room."""
         ...
 

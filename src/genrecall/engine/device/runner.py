@@ -110,13 +110,14 @@ class Runner:
         plan: StepPlan,
         prompts: Sequence[Sequence[int]],
         masks: Sequence[np.ndarray | None],
+        seeds: Sequence[int],
         *,
         trace: bool = False,
     ) -> Flight:
         """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R)."""
         began = self._begin()
         filters = self.catalog.filter(masks)
-        batch, shape = self._send(plan, prompts, filters)
+        batch, shape = self._send(plan, prompts, filters, seeds)
         reading = self._read(batch, shape)
         widest = max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
@@ -124,6 +125,7 @@ class Runner:
             widest=1 << (widest - 1).bit_length(),
             most_children=self.catalog.most_children,
             filtered=any(row >= 0 for row in filters),
+            sampled=any(seed >= 0 for seed in seeds),
         )
         self.decoder.suffix.reserve(sum(plan.rows[:-1]))
 
@@ -142,7 +144,8 @@ class Runner:
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
         """Score. Results are float32 (L, n) seen as integers."""
         began = self._begin()
-        batch, shape = self._send(plan, prompts, [-1] * len(prompts))
+        nothing = [-1] * len(prompts)
+        batch, shape = self._send(plan, prompts, nothing, nothing)
         self.decoder.suffix.reserve(sum(plan.rows[:-1]))
         found = self.scoring.score(batch, self._read(batch, shape), wanted)
         return Flight(plan, found.flatten().view(torch.int32), None, began)
@@ -155,17 +158,17 @@ class Runner:
         return event
 
     def _send(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], filters: Sequence[int]
+        self, plan: StepPlan, prompts: Sequence[Sequence[int]], filters: Sequence[int], seeds: Sequence[int]
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
         if not self._cuda:
-            pack(plan, shape, prompts, filters, page_tokens, self._flat[: shape.size].numpy())
+            pack(plan, shape, prompts, filters, seeds, page_tokens, self._flat[: shape.size].numpy())
         else:
             staged, sent = self._staged[0], self._sent[0]
             if sent is not None:
                 sent.synchronize()
-            pack(plan, shape, prompts, filters, page_tokens, staged[: shape.size].numpy())
+            pack(plan, shape, prompts, filters, seeds, page_tokens, staged[: shape.size].numpy())
             self._flat[: shape.size].copy_(staged[: shape.size], non_blocking=True)
             sent = torch.cuda.Event()
             sent.record()

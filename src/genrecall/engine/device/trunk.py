@@ -86,10 +86,17 @@ class TrunkDecoder:
         """The depth decoder's."""
         return self._depth.suffix
 
-    def allocate(self, *, pages: int, page_tokens: int, suffix_rows: int, requests: int) -> None:
+    def allocate(
+        self, *, pages: int, page_tokens: int, prompt_dtype: torch.dtype, suffix_rows: int, requests: int
+    ) -> None:
         """The depth decoder has a page for each place of a batch."""
-        self._trunk.allocate(pages=pages, page_tokens=page_tokens, suffix_rows=0, requests=requests)
-        self._depth.allocate(pages=requests, page_tokens=_PAGE, suffix_rows=suffix_rows, requests=requests)
+        self._trunk.allocate(
+            pages=pages, page_tokens=page_tokens, prompt_dtype=prompt_dtype, suffix_rows=0, requests=requests
+        )
+        plain = self._bridge.dtype  # one token a request: nothing to save
+        self._depth.allocate(
+            pages=requests, page_tokens=_PAGE, prompt_dtype=plain, suffix_rows=suffix_rows, requests=requests
+        )
         place = torch.arange(requests, dtype=torch.int32, device=self._bridge.device)
         self._place, self._one, self._zero = place, torch.ones_like(place), torch.zeros_like(place)
 

@@ -24,6 +24,8 @@ class Request:
         user: whose prompt it is: what it has in common with the user's earlier ones is not read again. Nobody else's
             request sees any of it. None keeps nothing.
         timeout_s: an answer that cannot be there so many seconds after the request was made is not computed.
+        seed: draw W SIDs without replacement, in proportion to their probability, instead of the best; the same seed
+            draws the same. Scores stay those of the SIDs. None searches. Needs ``normalise="trie"``.
         narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
     """
 
@@ -34,6 +36,7 @@ class Request:
     user: str | None = None
     timeout_s: float | None = None
     narrowest: int | None = None
+    seed: int | None = None
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
@@ -82,6 +85,8 @@ class Request:
                 allowed=f"0 … {vocabulary - 1}",
                 fix="build prompts with the vocabulary that was stored with this model",
             )
+        if self.seed is not None and not 0 <= self.seed < 2**31:
+            raise ConfigError("a seed is out of range", seen=self.seed, allowed="0 … 2^31 - 1", fix="choose another")
         if self.allowed is not None and (self.allowed.shape != (items,) or self.allowed.dtype != np.bool_):
             raise ConfigError(
                 "a request's item filter does not fit the catalog",

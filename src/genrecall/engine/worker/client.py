@@ -166,6 +166,7 @@ def _head(request: Request) -> dict[str, Any]:
         "user": request.user,
         "timeout_s": request.timeout_s,
         "narrowest": request.narrowest,
+        "seed": request.seed,
         "items": None if request.allowed is None else len(request.allowed),
     }
 

@@ -83,6 +83,7 @@ def request_of(frame: Frame) -> Request:
         user=head["user"],
         timeout_s=head["timeout_s"],
         narrowest=head["narrowest"],
+        seed=head["seed"],
     )
 
 

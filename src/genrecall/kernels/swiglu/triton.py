@@ -1,4 +1,4 @@
-"""SwiGLU; with quantisation a row is walked twice, the second time from cache; see ``reference``."""
+"""SwiGLU; a row to be quantised is held in registers, as two powers of two that cover it; see ``reference``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def swiglu_fp8(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=gate_up.device)
     scale = torch.empty(rows, 1, dtype=torch.float32, device=gate_up.device)
-    block = min(4096, triton.next_power_of_2(width))
+    head = triton.next_power_of_2(width + 1) // 2  # the largest power of two that fits
+    tail = triton.next_power_of_2(width - head) if width > head else 0
     _quantized_product[(rows,)](
-        gate_up, gate_up.stride(0), out, scale, width, LARGEST=FP8_MAX, SMALLEST=SMALLEST, BLOCK=block,
-        num_warps=8 if block > 1024 else 4,
+        gate_up, gate_up.stride(0), out, scale, width, LARGEST=FP8_MAX, SMALLEST=SMALLEST, HEAD=head, TAIL=tail,
+        num_warps=16 if head > 2048 else 4,
     )  # fmt: skip
     return out, scale
 
@@ -50,16 +51,24 @@ def _product(gate_up, stride, out, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _quantized_product(
-    gate_up, stride, out, scale, width, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr
-):
+    gate_up, stride, out, scale, width, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, HEAD: tl.constexpr,
+    TAIL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     gate_up += row * stride
-    largest = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, width, BLOCK):
-        largest = tl.maximum(largest, tl.abs(_gated(gate_up, start + tl.arange(0, BLOCK), width)))
-    step = tl.maximum(tl.max(largest, 0), SMALLEST) / LARGEST
+    out += row * width
+    f = tl.arange(0, HEAD)
+    head = _gated(gate_up, f, width)
+    largest = tl.max(tl.abs(head), 0)
+    if TAIL > 0:
+        g = HEAD + tl.arange(0, TAIL)
+        tail = _gated(gate_up, g, width)
+        largest = tl.maximum(largest, tl.max(tl.abs(tail), 0))
+    step = tl.maximum(largest, SMALLEST) / LARGEST
     tl.store(scale + row, step)
-    for start in range(0, width, BLOCK):
-        f = start + tl.arange(0, BLOCK)
-        value = tl.minimum(tl.maximum(_gated(gate_up, f, width) / step, -LARGEST), LARGEST)
-        tl.store(out + row * width + f, value.to(out.dtype.element_ty), mask=f < width)
+    inverse = 1.0 / step
+    head = tl.minimum(tl.maximum(head * inverse, -LARGEST), LARGEST)
+    tl.store(out + f, head.to(out.dtype.element_ty), mask=f < width)
+    if TAIL > 0:
+        tail = tl.minimum(tl.maximum(tail * inverse, -LARGEST), LARGEST)
+        tl.store(out + g, tail.to(out.dtype.element_ty), mask=g < width)
