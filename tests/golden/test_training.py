@@ -1,9 +1,10 @@
 """Small training runs whose figures are written down, so that no change of what training computes goes unseen.
 
-Loss curves agree within a relative 1e-3 (Muon: 1e-2, as it orthogonalises matrices in bfloat16), which leaves room for
-other CPUs and versions of torch. Scores of the best five agree within 0.02, and so do their SIDs, but for ties closer
-than that. Where a change is meant, write the files anew with ``GENRECALL_GOLDEN=write python -m pytest tests/golden``,
-and say in the commit why they changed.
+Loss curves agree within a relative 1e-4 (Muon: 1e-2, as it orthogonalises matrices in bfloat16), which leaves room
+for other CPUs and versions of torch: at this rate AdamW keeps their rounding within 1e-6 over the whole run (at twice
+the rate it grew to 2e-3). Scores of the best five agree within 0.002, and so do their SIDs, but for ties closer than
+that. Where a change is meant, write the files anew with ``GENRECALL_GOLDEN=write python -m pytest tests/golden``, and
+say in the commit why they changed.
 """
 
 import json
@@ -33,7 +34,7 @@ SPACE = SidSpace((4, 4, 2))
 ITEMS = 32
 SIZE = ModelSize(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=48)
 RUNS = {
-    "adamw": ({"optimizer": "adamw", "learning_rate": 1e-2}, 1e-3),
+    "adamw": ({"optimizer": "adamw", "learning_rate": 5e-3}, 1e-4),
     "muon_distil": ({"optimizer": "muon", "learning_rate": 1e-2, "distil": DistilConfig(weight=0.5)}, 1e-2),
 }
 ASKED = ([2], [1, 5, 9], [3, 7, 11, 15], [20, 24, 28, 0, 4])
@@ -112,6 +113,6 @@ def test_the_loss_curve_and_the_best_five_are_those_written_down(world, tmp_path
     best = [(sid, score) for answer in answers for sid, score in list(answer.items())[:5]]
     written = [line.split() for line in golden("best_five", [f"{sid} {score:.4f}" for sid, score in best])]
     wanted = np.asarray([float(score) for _, score in written])
-    np.testing.assert_allclose([score for _, score in best], wanted, atol=0.02)
+    np.testing.assert_allclose([score for _, score in best], wanted, atol=0.002)
     of_written = [answers[place // 5][sid] for place, (sid, _) in enumerate(written)]
-    np.testing.assert_allclose(of_written, wanted, atol=0.02)
+    np.testing.assert_allclose(of_written, wanted, atol=0.002)
