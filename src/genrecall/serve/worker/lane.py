@@ -224,12 +224,11 @@ class WorkerLane:
     async def _live(self) -> None:
         """One worker, from its start to its end."""
         connection = self._connection = await self._next()
-        process, writer, reader = connection.process, connection.writer, connection.reader
         standing_by = asyncio.create_task(self._stand_by())
         self._last_beat = self._started_at = time.monotonic()
         watcher = asyncio.create_task(self._watch(connection))
         try:
-            while (body := await frames.read(reader)) is not None:
+            while (body := await frames.read(connection.reader)) is not None:
                 self._hear(decode_outward(body), connection)
         finally:
             self._connection = None
