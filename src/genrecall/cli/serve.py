@@ -77,7 +77,8 @@ def command(
         insecure=insecure,
     )
     seed = _seeding(bundle, catalog)
-    asyncio.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
+    with asyncio.Runner(loop_factory=_loop()) as runner:
+        runner.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
 
 
 @release.command("status")
@@ -156,6 +157,15 @@ def add(
     from genrecall.serve.http.keys import add as add_key
 
     print(add_key(file, name))
+
+
+def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, where that is installed; Python's own else."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _seeding(bundle: Path, given: Path | None) -> Callable[[UserState], int]:

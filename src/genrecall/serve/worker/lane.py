@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError, Listed
@@ -94,7 +95,7 @@ class WorkerLane:
         self._spare: _Connection | None = None
         self._pending: dict[int, _Asked] = {}
         self._number = self._rows = 0
-        self._last_beat = self._started_at = time.monotonic()
+        self._last_beat = time.monotonic()
         self._suspects: dict[bytes, int] = {}
         self._task: asyncio.Task[None] | None = None
         self._warm = asyncio.Event()
@@ -183,7 +184,11 @@ class WorkerLane:
         pause = _FIRST_PAUSE_S
         while True:
             begun = time.monotonic()
-            await self._live()
+            try:
+                await self._live()
+            except (OSError, frames.FrameError, msgspec.MsgspecError) as error:
+                # A process that cannot be started, or that says what it must not: ended like one that died.
+                log(f"the worker of {self.bundle}: {type(error).__name__}: {error}")
             if not self._warm.is_set():
                 return  # it never worked: starting it again would not help
             pause = _FIRST_PAUSE_S if time.monotonic() - begun > _CALM_S else min(pause * 2, _LONGEST_PAUSE_S)
@@ -225,7 +230,7 @@ class WorkerLane:
         """One worker, from its start to its end."""
         connection = self._connection = await self._next()
         standing_by = asyncio.create_task(self._stand_by())
-        self._last_beat = self._started_at = time.monotonic()
+        self._last_beat = time.monotonic()
         watcher = asyncio.create_task(self._watch(connection))
         try:
             while (body := await frames.read(connection.reader)) is not None:
