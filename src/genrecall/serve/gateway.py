@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 _SWITCH_S = 0.0005
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ async def serve(
     """
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(_SWITCH_S)
+    claimed = claim(config.state)
     state = UserState(config.state)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()
@@ -96,6 +99,28 @@ async def serve(
         await releases.close()
         state.close()
         admin_path.unlink(missing_ok=True)
+        os.close(claimed)
+
+
+def claim(state: Path) -> int:
+    """Hold a state directory for this process, as long as the descriptor that is returned stays open.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            "another service uses this state",
+            seen=str(state),
+            allowed="one service a state directory: delisted items and the admin socket are its own",
+            fix="stop the other one, or give another --state",
+        ) from None
+    return descriptor
 
 
 async def _drain(gate: Gate, drain_s: float) -> None:
