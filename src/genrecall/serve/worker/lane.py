@@ -3,7 +3,7 @@
 A second process stands by with everything imported, so that a lost worker is replaced in the time of opening a bundle.
 States: ``starting`` (no bundle yet) → ``ready`` → ``stalled`` (no beat for STALLED_S) → killed after HUNG_S, or the
 process ends by itself → ``starting`` after a pause that doubles with each failure. A request that was being computed
-twice when a worker died is refused from then on: it may be what kills workers.
+twice when a worker died is refused for ten minutes: it may be what kills workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from genrecall.telemetry import log
 STALLED_S = 1.5
 HUNG_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _CALM_S = 0.2, 10.0, 60.0
-_QUARANTINE_AFTER, _MAX_SUSPECTS = 2, 10_000
+_QUARANTINE_AFTER, _QUARANTINE_S, _MAX_SUSPECTS = 2, 600.0, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class WorkerLane:
         self._pending: dict[int, _Asked] = {}
         self._number = self._rows = 0
         self._last_beat = time.monotonic()
-        self._suspects: dict[bytes, int] = {}
+        self._suspects: dict[bytes, tuple[int, float]] = {}
         self._task: asyncio.Task[None] | None = None
         self._warm = asyncio.Event()
 
@@ -155,7 +155,7 @@ class WorkerLane:
             asked.budget_s,
         )
         fingerprint = hashlib.blake2b(ask.history + repr((ask.profile, ask.text)).encode(), digest_size=16).digest()
-        if self._suspects.get(fingerprint, 0) >= _QUARANTINE_AFTER:
+        if self._is_quarantined(fingerprint):
             raise LaneShedError("quarantined: workers died over this request")
         entry = _Asked(ask, asyncio.get_running_loop().create_future(), fingerprint)
         self._pending[ask.number] = entry
@@ -271,11 +271,16 @@ class WorkerLane:
                 log(f"the worker of {self.bundle} made no progress for {allowed:.0f} s and is ended")
                 connection.process.send_signal(signal.SIGKILL)
 
+    def _is_quarantined(self, fingerprint: bytes) -> bool:
+        deaths, last = self._suspects.get(fingerprint, (0, 0.0))
+        return deaths >= _QUARANTINE_AFTER and time.monotonic() - last < _QUARANTINE_S
+
     def _bury(self) -> None:
         """Fail what a dead worker left, and remember what it was computing."""
         for entry in list(self._pending.values()):
             if entry.running:
-                self._suspects[entry.fingerprint] = self._suspects.get(entry.fingerprint, 0) + 1
+                deaths, _ = self._suspects.pop(entry.fingerprint, (0, 0.0))
+                self._suspects[entry.fingerprint] = deaths + 1, time.monotonic()
             if not entry.future.done():
                 entry.future.set_exception(LaneFailedError("the worker ended"))
         while len(self._suspects) > _MAX_SUSPECTS:
