@@ -15,6 +15,9 @@ runner = CliRunner()
 VERBS = (
     ["quickstart"], ["data", "import"], ["data", "validate"], ["embed"], ["sid", "build"], ["sid", "inspect"],
     ["sid", "append"], ["train"], ["export"], ["load"], ["eval"], ["recommend"], ["doctor"], ["bench", "engine"],
+    ["bench", "serve"],
+    ["serve"], ["release", "stage"], ["release", "delist"], ["keys", "add"], ["batch"], ["chaos"], ["ab", "report"],
+    ["ab", "simulate"],
 )  # fmt: skip
 
 

@@ -130,10 +130,14 @@ def test_a_request_that_kills_workers_twice_is_refused(run: Path) -> None:
             running=True,
         )
         for _ in range(2):
+            assert not worker._is_quarantined(b"f" * 16)
             worker._pending = {1: entry}
             worker._bury()
         assert isinstance(entry.future.exception(), LaneFailedError)
-        assert worker._suspects == {b"f" * 16: 2}
+        assert worker._is_quarantined(b"f" * 16)
+        assert not worker._is_quarantined(b"g" * 16)
+        worker._suspects[b"f" * 16] = 2, time.monotonic() - 601
+        assert not worker._is_quarantined(b"f" * 16)
 
     asyncio.run(scenario())
 

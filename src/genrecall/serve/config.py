@@ -32,6 +32,7 @@ class ServeConfig:
         worker: of the generative channel; None serves classic channels only.
         experiments: layers; an arm's settings hold for requests that do not set them.
         explained: answers that ``/v1/explain`` remembers.
+        tls: certificate chain and key as PEM files; None speaks plain HTTP.
         insecure: allow an address that others reach without keys.
     """
 
@@ -49,6 +50,7 @@ class ServeConfig:
     worker: WorkerConfig | None = field(default_factory=WorkerConfig)
     experiments: Sequence[Layer] = ()
     explained: int = 2000
+    tls: tuple[Path, Path] | None = None
     insecure: bool = False
 
     def __post_init__(self) -> None:

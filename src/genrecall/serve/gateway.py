@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from genrecall.serve import admin_client
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.app import admin_app, data_app
 from genrecall.serve.http.gate import Gate
+from genrecall.serve.http.tls import Certificate
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 _SWITCH_S = 0.0005
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ async def serve(
     """
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(_SWITCH_S)
+    claimed = claim(config.state)
     state = UserState(config.state)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()
@@ -69,8 +73,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gate = data_app(service)
-    servers = [(_server(gate), listener), (_server(admin_app(service)), _admin(admin_path))]
-    watching = asyncio.create_task(service.limiter.watch())
+    certificate = None if config.tls is None else Certificate(*config.tls)
+    servers = [(_server(gate, certificate), listener), (_server(admin_app(service)), _admin(admin_path))]
+    watching = [asyncio.create_task(service.limiter.watch())]
+    if certificate is not None:
+        watching.append(asyncio.create_task(certificate.watch()))
     tasks = [asyncio.create_task(server.serve(sockets=[connection])) for server, connection in servers]
     try:
         starting = asyncio.create_task(releases.start(bundle))
@@ -80,7 +87,8 @@ async def serve(
             starting.result()
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            told(Running(url=f"http://{shown}:{port}", admin=admin_path, service=service, seeded_users=seeded))
+            scheme = "http" if certificate is None else "https"
+            told(Running(url=f"{scheme}://{shown}:{port}", admin=admin_path, service=service, seeded_users=seeded))
             await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         else:
             starting.cancel()
@@ -90,12 +98,35 @@ async def serve(
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
-        watching.cancel()
+        for watcher in watching:
+            watcher.cancel()
         await service.ingest.close()
         service.arms.close()
         await releases.close()
         state.close()
         admin_path.unlink(missing_ok=True)
+        os.close(claimed)
+
+
+def claim(state: Path) -> int:
+    """Hold a state directory for this process, as long as the descriptor that is returned stays open.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            "another service uses this state",
+            seen=str(state),
+            allowed="one service a state directory: delisted items and the admin socket are its own",
+            fix="stop the other one, or give another --state",
+        ) from None
+    return descriptor
 
 
 async def _drain(gate: Gate, drain_s: float) -> None:
@@ -110,7 +141,7 @@ async def _drain(gate: Gate, drain_s: float) -> None:
         log(f"{gate.inflight} requests were not finished within {drain_s:g} s")
 
 
-def _server(app: Gate) -> uvicorn.Server:
+def _server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Server:
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -123,12 +154,14 @@ def _server(app: Gate) -> uvicorn.Server:
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    return Quiet(
-        uvicorn.Config(
-            app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
-        )
+    settings = uvicorn.Config(
+        app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=30, timeout_graceful_shutdown=5,
     )  # fmt: skip
+    settings.load()
+    if certificate is not None:
+        settings.ssl = certificate.context
+    return Quiet(settings)
 
 
 def _listen(config: ServeConfig) -> socket.socket:

@@ -203,7 +203,7 @@ class Service:
             channels={name: outcome.coverage for name, outcome in outcomes.items()},
             degraded=bool(reasons),
             reasons=reasons,
-            beam=plan.beam,
+            beam=plan.beam if _answered(outcomes.get("generative")) else 0,
             beam_asked=plan.beam_asked,
             filled=len(filled),
         )
@@ -239,6 +239,10 @@ class Service:
             metrics.shed.labels("rows").inc()
         metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
         self.traffic.see(answer, k)
+
+
+def _answered(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.listed is not None
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:

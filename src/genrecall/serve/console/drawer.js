@@ -4,6 +4,8 @@ import { api } from "./api.js";
 import { h, put, sid } from "./dom.js";
 import { t } from "./words.js";
 
+const shown = (value) => typeof value === "number" ? value.toLocaleString(undefined, { maximumFractionDigits: 3 }) : String(value ?? "–");
+
 export async function openItem(itemId, { add } = {}) {
   const before = document.activeElement;
   const body = h("div", { class: "drawer-body" }, h("p", { class: "muted" }, "…"));
@@ -24,7 +26,7 @@ export async function openItem(itemId, { add } = {}) {
       add && h("button", { type: "button", onclick: () => { add(item); close(); } }, `+ ${t("add")}`),
       Object.keys(item.fields).length > 0 && h("section", null, h("h3", null, t("fields")),
         h("dl", null, Object.entries(item.fields).map(([name, value]) =>
-          [h("dt", null, name), h("dd", null, String(value ?? "–"))]))),
+          [h("dt", null, name), h("dd", null, shown(value))]))),
       h("section", null, h("h3", null, t("neighbours")),
         h("ul", { class: "plain" }, item.neighbours.map((other) => h("li", null,
           h("button", { type: "button", class: "link", onclick: () => { close(); openItem(other.item_id, { add }); } },

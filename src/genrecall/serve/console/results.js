@@ -20,6 +20,7 @@ function badges(item) {
 }
 
 export function resultTable(answer, { add }) {
+  const several = Object.values(answer.coverage.channels).filter((lane) => lane.items > 0).length > 1;
   const best = Math.max(...answer.items.map((item) => item.score), 1e-9);
   return h("div", { class: "scroll" }, h("table", { class: "results" },
     h("thead", null, h("tr", null, h("th", { scope: "col" }, "#"), h("th", { scope: "col" }, t("item")),
@@ -33,7 +34,7 @@ export function resultTable(answer, { add }) {
         item.sequence_score !== undefined &&
           h("span", { class: "muted small", title: "Σ log p" }, ` ${number(item.sequence_score)}`)),
       h("td", { class: "badges" }, item.fallback ? h("span", { class: "badge" }, t("fallback")) : badges(item),
-        !item.fallback && Object.keys(item.channels).length === 1 && h("span", { class: "badge only" }, t("only"))),
+        several && !item.fallback && Object.keys(item.channels).length === 1 && h("span", { class: "badge only" }, t("only"))),
       h("td", { class: "right" }, h("div", { class: "bar", style: { "--part": Math.max(item.score, 0) / best } }),
         h("span", { class: "small" }, number(item.score, 4))))))));
 }

@@ -15,6 +15,7 @@ from genrecall.serve.http.admin import Admin
 from genrecall.serve.http.api import NativeApi
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.http.health import Health
+from genrecall.serve.http.openapi import openapi_route
 from genrecall.serve.http.pages import Pages
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.service import Service
@@ -31,6 +32,7 @@ def data_app(service: Service) -> Gate:
         *OpenInference(service).routes(),
         *ChatCompletions(service).routes(),
         *TfServing(service).routes(),
+        openapi_route(),
         *Pages().routes(),
     ]
     gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter)

@@ -77,6 +77,7 @@ class UserState:
                 max_dbs=len(_NAMES),
                 map_size=_FIRST_MAP_BYTES,
                 max_readers=512,
+                mode=0o600,
                 metasync=True,
                 sync=True,
             )
@@ -87,6 +88,7 @@ class UserState:
                 allowed="a directory that this version wrote, on a disk with room",
                 fix="give another --state, or restore this one from a copy",
             ) from error
+        self._env.reader_check()  # readers of killed processes would keep pages for ever
         self._dbs = {name: self._env.open_db(name) for name in _NAMES}
 
     def close(self) -> None:

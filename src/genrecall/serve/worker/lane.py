@@ -3,7 +3,7 @@
 A second process stands by with everything imported, so that a lost worker is replaced in the time of opening a bundle.
 States: ``starting`` (no bundle yet) → ``ready`` → ``stalled`` (no beat for STALLED_S) → killed after HUNG_S, or the
 process ends by itself → ``starting`` after a pause that doubles with each failure. A request that was being computed
-twice when a worker died is refused from then on: it may be what kills workers.
+twice when a worker died is refused for ten minutes: it may be what kills workers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError, Listed
@@ -29,7 +30,7 @@ from genrecall.telemetry import log
 STALLED_S = 1.5
 HUNG_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _CALM_S = 0.2, 10.0, 60.0
-_QUARANTINE_AFTER, _MAX_SUSPECTS = 2, 10_000
+_QUARANTINE_AFTER, _QUARANTINE_S, _MAX_SUSPECTS = 2, 600.0, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,8 @@ class WorkerLane:
         self._spare: _Connection | None = None
         self._pending: dict[int, _Asked] = {}
         self._number = self._rows = 0
-        self._last_beat = self._started_at = time.monotonic()
-        self._suspects: dict[bytes, int] = {}
+        self._last_beat = time.monotonic()
+        self._suspects: dict[bytes, tuple[int, float]] = {}
         self._task: asyncio.Task[None] | None = None
         self._warm = asyncio.Event()
 
@@ -154,7 +155,7 @@ class WorkerLane:
             asked.budget_s,
         )
         fingerprint = hashlib.blake2b(ask.history + repr((ask.profile, ask.text)).encode(), digest_size=16).digest()
-        if self._suspects.get(fingerprint, 0) >= _QUARANTINE_AFTER:
+        if self._is_quarantined(fingerprint):
             raise LaneShedError("quarantined: workers died over this request")
         entry = _Asked(ask, asyncio.get_running_loop().create_future(), fingerprint)
         self._pending[ask.number] = entry
@@ -183,7 +184,11 @@ class WorkerLane:
         pause = _FIRST_PAUSE_S
         while True:
             begun = time.monotonic()
-            await self._live()
+            try:
+                await self._live()
+            except (OSError, frames.FrameError, msgspec.MsgspecError) as error:
+                # A process that cannot be started, or that says what it must not: ended like one that died.
+                log(f"the worker of {self.bundle}: {type(error).__name__}: {error}")
             if not self._warm.is_set():
                 return  # it never worked: starting it again would not help
             pause = _FIRST_PAUSE_S if time.monotonic() - begun > _CALM_S else min(pause * 2, _LONGEST_PAUSE_S)
@@ -224,12 +229,11 @@ class WorkerLane:
     async def _live(self) -> None:
         """One worker, from its start to its end."""
         connection = self._connection = await self._next()
-        process, writer, reader = connection.process, connection.writer, connection.reader
         standing_by = asyncio.create_task(self._stand_by())
-        self._last_beat = self._started_at = time.monotonic()
+        self._last_beat = time.monotonic()
         watcher = asyncio.create_task(self._watch(connection))
         try:
-            while (body := await frames.read(reader)) is not None:
+            while (body := await frames.read(connection.reader)) is not None:
                 self._hear(decode_outward(body), connection)
         finally:
             self._connection = None
@@ -267,11 +271,16 @@ class WorkerLane:
                 log(f"the worker of {self.bundle} made no progress for {allowed:.0f} s and is ended")
                 connection.process.send_signal(signal.SIGKILL)
 
+    def _is_quarantined(self, fingerprint: bytes) -> bool:
+        deaths, last = self._suspects.get(fingerprint, (0, 0.0))
+        return deaths >= _QUARANTINE_AFTER and time.monotonic() - last < _QUARANTINE_S
+
     def _bury(self) -> None:
         """Fail what a dead worker left, and remember what it was computing."""
         for entry in list(self._pending.values()):
             if entry.running:
-                self._suspects[entry.fingerprint] = self._suspects.get(entry.fingerprint, 0) + 1
+                deaths, _ = self._suspects.pop(entry.fingerprint, (0, 0.0))
+                self._suspects[entry.fingerprint] = deaths + 1, time.monotonic()
             if not entry.future.done():
                 entry.future.set_exception(LaneFailedError("the worker ended"))
         while len(self._suspects) > _MAX_SUSPECTS:

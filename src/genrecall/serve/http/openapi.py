@@ -1,0 +1,94 @@
+"""The native API as OpenAPI 3.1, made from the wire types themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from genrecall import __version__
+from genrecall.serve.problems import STATUS
+from genrecall.serve.schema import Answer, Events, EventsStored, Explained, ItemPage, Recommend, Search
+
+PATH = "/openapi.json"
+_TYPES = (Recommend, Search, Events, EventsStored, Answer, Explained, ItemPage)
+_OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
+    ("post", "/v1/recommend", "Which items next", Recommend, Answer),
+    ("post", "/v1/search", "Which items a text asks for", Search, Answer),
+    ("post", "/v1/events", "Store events; answered when they are on disk", Events, EventsStored),
+    ("get", "/v1/items/{item_id}", "What is known of an item", None, ItemPage),
+    ("get", "/v1/explain/{request_id}", "Why an answer was as it was", None, Explained),
+    ("get", "/v1/users", "Users whose ids begin with a prefix", None, None),
+    ("get", "/v1/users/{user_id}", "A user's history and profile", None, None),
+    ("delete", "/v1/users/{user_id}", "Erase all that is known of a user", None, None),
+    ("get", "/v1/sids", "How the codes are used", None, None),
+    ("get", "/health/live", "The process runs", None, None),
+    ("get", "/health/ready", "New requests get whole answers", None, None),
+    ("get", "/health", "Everything at a glance", None, None),
+)
+
+
+def document() -> dict[str, Any]:
+    """The whole description."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    components["Problem"] = {
+        "type": "object",
+        "required": ["type", "title", "status", "code", "detail", "retryable", "request_id"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {"type": "string", "enum": list(STATUS)},
+            "detail": {"type": "string"},
+            "retryable": {"type": "boolean"},
+            "request_id": {"type": "string"},
+        },
+    }
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, summary, asked, answered in _OPERATIONS:
+        paths.setdefault(path, {})[method] = _operation(path, summary, asked, answered)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "genrecall", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"key": []}],
+    }
+
+
+def openapi_route() -> Route:
+    """Where it is."""
+    body = msgspec.json.encode(document())
+
+    async def answer(request: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    return Route(PATH, answer, methods=["GET"])
+
+
+def _operation(path: str, summary: str, asked: type | None, answered: type | None) -> dict[str, Any]:
+    schema = {"type": "object"} if answered is None else _reference(answered)
+    problem = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    found: dict[str, Any] = {
+        "summary": summary,
+        "responses": {
+            "200": {"description": "answered", "content": {"application/json": {"schema": schema}}},
+            "default": {"description": "refused", **problem},
+        },
+    }
+    if asked is not None:
+        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(asked)}}}
+    names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
+    if names:
+        found["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in names
+        ]
+    return found
+
+
+def _reference(kind: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
