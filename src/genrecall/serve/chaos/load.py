@@ -1,113 +1,132 @@
-"""Load on an engine: closed loop for the rate that saturates it, open loop for what a user waits at a given rate.
+"""An open-loop load generator: requests leave when they are due, whether or not earlier ones have come back.
 
-Open loop: requests arrive as a Poisson process whether or not others have been answered, and latency counts from the
-arrival, so that queueing is seen (Schroeder, Wierman & Harchol-Balter 2006, "Open versus closed"). One thread arrives
-and drives the engine; a late arrival is counted from when it should have come.
+A latency counts from when a request was due, so that a slow server cannot hide its queue by slowing the generator down
+("coordinated omission", Tene 2013). Keep-alive connections, one request at a time on each; no HTTP library, because the
+generator shares the machine with what it measures.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
-from genrecall.engine.engine import Engine
-from genrecall.engine.host.request import Answer, Request
-from genrecall.engine.loop import Outcome
+_PATIENCE_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Answers of an open loop.
+class _Coverage(msgspec.Struct):
+    degraded: bool
+    beam: int
+
+
+class _Answer(msgspec.Struct):
+    coverage: _Coverage
+    timing_ms: dict[str, float]
+
+
+_read = msgspec.json.Decoder(_Answer).decode
+
+
+@dataclass(kw_only=True, eq=False)
+class Outcomes:
+    """What became of the requests of one phase: parallel lists, one entry a request.
 
     Attributes:
-        rate: requests per second that arrived.
-        answered: requests per second that were answered.
-        p50_ms, p95_ms, p99_ms: from arrival to answer.
-        refused: requests without an answer.
+        due: seconds since the phase began.
+        latency_s: from due to the last byte.
+        status: of HTTP; 0 where the connection failed.
+        degraded: whether the answer said so.
+        channels_ms: what the answer spent waiting for channels.
+        retry_after: whether a refusal said when to come back.
     """
 
-    rate: float
-    answered: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    refused: int
+    due: list[float] = field(default_factory=list)
+    latency_s: list[float] = field(default_factory=list)
+    status: list[int] = field(default_factory=list)
+    degraded: list[bool] = field(default_factory=list)
+    channels_ms: list[float] = field(default_factory=list)
+    retry_after: list[bool] = field(default_factory=list)
+
+    def latencies(self, *statuses: int) -> np.ndarray:
+        """float64 seconds of the requests with these statuses."""
+        wanted = np.isin(self.status, statuses)
+        return np.asarray(self.latency_s)[wanted]
 
 
-def saturated(engine: Engine, make: Callable[[int], Request], *, outstanding: int, seconds: float) -> float:
-    """Requests per second while ``outstanding`` are always there; the first third of the time does not count."""
-    done: list[float] = []
-    given = 0
+class Client:
+    """Connections to one address.
 
-    def deliver(outcome: Outcome) -> None:
-        assert isinstance(outcome, Answer), "every request of a benchmark has an answer"
-        done.append(time.perf_counter())
+    Args:
+        host, port: of the data listener.
+        body: makes the n-th request's body.
+        key: API key, if the service wants one.
+        path: what is asked.
+    """
 
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(done) < 2:
-        while given - len(done) < outstanding:
-            engine.submit(make(given), deliver)
-            given += 1
-        engine.advance()
-    while not engine.loop.idle:
-        engine.advance()
-    begin, end = start + seconds / 3, start + seconds
-    # From the first answer counted to the last: whole batches come at once.
-    stamps = np.array([stamp for stamp in done if begin <= stamp <= end] or done)
-    steps = np.unique(stamps)
-    if len(steps) < 2:
-        return len(done) / (done[-1] - start)
-    return float((stamps > steps[0]).sum() / (steps[-1] - steps[0]))
+    def __init__(
+        self, host: str, port: int, body: Callable[[int], bytes], *, key: str | None = None, path: str = "/v1/recommend"
+    ) -> None:
+        self._host, self._port, self._body = host, port, body
+        secret = f"authorization: Bearer {key}\r\n" if key else ""
+        self._head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._number = 0
 
+    async def closed(self, workers: int, seconds: float) -> Outcomes:
+        """``workers`` that each ask again as soon as they are answered: what the service can do at most."""
+        outcomes, begun = Outcomes(), time.perf_counter()
 
-def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, seconds: float, seed: int = 0) -> Latency:
-    """Latencies at a rate of arrivals."""
-    rng = np.random.default_rng(seed)
-    arrivals = np.cumsum(rng.exponential(1 / rate, max(int(rate * seconds), 2)))
-    waits: list[float] = []
-    refused = 0
-    start = time.perf_counter()
+        async def work() -> None:
+            while (now := time.perf_counter()) - begun < seconds:
+                await self._ask(outcomes, begun, now - begun)
 
-    def deliver_from(arrival: float) -> Callable[[Outcome], None]:
-        def deliver(outcome: Outcome) -> None:
-            nonlocal refused
-            if isinstance(outcome, Answer):
-                waits.append(time.perf_counter() - start - arrival)
-            else:
-                refused += 1
+        await asyncio.gather(*(work() for _ in range(workers)))
+        return outcomes
 
-        return deliver
+    async def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
+        """Poisson arrivals of ``rate`` a second."""
+        count = int(rate * seconds)
+        due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
+        outcomes, begun, tasks = Outcomes(), time.perf_counter(), []
+        for moment in due:
+            if (wait := moment - (time.perf_counter() - begun)) > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(self._ask(outcomes, begun, moment)))
+        await asyncio.gather(*tasks)
+        return outcomes
 
-    given = 0
-    while given < len(arrivals) or not engine.loop.idle:
-        now = time.perf_counter() - start
-        while given < len(arrivals) and arrivals[given] <= now:
-            engine.submit(make(given), deliver_from(float(arrivals[given])))
-            given += 1
-        if engine.loop.idle:
-            time.sleep(min(max(arrivals[given] - now, 0.0), 5e-5) if given < len(arrivals) else 0.0)
-        else:
-            engine.advance()
-    p50, p95, p99 = (1e3 * np.percentile(waits, [50, 95, 99])).tolist() if waits else (np.inf,) * 3
-    answered = len(waits) / (time.perf_counter() - start)
-    return Latency(rate=rate, answered=answered, p50_ms=p50, p95_ms=p95, p99_ms=p99, refused=refused)
+    def close(self) -> None:
+        """Close the connections."""
+        for _, writer in self._free:
+            writer.close()
 
+    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> None:
+        self._number += 1
+        body = self._body(self._number)
+        status, told, retry = 0, b"", False
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                reader, writer = self._free.pop() if self._free else await self._connect()
+                writer.write(f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body)
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head[9:12])
+                lower = head.lower()
+                retry = b"\r\nretry-after:" in lower
+                told = await reader.readexactly(int(lower.partition(b"content-length:")[2].split(b"\r\n")[0]))
+                self._free.append((reader, writer))
+        except (OSError, EOFError, TimeoutError):
+            status = 0
+        outcomes.due.append(due)
+        outcomes.latency_s.append(time.perf_counter() - begun - due)
+        outcomes.status.append(status)
+        outcomes.retry_after.append(retry)
+        answer = _read(told) if status == 200 else None
+        outcomes.degraded.append(answer is not None and answer.coverage.degraded)
+        outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
 
-def highest_rate(
-    engine: Engine, make: Callable[[int], Request], *, slo_ms: float, ceiling: float, seconds: float, probes: int
-) -> tuple[Latency | None, Sequence[Latency]]:
-    """The highest rate below ``ceiling`` whose p99 keeps the objective, by bisection; and all probes."""
-    low, high = 0.0, ceiling
-    best, tried = None, []
-    for probe in range(probes):
-        rate = 0.8 * ceiling if probe == 0 else (low + high) / 2
-        found = open_loop(engine, make, rate=rate, seconds=seconds, seed=probe)
-        tried.append(found)
-        if found.p99_ms <= slo_ms and not found.refused:
-            low, best = rate, found
-        else:
-            high = rate
-    return best, tried
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port)
