@@ -33,7 +33,8 @@ def test_engine_floor_loads_and_baseline_are_timed() -> None:
     assert [point["beam"] for point in found["points"]] == [3, 5]
     for point in found["points"]:
         assert point["rows"] == (8, point["beam"])
-        assert 0 < point["share_of_floor"] < 1.5, "an engine that multiplies the same matrices is hardly quicker"
+        assert point["share_of_floor"] == point["requests_per_s"] / point["floor"]["requests_per_s"]
+        assert point["requests_per_s"] < 1e5, "batches that come at once are not counted as a rate of their own"
         assert point["ratio"] == point["requests_per_s"] / point["transformers_requests_per_s"]
         assert point["open_loop"]["p50_ms"] <= point["open_loop"]["p99_ms"]
         assert point["slo"]["rate"] <= point["requests_per_s"]
