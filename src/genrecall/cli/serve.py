@@ -215,7 +215,11 @@ def _tell(running: Running, config: ServeConfig) -> None:
         rows += [
             ("device", worker.facts.device, f"{config.worker.threads if config.worker else 0} threads"),
             ("beam", f"{active.beam}", f"one search takes {one:.1f} ms"),
-            ("rows of a batch", f"{worker.facts.batch_rows}", f"measured: {worker.cost.row_s * 1e6:.0f} µs a row"),
+            (
+                "rows of a batch",
+                f"{worker.facts.batch_rows}",
+                f"measured: {worker.cost.base_s * 1e3:.1f} ms a batch and {worker.cost.row_s * 1e6:.1f} µs a row",
+            ),
         ]
     table = Table("", "value", "how to change, or why", box=None)
     for row in rows:
