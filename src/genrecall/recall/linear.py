@@ -4,9 +4,10 @@
 
 where X (baskets, I) holds (|b| − 1)^(−size_damping/2) for the items of basket b. EASE (Steck, "Embarrassingly shallow
 autoencoders for sparse data", WWW 2019) over baskets in place of users. Deviations: large baskets count less, negative
-weights are left out and only the strongest of a row are kept (so that the matrix stays sparse: no loss was seen on
-Online Retail's validation cases), popular targets are damped, and a history is read with its older baskets
-counting less. The inverse takes O(I³) work and 16 I² bytes, so catalogs above ``MOST_ITEMS`` have no such channel.
+weights are left out and only the strongest of a row are kept, so that the matrix stays sparse (NDCG@10 0.0824 for 0.0834
+on 4,000 of Online Retail's validation cases), popular targets are damped, and a history is read with its older baskets
+counting less. The inverse takes O(I³) work and some 32 I² bytes, and tuning and teachers ask for twenty of them, so
+catalogs above ``MOST_ITEMS`` have no such channel.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from genrecall.recall.basket import shared_baskets
 from genrecall.recall.neighbours import NeighbourChannel, check_history, keep_strongest
 from genrecall.recall.selection import scipy_sparse
 
-MOST_ITEMS = 20_000
+MOST_ITEMS = 8_000
 
 
 @dataclass(frozen=True, kw_only=True)
