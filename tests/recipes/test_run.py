@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests import pipeline, synthetic
 
+from genrecall.artifacts import open_artifact
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import ConfigError
@@ -83,6 +84,11 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
     assert ["final" in readings[0], "refit" in readings[1], "beams" in readings[2]] == [True, True, True]
     assert outcome.refit is not None
     assert "refit" in outcome.refit.sentence()
+    for seed in (0, 1):
+        first, refitted = (
+            open_artifact(out / f"seed-{seed}" / part / "sasrec", kind="channel").manifest for part in (".", "refit")
+        )
+        assert refitted.config["train"]["epochs"] == (first.facts["best_epoch"] or study.sasrec.train.epochs)
     # Nothing is made, nor the test part read, a second time.
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
     for asked in ((), BESIDE):

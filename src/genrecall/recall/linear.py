@@ -3,11 +3,11 @@
     P = (XᵀX + λI)⁻¹,    B[i, j] = max(−P[i, j] / P[j, j], 0),    M[i, j] = B[i, j] / (1 + n_j)^target_damping
 
 where X (baskets, I) holds (|b| − 1)^(−size_damping/2) for the items of basket b. EASE (Steck, "Embarrassingly shallow
-autoencoders for sparse data", WWW 2019) over baskets in place of users. Deviations: large baskets count less, negative
-weights are left out and only the strongest of a row are kept, so that the matrix stays sparse (NDCG@10 0.0824 for 0.0834
-on 4,000 of Online Retail's validation cases), popular targets are damped, and a history is read with its older baskets
-counting less. The inverse takes O(I³) work and some 32 I² bytes, and tuning and teachers ask for twenty of them, so
-catalogs above ``MOST_ITEMS`` have no such channel.
+autoencoders for sparse data", WWW 2019) over baskets in place of users. Deviations: large baskets count less,
+negative weights are left out and only the strongest of a row are kept, so that the matrix stays sparse (NDCG@10
+0.0824 for 0.0834 on 4,000 of Online Retail's validation cases), popular targets are damped, and a history is read
+with its older baskets counting less. The inverse takes O(I³) work and some 32 I² bytes, and tuning and teachers ask
+for twenty of them, so catalogs above ``MOST_ITEMS`` have no such channel.
 """
 
 from __future__ import annotations
