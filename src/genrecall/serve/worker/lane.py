@@ -18,7 +18,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError, Listed
@@ -186,7 +185,7 @@ class WorkerLane:
             begun = time.monotonic()
             try:
                 await self._live()
-            except (OSError, frames.FrameError, msgspec.MsgspecError) as error:
+            except (OSError, frames.FrameError) as error:
                 # A process that cannot be started, or that says what it must not: ended like one that died.
                 log(f"the worker of {self.bundle}: {type(error).__name__}: {error}")
             if not self._warm.is_set():

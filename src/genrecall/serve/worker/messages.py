@@ -7,6 +7,7 @@ import numpy as np
 
 from genrecall.engine.host.request import LevelTrace
 from genrecall.recall.channel import Query
+from genrecall.serve.worker.frames import FrameError
 
 
 class Ask(msgspec.Struct, tag="ask", array_like=True, frozen=True):
@@ -109,8 +110,24 @@ Inward = Ask | Cancel
 Outward = Opened | Found | Failed | Beat
 
 encode = msgspec.msgpack.Encoder().encode
-decode_inward = msgspec.msgpack.Decoder(Inward).decode
-decode_outward = msgspec.msgpack.Decoder(Outward).decode
+_inward = msgspec.msgpack.Decoder(Inward)
+_outward = msgspec.msgpack.Decoder(Outward)
+
+
+def decode_inward(body: bytes) -> Inward:
+    """What the gateway said; FrameError where it is no message."""
+    try:
+        return _inward.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"no message: {error}") from None
+
+
+def decode_outward(body: bytes) -> Outward:
+    """What the worker said; FrameError where it is no message."""
+    try:
+        return _outward.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FrameError(f"no message: {error}") from None
 
 
 def traced(levels: tuple[LevelTrace, ...] | None) -> list[list[Traced]] | None:
