@@ -12,6 +12,7 @@ from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Plain
 from genrecall.engine.device.batch import Batch, BatchShape, pack
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows
+from genrecall.engine.device.shards import Held
 from genrecall.engine.device.weights import read_weights
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.step import Kind, Seat, StepPlan
@@ -59,7 +60,7 @@ def test_prefill_and_steps_equal_transformers(name):
     model = make_model(name)
     shape = Architecture.read(model)
     tokens_of = sid_tokens(CODES)
-    weights = read_weights(model.state_dict(), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain())
+    weights = read_weights(Held(model.state_dict()), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain())
     decoder = Decoder(shape, weights, Plain())
     decoder.allocate(pages=12, page_tokens=PAGE, prompt_dtype=torch.float32, suffix_rows=10, requests=4)
     generator = torch.Generator().manual_seed(1)
@@ -128,7 +129,7 @@ def test_unknown_and_missing_weights_are_refused():
     state = model.state_dict()
     with pytest.raises(ConfigError, match="does not know"):
         read_weights(
-            {**state, "model.layers.0.lora_A": torch.zeros(1)},
+            Held({**state, "model.layers.0.lora_A": torch.zeros(1)}),
             shape,
             sid_tokens(CODES),
             device=CPU,
@@ -137,7 +138,7 @@ def test_unknown_and_missing_weights_are_refused():
         )
     del state["model.norm.weight"]
     with pytest.raises(ConfigError, match="lacks"):
-        read_weights(state, shape, sid_tokens(CODES), device=CPU, dtype=torch.float32, arithmetic=Plain())
+        read_weights(Held(state), shape, sid_tokens(CODES), device=CPU, dtype=torch.float32, arithmetic=Plain())
 
 
 def test_tokens_must_fit_the_trie_and_the_vocabulary():

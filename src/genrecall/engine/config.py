@@ -12,6 +12,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("plain", "fp8", "int8")
 PROMPT_KV = ("plain", "fp8")
 FORCED = ("auto", "skip", "run")
+ALL_REDUCE = ("library", "one_shot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,31 @@ class Budgets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How one model is spread over several devices of a host (tensor parallelism).
+
+    Attributes:
+        ranks: devices; with N the engine starts N - 1 processes more, on the devices after its own.
+        all_reduce: ``library`` (NCCL on GPUs, gloo on CPUs), or ``one_shot``: on GPUs, sums of few bytes by one kernel
+            over symmetric memory, which waits for no other launch (larger ones still by the library).
+        one_shot_bytes: how many those are.
+    """
+
+    ranks: int = 1
+    all_reduce: str = "library"
+    one_shot_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1 or self.one_shot_bytes < 16 or self.all_reduce not in ALL_REDUCE:
+            raise ConfigError(
+                "the engine cannot be spread like this",
+                seen=f"ranks={self.ranks}, all_reduce={self.all_reduce}, one_shot_bytes={self.one_shot_bytes}",
+                allowed=f"1 rank or more; {', '.join(ALL_REDUCE)}; 16 bytes or more",
+                fix="correct the setting (--tp for the number of ranks)",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """How answers are computed; none of it but ``normalise`` and the precision changes them.
 
@@ -82,6 +108,7 @@ class EngineConfig:
         max_rows: the most beams of a level of a batch; None: what suits model and device.
         max_prompt_tokens: the most prompt tokens that a batch reads.
         budgets: what else bounds a batch, and what is kept.
+        parallel: over how many devices the model is spread.
     """
 
     beam: int = 50
@@ -94,6 +121,7 @@ class EngineConfig:
     max_rows: int | None = None
     max_prompt_tokens: int = 16384
     budgets: Budgets = field(default_factory=Budgets)
+    parallel: Parallel = field(default_factory=Parallel)
 
     def __post_init__(self) -> None:
         if self.normalise not in ("trie", "level"):

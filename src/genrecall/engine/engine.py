@@ -19,6 +19,7 @@ import torch
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Sid
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
@@ -40,7 +41,8 @@ class Engine:
     Safe for threads: whoever waits for an answer drives the engine on (see ``asynchronous`` for a thread that does).
 
     Args:
-        model: a Llama, Qwen2 or Qwen3 causal language model of transformers, adapters merged, or an item trunk.
+        model: a Llama, Qwen2 or Qwen3 causal language model of transformers, adapters merged, a directory of one
+            (``Checkpoint``: every rank reads its own part of the files), or an item trunk.
         trie: the active catalog.
         sid_tokens: for each of L levels, the int64 (C,) token ids of its codes (in a trunk: of its depth decoder).
         config: settings.
@@ -52,7 +54,7 @@ class Engine:
 
     def __init__(
         self,
-        model: PreTrainedModel | ItemTrunk,
+        model: PreTrainedModel | ItemTrunk | Checkpoint,
         trie: Trie,
         sid_tokens: Sequence[np.ndarray],
         config: EngineConfig | None = None,
@@ -184,6 +186,11 @@ class Engine:
         with self.lock, torch.inference_mode():
             self.loop.purge(user)
 
+    def close(self) -> None:
+        """Let other ranks forget this engine; nothing may be asked after that. One rank has nothing to forget."""
+        with self.lock:
+            self.loop.runner.close()
+
     def warm_up(self, requests: Sequence[Request], batches: Sequence[int] = (1,)) -> float:
         """Compile, capture and time batches of these requests' sizes, so that later ones find all of it done.
 
@@ -257,8 +264,10 @@ def _split(rows: np.ndarray, most: int) -> list[np.ndarray]:
     return [rows[begin : begin + most] for begin in range(0, len(rows), most)]
 
 
-def _written_rows(model: PreTrainedModel | ItemTrunk) -> int:
-    return model.space.num_tokens if isinstance(model, ItemTrunk) else Architecture.read(model).vocabulary
+def _written_rows(model: PreTrainedModel | ItemTrunk | Checkpoint) -> int:
+    if isinstance(model, ItemTrunk):
+        return model.space.num_tokens
+    return Architecture.read(model.skeleton() if isinstance(model, Checkpoint) else model).vocabulary
 
 
 def _require_tokens(sid_tokens: Sequence[np.ndarray], trie: Trie, vocabulary: int) -> None:

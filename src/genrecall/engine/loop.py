@@ -137,14 +137,14 @@ class Loop:
         self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
         if tasks[0].trie is not self.runner.catalog.trie:
-            self.runner.catalog.load(tasks[0].trie)
+            self.runner.load(tasks[0].trie)
         prompts = [task.request.tokens for task in tasks]
         try:
             if plan.kind is Kind.SEARCH:
-                masks = [task.request.allowed for task in tasks]
+                filters = self.runner.filter([task.request.allowed for task in tasks])
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
-                flight = self.runner.launch(plan, prompts, masks, seeds, trace=traced)
+                flight = self.runner.launch(plan, prompts, filters, seeds, trace=traced)
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:
@@ -200,7 +200,7 @@ class Loop:
     def _wipe(self) -> None:
         pages = self.scheduler.cache.wipeable()
         if pages:
-            self.runner.decoder.memory.wipe(pages)
+            self.runner.wipe(pages)
 
 
 def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:

@@ -6,7 +6,9 @@ pages · bytes(token) · P ≤ 0.4 · free memory,    U · N ≤ 512 MB
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,17 +18,19 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.arithmetic import ARITHMETIC
 from genrecall.engine.device.beams import BeamSearch
 from genrecall.engine.device.catalog import DeviceCatalog
+from genrecall.engine.device.layers import alone
 from genrecall.engine.device.memory import bytes_a_token
 from genrecall.engine.device.open import SidDecoder, open_decoder
 from genrecall.engine.device.runner import Room, Runner
 from genrecall.engine.device.scoring import Scoring
+from genrecall.engine.device.shards import Blueprint, Checkpoint, Shard
 from genrecall.engine.host.cost import CostModel
 from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Limits, Scheduler
 from genrecall.engine.host.step import fit, fit_requests
 from genrecall.engine.loop import Loop
-from genrecall.errors import CapacityError
+from genrecall.errors import CapacityError, ConfigError
 from genrecall.hardware import has_bf16, pick_device
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
@@ -34,23 +38,82 @@ from genrecall.model.trunk import ItemTrunk
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from genrecall.engine.device.parallel import Group
+
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
 _KV_SHARE, _MOST_KV_TOKENS = 0.4, 1_000_000
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Built:
+    """What one rank runs batches with, and the sizes that its scheduler keeps to."""
+
+    runner: Runner
+    limits: Limits
+    pages: int
+
+
 def assemble(
-    model: PreTrainedModel | ItemTrunk, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig
+    model: PreTrainedModel | ItemTrunk | Checkpoint, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig
 ) -> Loop:
-    """Copy the weights, allocate everything, and put the parts together.
+    """Copy the weights, allocate everything, and put the parts together, on all ranks.
 
     Raises:
-        ConfigError: a model that the decoder would not compute rightly.
+        ConfigError: a model that the decoder would not compute rightly, or that cannot be spread like this.
         CapacityError: what is asked for does not fit into memory.
     """
-    device, budgets = pick_device(config.device), config.budgets
+    plan = model if isinstance(model, ItemTrunk) else Blueprint.of(model)
+    if config.parallel.ranks == 1:
+        built = build(plan, trie, sid_tokens, config)
+    else:
+        built = _build_all(plan, trie, sid_tokens, config)
+    cache = PrefixCache(PageAllocator(built.pages), config.budgets.page_tokens)
+    return Loop(Scheduler(built.limits, cache, CostModel(), time.monotonic), built.runner)
+
+
+def _build_all(
+    plan: Blueprint | ItemTrunk, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig
+) -> Built:
+    from genrecall.engine.device.parallel import lead
+    from genrecall.engine.following import LeadingRunner, told_of
+
+    if isinstance(plan, ItemTrunk):
+        raise ConfigError(
+            "an item trunk is not spread over several devices",
+            seen=f"{config.parallel.ranks} ranks",
+            allowed="1: its decoder is so small that sums between devices would take longer than it does",
+            fix="leave --tp out, and serve several copies",
+        )
+    for rank in range(config.parallel.ranks):  # before any process is started
+        Shard(rank=rank, ranks=config.parallel.ranks).of(plan.shape)
+    leader = lead(config.parallel, pick_device(config.device))
+    number, source = told_of(leader, plan, trie, sid_tokens, config)
+    make = partial(LeadingRunner, leader=leader, number=number)
+    return build(replace(plan, source=source), trie, sid_tokens, config, group=leader.group, make=make)
+
+
+def build(
+    model: Blueprint | ItemTrunk,
+    trie: Trie,
+    sid_tokens: Sequence[np.ndarray],
+    config: EngineConfig,
+    *,
+    group: Group | None = None,
+    make: Callable[..., Runner] = Runner,
+) -> Built:
+    """One rank's part of the engine; all ranks of a group must call it.
+
+    Raises:
+        CapacityError: what is asked for does not fit into memory.
+    """
+    device, budgets = pick_device(config.device) if group is None else group.device, config.budgets
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
-    arithmetic = ARITHMETIC[config.weights]()
-    decoder = open_decoder(model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
+    shard, total = (Shard(), alone) if group is None else (group.shard, group.sum)
+    decoder = open_decoder(
+        model, sid_tokens, device=device, dtype=dtype, arithmetic=ARITHMETIC[config.weights](), shard=shard, total=total
+    )
+    if group is not None:
+        group.prepare(dtype)
     max_rows = config.max_rows or _max_rows(model, device)
     filters = budgets.filters or max(1, min(_MOST_FILTERS, _MASK_BYTES // trie.num_nodes))
     limits = Limits(
@@ -65,6 +128,7 @@ def assemble(
     places = fit_requests(budgets.requests)
     kv_dtype = torch.float8_e4m3fn if config.prompt_kv == "fp8" else dtype
     pages = _pages(decoder, config, device, kv_dtype)
+    pages = pages if group is None else group.least(pages)
     suffix_rows = fit(limits.widest) * (len(sid_tokens) - 1) if device.type == "cuda" else 0
     decoder.allocate(
         pages=pages, page_tokens=budgets.page_tokens, prompt_dtype=kv_dtype, suffix_rows=suffix_rows, requests=places
@@ -78,9 +142,8 @@ def assemble(
         tokens=max(config.max_prompt_tokens, decoder.window),
         pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
     )
-    runner = Runner(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
-    cache = PrefixCache(PageAllocator(pages), budgets.page_tokens)
-    return Loop(Scheduler(limits, cache, CostModel(), time.monotonic), runner)
+    runner = make(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
+    return Built(runner=runner, limits=limits, pages=pages)
 
 
 def _pages(decoder: SidDecoder, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
@@ -108,6 +171,6 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def _max_rows(model: PreTrainedModel | ItemTrunk, device: torch.device) -> int:
+def _max_rows(model: Blueprint | ItemTrunk, device: torch.device) -> int:
     """A beam of a light depth decoder is so small that a GPU wants many at once."""
     return 32768 if isinstance(model, ItemTrunk) and device.type == "cuda" else 4096

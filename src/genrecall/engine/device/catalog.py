@@ -103,7 +103,14 @@ class DeviceCatalog:
         return Children(begin=self.begin, code=self.code, most=self.most_children[level])
 
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
-        """Which row of node masks each item mask bool (I,) of a batch has, written here where needed; -1 for None.
+        """Which row of node masks each item mask bool (I,) of a batch has, written here where needed; -1 for None."""
+        rows, fresh = self.place(masks)
+        for row, mask in fresh:
+            self.write(row, mask)
+        return rows
+
+    def place(self, masks: Sequence[np.ndarray | None]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
+        """The row of each mask of a batch, and which masks must be written to which rows before it runs.
 
         Arrays are known by identity: requests that pass the same one share its row, and one that cannot be written to
         keeps it for later batches.
@@ -112,19 +119,21 @@ class DeviceCatalog:
         kept = {place: mask for place, mask in self._masks.items() if id(mask) in wanted and not mask.flags.writeable}
         row = {id(mask): place for place, mask in kept.items()}
         free = iter(place for place in range(len(self._allowed)) if place not in kept)
+        fresh = []
         for key, mask in wanted.items():
             if key not in row:
                 row[key] = next(free)  # the scheduler sees to it that there is one
-                self._write(mask, row[key])
+                fresh.append((row[key], mask))
                 kept[row[key]] = mask
         self._masks |= kept
-        return [-1 if mask is None else row[id(mask)] for mask in masks]
+        return [-1 if mask is None else row[id(mask)] for mask in masks], fresh
 
     def node_filter(self, rows: torch.Tensor) -> NodeFilter:
         """Masks with the row of each request."""
         return NodeFilter(allowed=self._allowed, row=rows)
 
-    def _write(self, mask: np.ndarray, row: int) -> None:
+    def write(self, row: int, mask: np.ndarray) -> None:
+        """Make an item mask bool (I,) the node mask of a row, in stream order."""
         out = self._allowed[row]
         if self.device.type == "cpu":
             out[: self.trie.num_nodes] = torch.from_numpy(self.trie.allowed_nodes(mask))

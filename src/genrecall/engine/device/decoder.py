@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic
-from genrecall.engine.device.layers import Layer, rotation_table
+from genrecall.engine.device.layers import Layer, Sum, alone, rotation_table
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.weights import Weights
 from genrecall.kernels.level_logits import level_logits
@@ -88,12 +88,21 @@ class Reading:
 
 
 class Decoder:
-    """A Llama, Qwen2 or Qwen3 model. E model width, H heads, K KV heads, D head width."""
+    """A Llama, Qwen2 or Qwen3 model, or one rank's part of it. E model width, H heads, K KV heads, D head width.
 
-    def __init__(self, architecture: Architecture, weights: Weights, arithmetic: Arithmetic) -> None:
+    Args:
+        architecture: of the part.
+        weights: of the part.
+        arithmetic: that the weights are in.
+        total: sums what the ranks' products add to the residual, in place; every rank then holds the same.
+    """
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, arithmetic: Arithmetic, total: Sum = alone
+    ) -> None:
         self.architecture = architecture
         self.weights = weights
-        self._layers = [Layer(layer, arithmetic, architecture.epsilon) for layer in weights.layers]
+        self._layers = [Layer(layer, arithmetic, architecture.epsilon, total) for layer in weights.layers]
         frequency = architecture.inverse_frequency.to(weights.embedding.device)
         self._cos_sin = rotation_table(frequency, architecture.rope_scale, architecture.window)
         self._scale = architecture.head_width**-0.5

@@ -7,6 +7,8 @@ that rows are read once, and the bias of queries, keys and values is added where
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from genrecall.engine.device.arithmetic import Arithmetic
@@ -20,11 +22,19 @@ def rotation_table(inverse_frequency: torch.Tensor, scale: float, positions: int
     return torch.stack([angle.cos(), angle.sin()]) * scale
 
 
-class Layer:
-    """One layer's weights with the arithmetic they are in."""
+Sum = Callable[[torch.Tensor], torch.Tensor]
 
-    def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float) -> None:
-        self._weights, self._arithmetic, self._epsilon = weights, arithmetic, epsilon
+
+def alone(x: torch.Tensor) -> torch.Tensor:
+    """The sum over one rank."""
+    return x
+
+
+class Layer:
+    """One layer's weights with the arithmetic they are in; ``total`` sums (M, E) over the ranks that share it."""
+
+    def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float, total: Sum = alone) -> None:
+        self._weights, self._arithmetic, self._epsilon, self._sum = weights, arithmetic, epsilon, total
         self._head_norm = None
         if weights.head_norm is not None:
             self._head_norm = HeadNorm(weight=weights.head_norm, epsilon=epsilon)
@@ -49,7 +59,7 @@ class Layer:
     def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of the two returned."""
         layer, arithmetic = self._weights, self._arithmetic
-        out = arithmetic.product(arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias)
+        out = self._sum(arithmetic.product(arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias))
         normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, residual)
         activated = arithmetic.activate(arithmetic.product(normed, layer.gate_up, layer.gate_up_bias))
-        return arithmetic.product(activated, layer.down, layer.down_bias), total
+        return self._sum(arithmetic.product(activated, layer.down, layer.down_bias)), total

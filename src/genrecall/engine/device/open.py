@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,13 +11,12 @@ import torch
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
+from genrecall.engine.device.layers import Sum, alone
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
+from genrecall.engine.device.shards import Blueprint, Shard
 from genrecall.engine.device.trunk import TrunkDecoder
 from genrecall.engine.device.weights import Weights, read_weights
 from genrecall.model.trunk import ItemTrunk
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class SidDecoder(Protocol):
@@ -73,20 +72,24 @@ class SidDecoder(Protocol):
 
 
 def open_decoder(
-    model: PreTrainedModel | ItemTrunk,
+    model: Blueprint | ItemTrunk,
     sid_tokens: Sequence[np.ndarray],
     *,
     device: torch.device,
     dtype: torch.dtype,
     arithmetic: Arithmetic,
+    shard: Shard | None = None,
+    total: Sum = alone,
 ) -> SidDecoder:
-    """Copy a model's weights into the decoder that runs it.
+    """Copy a model's weights, or one rank's part of them, into the decoder that runs it.
 
     Raises:
         ConfigError: a model that the decoder would not compute rightly.
     """
     if isinstance(model, ItemTrunk):
         return TrunkDecoder.of(model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
-    shape = Architecture.read(model)
-    weights = read_weights(model.state_dict(), shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
-    return Decoder(shape, weights, arithmetic)
+    shard = shard or Shard()
+    weights = read_weights(
+        model.source, model.shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard
+    )
+    return Decoder(shard.of(model.shape), weights, arithmetic, total)

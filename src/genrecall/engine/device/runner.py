@@ -22,6 +22,7 @@ from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.scoring import Candidates, Scoring
 from genrecall.engine.host.step import StepPlan, fit
+from genrecall.index.trie import Trie
 
 _STAGES = 3
 """Batches whose integers may be on their way at once: two in flight and one being packed."""
@@ -105,18 +106,40 @@ class Runner:
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
         self.graphs = Graphs(self.device, graphs)
 
+    def load(self, trie: Trie) -> None:
+        """Make a catalog the active one, in stream order."""
+        self.catalog.load(trie)
+
+    def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
+        """The row of each seat's item mask in the next batch; -1 for None."""
+        return self.catalog.filter(masks)
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Overwrite pages of prompts with zeros."""
+        self.decoder.memory.wipe(pages)
+
+    def close(self) -> None:
+        """Nobody else holds anything of this engine."""
+
     def launch(
         self,
         plan: StepPlan,
         prompts: Sequence[Sequence[int]],
-        masks: Sequence[np.ndarray | None],
+        filters: Sequence[int],
         seeds: Sequence[int],
         *,
         trace: bool = False,
     ) -> Flight:
-        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R)."""
+        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R).
+
+        Args:
+            plan: who is in the batch.
+            prompts: of each seat.
+            filters: of each seat, as ``filter`` returned them for this batch.
+            seeds: of each seat; -1 for none.
+            trace: keep the beams of every level.
+        """
         began = self._begin()
-        filters = self.catalog.filter(masks)
         batch, shape = self._send(plan, prompts, filters, seeds)
         reading = self._read(batch, shape)
         widest = max(max(seat.rows) for seat in plan.seats)

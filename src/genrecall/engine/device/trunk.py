@@ -18,6 +18,7 @@ from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
+from genrecall.engine.device.shards import Held
 from genrecall.engine.device.weights import Weights, read_weights
 from genrecall.model.trunk import ItemTrunk
 
@@ -48,11 +49,11 @@ class TrunkDecoder:
         state = {f"model.{name}": tensor for name, tensor in model.trunk.state_dict().items()}
         state["model.embed_tokens.weight"] = inputs
         shape = replace(Architecture.read(model.trunk), vocabulary=len(inputs))
-        weights = read_weights(state, shape, [], device=device, dtype=dtype, arithmetic=arithmetic)
+        weights = read_weights(Held(state), shape, [], device=device, dtype=dtype, arithmetic=arithmetic)
         trunk = Decoder(shape, weights, arithmetic)
         shape = Architecture.read(model.depth)
         state = model.depth.state_dict()
-        weights = read_weights(state, shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
+        weights = read_weights(Held(state), shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
         depth = Decoder(shape, replace(weights, embedding=weights.embedding * model.scale), arithmetic)
         return cls(trunk, model.bridge.weight.detach().to(device, dtype, copy=True), depth)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,15 @@ import torch
 
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.shards import ALL, Shard, Source
 from genrecall.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerWeights:
     """One decoder layer. Matrices are (out, in), as the arithmetic keeps them; biases are None where there are none.
+
+    Of several ranks each has its heads (H, K) and its share of F alone, and the first alone adds biases to sums.
 
     Attributes:
         input_norm: (E,).
@@ -65,78 +68,112 @@ class Weights:
 
 
 def read_weights(
-    state: Mapping[str, torch.Tensor],
+    source: Source,
     architecture: Architecture,
     sid_tokens: Sequence[np.ndarray],
     *,
     device: torch.device,
     dtype: torch.dtype,
     arithmetic: Arithmetic,
+    shard: Shard | None = None,
 ) -> Weights:
-    """Stack and convert; every tensor of the state dict must be used.
+    """Stack and convert one rank's part; every tensor of the source must be used.
+
+    Args:
+        source: of a whole model.
+        architecture: of the whole model.
+        sid_tokens: for each of L levels, int64 (C,).
+        device, dtype, arithmetic: of the result.
+        shard: which rank; None: the only one.
 
     Raises:
         ConfigError: tensors that the decoder does not know (adapters, other architectures), or missing ones.
     """
-    unused = set(state)
+    own, unused = shard or Shard(), set(source.names)
+    local = own.of(architecture)
 
-    def take(*names: str) -> torch.Tensor:
-        missing = [name for name in names if name not in state]
-        if missing:
-            raise _mismatch("lacks weights", missing)
-        unused.difference_update(names)
-        if len(names) == 1:
-            return state[names[0]].detach().to(device=device, dtype=dtype, copy=True)
-        return torch.cat([state[name].detach().to(device=device, dtype=dtype) for name in names])
+    def size(name: str) -> tuple[int, ...]:
+        if name not in source.names:
+            raise _mismatch("lacks weights", [name])
+        return source.size(name)
 
-    def matrix(*names: str) -> Any:
-        return arithmetic.matrix(take(*names))
+    def take(name: str, rows: slice = ALL, columns: slice = ALL) -> torch.Tensor:
+        size(name)
+        unused.discard(name)
+        return source.read(name, rows, columns).to(device=device, dtype=dtype, copy=True)
 
-    def optional(*names: str) -> torch.Tensor | None:
-        return take(*names) if names[0] in state else None
+    def optional(name: str) -> torch.Tensor | None:
+        return take(name) if name in source.names else None
+
+    def stacked(names: Sequence[str], spans: Sequence[slice]) -> tuple[Any, torch.Tensor | None]:
+        """Products of the same input whose rows are split, one below the other."""
+        both = list(zip(names, spans, strict=True))
+        weight = torch.cat([take(f"{name}.weight", rows) for name, rows in both])
+        if f"{names[0]}.bias" not in source.names:
+            return arithmetic.matrix(weight), None
+        return arithmetic.matrix(weight), torch.cat([take(f"{name}.bias", rows) for name, rows in both])
+
+    def summed(name: str) -> tuple[Any, torch.Tensor | None]:
+        """A product whose columns are split and whose results are summed over ranks."""
+        weight = take(f"{name}.weight", ALL, own.even(size(f"{name}.weight")[1]))
+        bias = optional(f"{name}.bias")
+        return arithmetic.matrix(weight), bias if own.rank == 0 else None
 
     def layer(index: int) -> LayerWeights:
         at = f"model.layers.{index}."
         q, k, v = (f"{at}self_attn.{name}_proj" for name in "qkv")
+        keys = own.keys(size(f"{k}.weight")[0], architecture.kv_heads)
+        qkv, qkv_bias = stacked((q, k, v), (own.even(size(f"{q}.weight")[0]), keys, keys))
         gate, up = (f"{at}mlp.{name}_proj" for name in ("gate", "up"))
+        gate_up, gate_up_bias = stacked((gate, up), [own.even(size(f"{gate}.weight")[0])] * 2)
         query_norm, key_norm = optional(f"{at}self_attn.q_norm.weight"), optional(f"{at}self_attn.k_norm.weight")
         head_norm = None
         if query_norm is not None and key_norm is not None:
-            heads = (architecture.heads, architecture.kv_heads)
+            heads = (local.heads, local.kv_heads)
             head_norm = torch.cat(
                 [norm.expand(n, -1) for norm, n in zip((query_norm, key_norm), heads, strict=True)]
             ).contiguous()
+        out, out_bias = summed(f"{at}self_attn.o_proj")
+        down, down_bias = summed(f"{at}mlp.down_proj")
         return LayerWeights(
             input_norm=take(f"{at}input_layernorm.weight"),
-            qkv=matrix(*(f"{name}.weight" for name in (q, k, v))),
-            qkv_bias=optional(*(f"{name}.bias" for name in (q, k, v))),
+            qkv=qkv,
+            qkv_bias=qkv_bias,
             head_norm=head_norm,
-            out=matrix(f"{at}self_attn.o_proj.weight"),
-            out_bias=optional(f"{at}self_attn.o_proj.bias"),
+            out=out,
+            out_bias=out_bias,
             mlp_norm=take(f"{at}post_attention_layernorm.weight"),
-            gate_up=matrix(f"{gate}.weight", f"{up}.weight"),
-            gate_up_bias=optional(f"{gate}.bias", f"{up}.bias"),
-            down=matrix(f"{at}mlp.down_proj.weight"),
-            down_bias=optional(f"{at}mlp.down_proj.bias"),
+            gate_up=gate_up,
+            gate_up_bias=gate_up_bias,
+            down=down,
+            down_bias=down_bias,
         )
 
     embedding = take("model.embed_tokens.weight")
-    # Tied checkpoints may leave the head out of their files.
-    head = state["lm_head.weight"] if "lm_head.weight" in state else state["model.embed_tokens.weight"]
-    unused.discard("lm_head.weight")
-    level_heads = tuple(
-        _lossless(head.detach()[torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(head.device)], dtype).to(device)
-        for tokens in sid_tokens
-    )
     weights = Weights(
         embedding=embedding,
         layers=tuple(layer(index) for index in range(architecture.layers)),
         norm=take("model.norm.weight"),
-        level_heads=level_heads,
+        level_heads=_level_heads(source, sid_tokens, dtype, device),
     )
+    unused.discard("lm_head.weight")
     if unused:
         raise _mismatch("has weights that the engine does not know", sorted(unused))
     return weights
+
+
+def _level_heads(
+    source: Source, sid_tokens: Sequence[np.ndarray], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """Of the LM head only the rows from the first SID token to the last are read."""
+    if not sid_tokens:
+        return ()
+    # Tied checkpoints may leave the head out of their files.
+    name = "lm_head.weight" if "lm_head.weight" in source.names else "model.embed_tokens.weight"
+    ids = [torch.from_numpy(np.asarray(tokens, dtype=np.int64)) for tokens in sid_tokens]
+    first, last = min(int(one.min()) for one in ids), max(int(one.max()) for one in ids)
+    head = source.read(name, slice(first, last + 1))
+    return tuple(_lossless(head[one.to(head.device) - first], dtype).to(device) for one in ids)
 
 
 def _lossless(head: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

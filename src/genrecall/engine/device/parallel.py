@@ -1,0 +1,264 @@
+"""The processes that share one model: what they sum on the device, and what rank 0 tells the others.
+
+    rank 0:     message → launch n ─┬─ all-reduce ─┬─ … → answers
+    rank r > 0: message → launch n ─┘              └─ …
+
+Two groups of torch.distributed: NCCL (on CPUs gloo) sums, gloo tells. The one-shot sum is PyTorch's own kernel over
+symmetric memory (``torch.ops.symm_mem.one_shot_all_reduce_copy``): every rank reads what all others have written and
+adds it in the order of the ranks, so that all hold the same bits. Crash-only, after Candea & Fox 2003: whoever finds
+another rank gone ends, since nothing that it waits for will ever come.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from genrecall.engine.config import Parallel
+from genrecall.engine.device.layers import Sum
+from genrecall.engine.device.shards import Shard
+from genrecall.engine.worker.frames import Frame, decode, encode
+from genrecall.errors import ConfigError
+from genrecall.telemetry import log
+
+_STATUS = 70
+_POLL_S = 0.2
+_LEAVE_S = 5.0
+_FIRST_BYTES = 1 << 14
+"""Of a message travel at once; what is longer follows."""
+_IDLE = timedelta(days=365)
+"""Nobody asks anything for as long as nobody asks anything; a rank that dies closes its connections."""
+
+# NVLink multicast needs a fabric manager that hosts with a part of the GPUs often do not have; sums do not need it.
+_ENVIRONMENT = {
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+
+
+class Group:
+    """This process as one of ``ranks``; at most one group a process.
+
+    Args:
+        shard: which rank it is.
+        device: where it computes.
+        store: where the ranks find each other.
+        parallel: how sums are made.
+    """
+
+    def __init__(self, shard: Shard, device: torch.device, store: distributed.Store, parallel: Parallel) -> None:
+        self.shard, self.device, self.lock = shard, device, threading.RLock()
+        cuda = device.type == "cuda"
+        if cuda:
+            torch.cuda.set_device(device)
+        distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=store,
+            rank=shard.rank,
+            world_size=shard.ranks,
+            device_id=device if cuda else None,
+        )
+        self._telling = distributed.new_group(backend="gloo", timeout=_IDLE)
+        self._first = torch.zeros(_FIRST_BYTES, dtype=torch.uint8)
+        self._one_shot_bytes = parallel.one_shot_bytes if parallel.all_reduce == "one_shot" else 0
+        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+
+    @property
+    def sum(self) -> Sum:
+        """Sums a contiguous tensor over the ranks; all get the same bits."""
+        return self._sum_small if self._one_shot_bytes else _sum
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Allocate what small sums of this type need; all ranks must call it, outside of graphs."""
+        if not self._one_shot_bytes or dtype in self._buffers:
+            return
+        from torch.distributed import _symmetric_memory as symmetric
+
+        world = distributed.group.WORLD
+        assert world is not None, "the group exists"
+        buffer = symmetric.empty(self._one_shot_bytes // dtype.itemsize, dtype=dtype, device=self.device)
+        symmetric.rendezvous(buffer, world.group_name)
+        self._buffers[dtype] = buffer
+
+    def share(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor on every rank; contiguous and of equal shape and type on all."""
+        distributed.broadcast(tensor.view(torch.uint8) if tensor.dim() else tensor, 0)
+        return tensor
+
+    def least(self, value: int) -> int:
+        """The smallest value of all ranks."""
+        found = torch.tensor(value, dtype=torch.int64)
+        distributed.all_reduce(found, distributed.ReduceOp.MIN, group=self._telling)
+        return int(found)
+
+    def gather(self, value: int) -> list[int]:
+        """The values of all ranks, by rank."""
+        found = [torch.zeros((), dtype=torch.int64) for _ in range(self.shard.ranks)]
+        distributed.all_gather(found, torch.tensor(value, dtype=torch.int64), group=self._telling)
+        return [int(one) for one in found]
+
+    def send(self, frame: Frame) -> None:
+        """From rank 0 to all others, who ``receive``."""
+        message = np.frombuffer(encode(frame), dtype=np.uint8)
+        if len(message) > _FIRST_BYTES:
+            self._first[:8] = torch.from_numpy(message[:8].copy())
+            distributed.broadcast(self._first, 0, group=self._telling)
+            distributed.broadcast(torch.from_numpy(message.copy()), 0, group=self._telling)
+            return
+        self._first[: len(message)] = torch.from_numpy(message.copy())
+        distributed.broadcast(self._first, 0, group=self._telling)
+
+    def receive(self) -> Frame:
+        """The next message of rank 0."""
+        distributed.broadcast(self._first, 0, group=self._telling)
+        total, head = self._first[:8].numpy().view("<u4").tolist()
+        whole = self._first
+        if total + 4 > _FIRST_BYTES:
+            whole = torch.empty(total + 4, dtype=torch.uint8)
+            distributed.broadcast(whole, 0, group=self._telling)
+        return decode(whole[8 : total + 4].numpy().tobytes(), head)
+
+    def _sum_small(self, x: torch.Tensor) -> torch.Tensor:
+        if x.nbytes > self._one_shot_bytes:
+            return _sum(x)
+        world = distributed.group.WORLD
+        assert world is not None, "the group exists"
+        return torch.ops.symm_mem.one_shot_all_reduce_copy(self._buffers[x.dtype], x, "sum", world.group_name)
+
+
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    distributed.all_reduce(x)
+    return x
+
+
+class Leader:
+    """Rank 0's hold on the processes of the other ranks, which end with it, and it with them."""
+
+    def __init__(self, parallel: Parallel, device: torch.device) -> None:
+        first = (device.index or 0) if device.type == "cuda" else 0
+        _require_devices(parallel.ranks, first, device)
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        store = distributed.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+        devices = [f"cuda:{first + rank}" if device.type == "cuda" else "cpu" for rank in range(parallel.ranks)]
+        self._ending = False
+        self._children = [
+            subprocess.Popen(
+                [
+                    sys.executable, "-m", "genrecall.engine.following", str(store.port), str(rank),
+                    str(parallel.ranks), devices[rank], parallel.all_reduce, str(parallel.one_shot_bytes),
+                    str(torch.get_num_threads()), str(os.getpid()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            for rank in range(1, parallel.ranks)
+        ]  # fmt: skip
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        atexit.register(self.end)
+        self.parallel, self.engines = parallel, 0
+        self.group = Group(Shard(rank=0, ranks=parallel.ranks), torch.device(devices[0]), store, parallel)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of ranks 1 and up."""
+        return [child.pid for child in self._children]
+
+    def lose(self, why: str) -> None:
+        """End all ranks, this process included."""
+        log(f"the engine's ranks end together: {why}")
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+        os._exit(_STATUS)
+
+    def end(self) -> None:
+        """Let the others end; they are ended where they do not."""
+        if self._ending:
+            return
+        self._ending = True
+        with contextlib.suppress(RuntimeError):  # a rank that is gone needs not be told
+            self.group.send(Frame(head={"kind": "end"}))
+        until = time.monotonic() + _LEAVE_S
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(until - time.monotonic(), 0.0))
+            child.kill()
+            child.wait()
+
+    def _watch(self) -> None:
+        while not self._ending:
+            for rank, child in enumerate(self._children, 1):
+                status = child.poll()
+                if status is not None and not self._ending:
+                    self.lose(f"rank {rank} ended with status {status}")
+            time.sleep(_POLL_S)
+
+
+_leader: Leader | None = None
+
+
+def lead(parallel: Parallel, device: torch.device) -> Leader:
+    """The ranks of this process, started where there are none yet.
+
+    Raises:
+        ConfigError: fewer devices than ranks, or a group that was made for something else.
+    """
+    global _leader
+    if _leader is None:
+        if distributed.is_initialized():
+            raise ConfigError(
+                "this process is in a group of torch.distributed already",
+                seen=f"rank {distributed.get_rank()} of {distributed.get_world_size()}",
+                allowed="an engine of one rank under torchrun; more ranks in a process of their own",
+                fix="leave --tp out here",
+            )
+        _leader = Leader(parallel, device)
+    elif _leader.parallel != parallel or _leader.group.device.type != device.type:
+        raise ConfigError(
+            "all engines of a process share one group of ranks",
+            seen=f"{parallel} on {device}",
+            allowed=f"{_leader.parallel} on {_leader.group.device}",
+            fix="open the other engine in another process",
+        )
+    return _leader
+
+
+def follow(arguments: Sequence[str]) -> Group:
+    """Join as rank 1 or up, with the arguments that ``Leader`` gives; this process ends with rank 0."""
+    port, rank, ranks, device, all_reduce, one_shot_bytes, threads, parent = arguments
+    torch.set_num_threads(int(threads))
+    threading.Thread(target=_watch_parent, args=(int(parent),), name="rank 0", daemon=True).start()
+    store = distributed.TCPStore("127.0.0.1", int(port), None, is_master=False)
+    parallel = Parallel(ranks=int(ranks), all_reduce=all_reduce, one_shot_bytes=int(one_shot_bytes))
+    return Group(Shard(rank=int(rank), ranks=int(ranks)), torch.device(device), store, parallel)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(_STATUS)
+
+
+def _require_devices(ranks: int, first: int, device: torch.device) -> None:
+    there: Any = torch.cuda.device_count() - first if device.type == "cuda" else ranks
+    if there < ranks:
+        raise ConfigError(
+            "there are fewer GPUs than ranks",
+            seen=f"{ranks} ranks from cuda:{first} on, {there} GPUs",
+            allowed=f"at most {there}",
+            fix="lower --tp, or make more GPUs visible",
+        )

@@ -1,0 +1,295 @@
+"""Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
+
+open · load · filter · search · score · wipe · compare · close · end
+
+A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
+beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrecall.engine.config import Budgets, EngineConfig, Parallel
+from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.parallel import Group, Leader, follow
+from genrecall.engine.device.runner import Flight, Runner
+from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
+from genrecall.engine.host.step import Kind, Seat, StepPlan
+from genrecall.engine.worker.frames import Frame
+from genrecall.errors import CapacityError
+from genrecall.index.trie import Trie
+from genrecall.sid.space import SidSpace
+
+_TRIE = ("child_begin", "child_code", "level_begin", "item_order", "item_begin", "item_end")
+_KEPT_FLIGHTS = 2
+
+
+class LeadingRunner(Runner):
+    """Rank 0's runner: tells the others what it is about to do, then does it.
+
+    Args:
+        leader: of the ranks.
+        number: of the engine, among those of the group.
+        arguments: of ``Runner``.
+    """
+
+    def __init__(self, *arguments: Any, leader: Leader, number: int, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.leader, self._number = leader, number
+
+    def load(self, trie: Trie) -> None:
+        """See ``Runner``."""
+        with self.leader.group.lock:
+            self._tell("load", {"codes": trie.space.codes}, **_trie_arrays(trie))
+            super().load(trie)
+
+    def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
+        """See ``Runner``; a mask travels once for as long as its row is kept."""
+        rows, fresh = self.catalog.place(masks)
+        with self.leader.group.lock:
+            for row, mask in fresh:
+                self._tell("filter", {"row": row, "items": len(mask)}, mask=np.packbits(mask))
+                self.catalog.write(row, mask)
+        return rows
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """See ``Runner``."""
+        with self.leader.group.lock:
+            self._tell("wipe", {}, pages=np.array(pages, dtype=np.int32))
+            super().wipe(pages)
+
+    def launch(
+        self,
+        plan: StepPlan,
+        prompts: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        trace: bool = False,
+    ) -> Flight:
+        """See ``Runner``. A rank without memory ends all: the others are on their way already."""
+        with self.leader.group.lock:
+            self._tell("search", {**_plan_head(plan), "filters": filters, "seeds": seeds}, tokens=_tails(plan, prompts))
+            try:
+                return super().launch(plan, prompts, filters, seeds, trace=trace)
+            except torch.OutOfMemoryError as error:
+                self.leader.lose(str(error).splitlines()[0])
+                raise
+
+    def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
+        """See ``Runner``."""
+        sizes = [[len(one.codes), *map(len, one.prefixes)] for one in wanted]
+        arrays = {
+            "codes": np.concatenate([one.codes.ravel() for one in wanted]),
+            "paths": np.concatenate([one.paths.ravel() for one in wanted]),
+            "prefixes": np.concatenate([nodes for one in wanted for nodes in one.prefixes] or [np.empty(0)]),
+        }
+        integers = {name: array.astype(np.int32) for name, array in arrays.items()}
+        with self.leader.group.lock:
+            self._tell("score", {**_plan_head(plan), "sizes": sizes}, tokens=_tails(plan, prompts), **integers)
+            try:
+                return super().launch_scoring(plan, prompts, wanted)
+            except torch.OutOfMemoryError as error:
+                self.leader.lose(str(error).splitlines()[0])
+                raise
+
+    def compare(self, results: np.ndarray) -> bool:
+        """Whether the latest batch had the same results, bit by bit, on every rank; these are rank 0's."""
+        with self.leader.group.lock:
+            self._tell("compare", {})
+            return len(set(self.leader.group.gather(zlib.crc32(results.tobytes())))) == 1
+
+    def close(self) -> None:
+        """The other ranks forget this engine."""
+        with self.leader.group.lock:
+            self._tell("close", {})
+
+    def _tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
+        self.leader.group.send(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
+
+
+class Handed:
+    """Rank 0's state dict, handed to every rank tensor by tensor."""
+
+    def __init__(self, held: Held, group: Group) -> None:
+        self._held, self._group = held, group
+
+    @property
+    def names(self) -> Any:
+        """See ``Source``."""
+        return self._held.names
+
+    def size(self, name: str) -> tuple[int, ...]:
+        """See ``Source``."""
+        return self._held.size(name)
+
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> torch.Tensor:
+        """See ``Source``."""
+        whole = self._held.read(name).to(self._group.device).contiguous()
+        return part(self._group.share(whole), rows, columns)
+
+
+class Received:
+    """What ``Handed`` hands out, on the other ranks.
+
+    Args:
+        listed: type and shape by name.
+        group: of the ranks.
+    """
+
+    def __init__(self, listed: dict[str, tuple[str, list[int]]], group: Group) -> None:
+        self._listed, self._group = listed, group
+
+    @property
+    def names(self) -> Any:
+        """See ``Source``."""
+        return self._listed.keys()
+
+    def size(self, name: str) -> tuple[int, ...]:
+        """See ``Source``."""
+        return tuple(self._listed[name][1])
+
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> torch.Tensor:
+        """See ``Source``."""
+        dtype, size = self._listed[name]
+        whole = torch.empty(size, dtype=getattr(torch, dtype), device=self._group.device)
+        return part(self._group.share(whole), rows, columns)
+
+
+def told_of(
+    leader: Leader, blueprint: Blueprint, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig
+) -> tuple[int, Source]:
+    """Let the other ranks open the engine, too. Returns its number and what rank 0 reads its own part from."""
+    source, shape = blueprint.source, asdict(blueprint.shape)
+    frequency = shape.pop("inverse_frequency").numpy()
+    head: dict[str, Any] = {"kind": "open", "shape": shape, "config": asdict(config), "codes": trie.space.codes}
+    if isinstance(source, Files):
+        head["directory"] = str(source.directory.resolve())
+    else:
+        assert isinstance(source, Held), "weights come from files or from memory"
+        head["weights"] = {name: (str(source.dtype(name))[6:], source.size(name)) for name in source.names}
+        source = Handed(source, leader.group)
+    tokens = np.concatenate(list(map(np.asarray, sid_tokens))).astype(np.int32)
+    leader.group.send(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **_trie_arrays(trie)}))
+    number, leader.engines = leader.engines, leader.engines + 1
+    return number, source
+
+
+class Follower:
+    """The engines of a rank that is not the first."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._runners: list[Runner | None] = []
+        self._flights: deque[Flight] = deque(maxlen=_KEPT_FLIGHTS)
+
+    def run(self) -> None:
+        """Do what rank 0 says until it ends."""
+        with torch.inference_mode():
+            while (frame := self._group.receive()).head["kind"] != "end":
+                if frame.head["kind"] == "open":
+                    self._runners.append(self._open(frame))
+                else:
+                    runner = self._runners[frame.head["engine"]]
+                    assert runner is not None, "a closed engine is not asked"
+                    self._do(runner, frame)
+
+    def _do(self, runner: Runner, frame: Frame) -> None:
+        head, arrays = frame.head, frame.arrays
+        match head["kind"]:
+            case "load":
+                runner.load(_trie_of(frame))
+            case "filter":
+                runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
+            case "wipe":
+                runner.wipe(arrays["pages"].tolist())
+            case "search":
+                plan = _plan_of(head)
+                self._flights.append(runner.launch(plan, _prompts(plan, arrays), head["filters"], head["seeds"]))
+            case "score":
+                plan = _plan_of(head)
+                wanted = _candidates(head["sizes"], arrays, runner.search.levels)
+                self._flights.append(runner.launch_scoring(plan, _prompts(plan, arrays), wanted))
+            case "compare":
+                self._group.gather(zlib.crc32(self._flights[-1].wait()[0].tobytes()))
+            case "close":
+                self._flights.clear()
+                self._runners[head["engine"]] = None
+
+    def _open(self, frame: Frame) -> Runner:
+        from genrecall.engine.setup import build
+
+        head, trie = frame.head, _trie_of(frame)
+        shape = Architecture(**head["shape"], inverse_frequency=torch.from_numpy(frame.arrays["frequency"].copy()))
+        source: Source = Files(head["directory"]) if "directory" in head else Received(head["weights"], self._group)
+        settings = dict(head["config"])
+        config = EngineConfig(
+            **{**settings, "budgets": Budgets(**settings["budgets"]), "parallel": Parallel(**settings["parallel"])}
+        )
+        tokens = np.split(frame.arrays["tokens"].copy(), np.cumsum(head["codes"])[:-1])
+        with torch.no_grad():
+            return build(Blueprint(shape=shape, source=source), trie, tokens, config, group=self._group).runner
+
+
+def _trie_arrays(trie: Trie) -> dict[str, np.ndarray]:
+    if trie.num_items >= 2**31:
+        raise CapacityError("a catalog is too large to be told", seen=trie.num_items, allowed=2**31 - 1, fix="split it")
+    return {name: vars(trie)[name].astype(np.int32) for name in _TRIE}
+
+
+def _trie_of(frame: Frame) -> Trie:
+    arrays = {name: frame.arrays[name].astype(np.int64) for name in _TRIE}
+    arrays |= {name: frame.arrays[name] for name in ("child_code", "item_order")}
+    return Trie(space=SidSpace(tuple(frame.head["codes"])), **arrays)
+
+
+def _plan_head(plan: StepPlan) -> dict[str, Any]:
+    return {"plan": [plan.kind.value, plan.catalog, [asdict(seat) for seat in plan.seats]]}
+
+
+def _plan_of(head: dict[str, Any]) -> StepPlan:
+    kind, catalog, seats = head["plan"]
+    whole = [{name: tuple(v) if isinstance(v, list) else v for name, v in seat.items()} for seat in seats]
+    return StepPlan(kind=Kind(kind), catalog=catalog, seats=tuple(Seat(**seat) for seat in whole))
+
+
+def _tails(plan: StepPlan, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """The tokens that the batch reads, prompts after each other."""
+    read = [np.asarray(tokens[seat.cached :], np.int32) for seat, tokens in zip(plan.seats, prompts, strict=True)]
+    return np.concatenate(read)
+
+
+def _prompts(plan: StepPlan, arrays: Any) -> list[Sequence[int]]:
+    """Prompts with nothing in place of what lies in pages already: nobody reads it."""
+    cuts = np.cumsum([seat.length - seat.cached for seat in plan.seats])[:-1]
+    tails = np.split(arrays["tokens"], cuts)
+    return [[0] * seat.cached + tail.tolist() for seat, tail in zip(plan.seats, tails, strict=True)]
+
+
+def _candidates(sizes: list[list[int]], arrays: Any, levels: int) -> list[Candidates]:
+    counts = np.array([count for count, *_ in sizes])
+    codes = np.split(arrays["codes"].reshape(-1, levels), np.cumsum(counts)[:-1])
+    paths = np.split(arrays["paths"].astype(np.int64).reshape(-1, levels + 1), np.cumsum(counts)[:-1])
+    nodes = [size for _, *rest in sizes for size in rest]
+    prefixes = iter(np.split(arrays["prefixes"].astype(np.int64), np.cumsum(nodes)[:-1]) if nodes else [])
+    return [
+        Candidates(codes=code, paths=path, prefixes=tuple(next(prefixes) for _ in range(levels - 1)))
+        for code, path in zip(codes, paths, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    Follower(follow(sys.argv[1:])).run()
+    # Without the end of an interpreter, which would wait for connections that rank 0 does not close.
+    os._exit(0)
