@@ -47,6 +47,7 @@ class LeadingRunner(Runner):
     def __init__(self, *arguments: Any, leader: Leader, number: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.leader, self._number = leader, number
+        self._last: Flight | None = None
 
     def load(self, trie: Trie) -> None:
         """See ``Runner``."""
@@ -82,10 +83,10 @@ class LeadingRunner(Runner):
         with self.leader.group.lock:
             self._tell("search", {**_plan_head(plan), "filters": filters, "seeds": seeds}, tokens=_tails(plan, prompts))
             try:
-                return super().launch(plan, prompts, filters, seeds, trace=trace)
+                self._last = super().launch(plan, prompts, filters, seeds, trace=trace)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
-                raise
+            return self._last
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
         """See ``Runner``."""
@@ -99,16 +100,17 @@ class LeadingRunner(Runner):
         with self.leader.group.lock:
             self._tell("score", {**_plan_head(plan), "sizes": sizes}, tokens=_tails(plan, prompts), **integers)
             try:
-                return super().launch_scoring(plan, prompts, wanted)
+                self._last = super().launch_scoring(plan, prompts, wanted)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
-                raise
+            return self._last
 
-    def compare(self, results: np.ndarray) -> bool:
-        """Whether the latest batch had the same results, bit by bit, on every rank; these are rank 0's."""
+    def compare(self) -> bool:
+        """Whether the latest batch had the same results, bit by bit, on every rank."""
+        assert self._last is not None, "a batch ran"
         with self.leader.group.lock:
             self._tell("compare", {})
-            return len(set(self.leader.group.gather(zlib.crc32(results.tobytes())))) == 1
+            return len(set(self.leader.group.gather(_checksum(self._last)))) == 1
 
     def close(self) -> None:
         """The other ranks forget this engine."""
@@ -222,7 +224,7 @@ class Follower:
                 wanted = _candidates(head["sizes"], arrays, runner.search.levels)
                 self._flights.append(runner.launch_scoring(plan, _prompts(plan, arrays), wanted))
             case "compare":
-                self._group.gather(zlib.crc32(self._flights[-1].wait()[0].tobytes()))
+                self._group.gather(_checksum(self._flights[-1]))
             case "close":
                 self._flights.clear()
                 self._runners[head["engine"]] = None
@@ -240,6 +242,10 @@ class Follower:
         tokens = np.split(frame.arrays["tokens"].copy(), np.cumsum(head["codes"])[:-1])
         with torch.no_grad():
             return build(Blueprint(shape=shape, source=source), trie, tokens, config, group=self._group).runner
+
+
+def _checksum(flight: Flight) -> int:
+    return zlib.crc32(flight.wait()[0].tobytes())
 
 
 def _trie_arrays(trie: Trie) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ class Leader:
         """Of ranks 1 and up."""
         return [child.pid for child in self._children]
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str) -> NoReturn:
         """End all ranks, this process included."""
         log(f"the engine's ranks end together: {why}")
         for child in self._children:

@@ -1,0 +1,219 @@
+"""One model on several ranks (gloo): the lists of one rank and of the reference, on every rank; nobody outlives another.
+
+A process of its own leads, because torch.distributed would stay in this one. It answers `SCENARIOS` and then waits to
+be killed; every rank's results are compared bit by bit there, lists are compared here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genrecall.engine import reference
+from genrecall.engine.config import Budgets, EngineConfig, Parallel
+from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.shards import Checkpoint, Shard
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Answer, Request
+from genrecall.errors import ConfigError
+from genrecall.index.trie import Trie
+from genrecall.sid.space import SidSpace
+from tests.engine.agreement import assert_same
+from tests.engine.models import make_model, sid_tokens
+from tests.engine.test_shipped import SPACE, ask, catalog, histories
+
+ROOT = Path(__file__).parents[2]
+# Heads and KV heads: 4 and 2; 4 and 1; 4 and 1 with every bias. Of two ranks or four, some share a KV head.
+MODELS = ("qwen3_tied", "qwen2", "llama_bias")
+SWAPPED = (3, 90)
+SEED = 7
+ENDS_WITHIN_S = 30.0
+"""On a machine that does other things; alone it is less than a second."""
+
+
+def config(ranks: int) -> EngineConfig:
+    budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600, catalog_headroom=3.0)
+    parallel = Parallel(ranks=ranks)
+    return EngineConfig(device="cpu", dtype="float32", budgets=budgets, max_rows=70, parallel=parallel)
+
+
+def rounds(trie: Trie) -> list[list[Request]]:
+    """Mixed widths and filters; the second round finds pages of the first."""
+    longer = [[*prompt, 3, 1, 4] for prompt in histories(1)]
+    return [ask(histories(1), trie), ask(longer, trie)]
+
+
+def play(ranks: int, directory: Path) -> None:
+    """What the leading process does."""
+    told: dict[str, Any] = {}
+    for name in MODELS:
+        engine = Engine(make_model(name), catalog(0), sid_tokens(SPACE.codes), config(ranks))
+        told[name] = scenario(engine)
+        engine.close()
+    make_model(MODELS[0]).save_pretrained(directory / "model")
+    engine = Engine(Checkpoint(directory / "model"), catalog(0), sid_tokens(SPACE.codes), config(ranks))
+    told["files"] = scenario(engine)
+    told["pids"] = engine.loop.runner.leader.pids  # type: ignore[attr-defined]
+    (directory / "told.json.part").write_text(json.dumps(told))
+    (directory / "told.json.part").rename(directory / "told.json")
+    time.sleep(600)
+
+
+def scenario(engine: Engine) -> dict[str, Any]:
+    runner: Any = engine.loop.runner
+    answers, equal = [], []
+    for requests in rounds(catalog(0)):
+        answers.append([listed(answer) for answer in engine.generate(requests)])
+        equal.append(runner.compare())
+    scores = engine.score(requests, [sids for sids, _ in answers[-1]])
+    equal.append(runner.compare())
+    sampled = engine.generate([Request(tokens=tuple(histories(1)[0]), beam=9, seed=SEED)])
+    engine.swap(catalog(*SWAPPED))
+    engine.purge("user 0")
+    swapped = engine.generate(rounds(catalog(*SWAPPED))[0])
+    equal.append(runner.compare())
+    return {
+        "answers": answers,
+        "hits": engine.loop.scheduler.cache.hit_tokens,
+        "scores": [one.tolist() for one in scores],
+        "sampled": [listed(answer) for answer in sampled],
+        "swapped": [listed(answer) for answer in swapped],
+        "equal_on_every_rank": equal,
+    }
+
+
+def listed(answer: Answer) -> tuple[list[Any], list[float]]:
+    return [list(sid) for sid in answer.sids], list(answer.scores)
+
+
+@dataclass
+class Played:
+    told: dict[str, Any]
+    leader: subprocess.Popen[bytes]
+
+
+def start(ranks: int, directory: Path) -> Played:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    script += f"from pathlib import Path\nfrom tests.engine.test_parallel import play\nplay({ranks}, Path(sys.argv[1]))"
+    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    leader = subprocess.Popen(
+        [sys.executable, "-c", script, str(directory)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )
+    until = time.monotonic() + 300
+    while not (directory / "told.json").exists():
+        assert leader.poll() is None and time.monotonic() < until, "the leading process failed; see its words above"
+        time.sleep(0.05)
+    return Played(json.loads((directory / "told.json").read_text()), leader)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    played = start(2, tmp_path_factory.mktemp("two"))
+    yield played
+    played.leader.kill()
+    played.leader.wait()
+
+
+def check(told: dict[str, Any], name: str) -> None:
+    assert all(told["equal_on_every_rank"])
+    model = make_model(name)
+    alone = Engine(model, catalog(0), sid_tokens(SPACE.codes), config(1))
+    found = scenario_of_one(alone)
+    for requests, answers, ours in zip(rounds(catalog(0)), told["answers"], found["answers"], strict=True):
+        for request, answer, one in zip(requests, answers, ours, strict=True):
+            assert answer[0] == one[0]
+            expected = reference.generate(model, catalog(0), sid_tokens(SPACE.codes), request)
+            assert_same(as_answer(answer, expected.short), expected)
+    assert told["hits"] == found["hits"] > 0
+    assert [sids for sids, _ in told["sampled"]] == [sids for sids, _ in found["sampled"]]
+    for requests, answer in zip(rounds(catalog(*SWAPPED))[0], told["swapped"], strict=True):
+        expected = reference.generate(model, catalog(*SWAPPED), sid_tokens(SPACE.codes), requests)
+        assert_same(as_answer(answer, expected.short), expected)
+    for scores, (_, expected_scores) in zip(told["scores"], told["answers"][-1], strict=True):
+        assert scores == pytest.approx(expected_scores, abs=1e-4)
+
+
+def scenario_of_one(engine: Engine) -> dict[str, Any]:
+    engine.loop.runner.compare = lambda: True  # type: ignore[attr-defined]
+    return scenario(engine)
+
+
+def as_answer(answer: tuple[list[list[int]], list[float]], short: bool) -> Answer:
+    return Answer(sids=[tuple(sid) for sid in answer[0]], scores=answer[1], short=short)
+
+
+def gone(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    return True
+
+
+def wait_until(done) -> None:
+    until = time.monotonic() + ENDS_WITHIN_S
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "files"])
+def test_two_ranks_answer_as_one(two, name):
+    check(two.told[name], MODELS[0] if name == "files" else name)
+
+
+def test_a_rank_that_dies_takes_the_others_along(two):
+    os.kill(two.told["pids"][0], signal.SIGKILL)
+    assert two.leader.wait(ENDS_WITHIN_S) == 70
+
+
+@pytest.mark.slow
+def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
+    played = start(4, tmp_path)
+    try:
+        for name in MODELS:
+            check(played.told[name], MODELS[0] if name == "files" else name)
+    finally:
+        played.leader.kill()
+        played.leader.wait()
+    wait_until(lambda: all(map(gone, played.told["pids"])))
+
+
+def test_heads_that_cannot_be_shared_are_refused():
+    shape = Architecture.read(make_model("qwen3_tied"))
+    assert [Shard(rank=3, ranks=4).of(shape).heads, Shard(rank=3, ranks=4).of(shape).kv_heads] == [1, 1]
+    with pytest.raises(ConfigError, match="heads cannot be shared"):
+        Shard(ranks=3).of(shape)
+    with pytest.raises(ConfigError, match="layer of the model"):
+        Shard(ranks=4).even(90)
+    with pytest.raises(ConfigError, match="spread like this"):
+        Parallel(ranks=2, all_reduce="carrier pigeon")
+
+
+def test_ranks_that_share_a_kv_head_read_the_same_rows():
+    rows = [Shard(rank=rank, ranks=4).keys(32, 2) for rank in range(4)]
+    assert rows == [slice(0, 16), slice(0, 16), slice(16, 32), slice(16, 32)]
+    assert [Shard(rank=rank, ranks=2).keys(64, 4) for rank in range(2)] == [slice(0, 32), slice(32, 64)]
+
+
+def test_a_directory_answers_as_the_model_in_memory(tmp_path):
+    model = make_model("qwen2")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    trie = Trie.build(SidSpace(SPACE.codes), np.random.default_rng(0).integers(0, 5, (40, 3)).astype(np.int32))
+    request = [Request(tokens=(1, 2, 3, 4), beam=20)]
+    held, read = (
+        Engine(source, trie, sid_tokens(SPACE.codes), config(1)).generate(request)[0]
+        for source in (model, Checkpoint(tmp_path))
+    )
+    assert (held.sids, held.scores) == (read.sids, read.scores)
