@@ -50,11 +50,14 @@ def command(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
+    tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
     device: Device = "auto",
 ) -> None:
     """Serve a bundle over HTTP, with a console in the browser, until Ctrl-C or SIGTERM.
 
     Example: genrecall serve runs/quickstart/bundle --port 8080
+
+    Example: genrecall serve runs/large/bundle --tp 2
     """
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
@@ -62,7 +65,7 @@ def command(
     from genrecall.serve.worker.lane import WorkerConfig
 
     worker = WorkerConfig(
-        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare
+        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare, ranks=tp
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",

@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from genrecall.engine.config import EngineConfig
+from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.engine import Engine
 from genrecall.index.trie import Trie
 from genrecall.model import trunk
 from genrecall.model.trunk import ItemTrunk
-from genrecall.model.weights import load_model
 from genrecall.prompt.item_prompt import ItemPrompt
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.sid.table import SidTable
@@ -58,4 +58,4 @@ def open_generator(
         prompt = ItemPrompt.load(directory, len(table.sids))
         return Engine(ItemTrunk.load(directory, table.sids), trie, prompt.sid_tokens, config), prompt
     prompts = PromptBuilder.load(directory, table.sids, titles)
-    return Engine(load_model(directory), trie, prompts.vocabulary.sid_tokens, config), prompts
+    return Engine(Checkpoint(directory), trie, prompts.vocabulary.sid_tokens, config), prompts

@@ -189,6 +189,7 @@ class Leader:
         """Let the others end; they are ended where they do not."""
         if self._ending:
             return
+        self._require_alive()
         self._ending = True
         with contextlib.suppress(RuntimeError):  # a rank that is gone needs not be told
             self.group.send(Frame(head={"kind": "end"}))
@@ -201,11 +202,14 @@ class Leader:
 
     def _watch(self) -> None:
         while not self._ending:
-            for rank, child in enumerate(self._children, 1):
-                status = child.poll()
-                if status is not None and not self._ending:
-                    self.lose(f"rank {rank} ended with status {status}")
+            self._require_alive()
             time.sleep(_POLL_S)
+
+    def _require_alive(self) -> None:
+        for rank, child in enumerate(self._children, 1):
+            status = child.poll()
+            if status is not None and not self._ending:
+                self.lose(f"rank {rank} ended with status {status}")
 
 
 _leader: Leader | None = None

@@ -134,7 +134,8 @@ class Files:
         self._files: dict[str, Any] = {}
         for path in listed:
             opened = safe_open(path, framework="pt")
-            self._files |= dict.fromkeys(opened.keys(), opened)
+            # Old checkpoints store what the configuration says anyway.
+            self._files |= {name: opened for name in opened.keys() if not name.endswith("rotary_emb.inv_freq")}
         if not self._files:
             raise ArtifactError(
                 f"there are no weights in {directory}",

@@ -42,6 +42,7 @@ class WorkerConfig:
         batch_rows: beams of one batch.
         beam: W; the bundle's unless given.
         spare: keep a second process with its imports done.
+        ranks: devices that the model is spread over.
         start_s: a bundle that takes longer to open and warm is given up.
     """
 
@@ -50,6 +51,7 @@ class WorkerConfig:
     batch_rows: int | None = None
     beam: int | None = None
     spare: bool = True
+    ranks: int = 1
     start_s: float = 600.0
 
 
@@ -200,7 +202,7 @@ class WorkerLane:
         config = self.config
         arguments = [
             str(theirs.fileno()), str(self.bundle), config.device, str(config.threads or 0),
-            str(config.batch_rows or 0), str(config.beam or 0), str(int(spare)),
+            str(config.batch_rows or 0), str(config.beam or 0), str(int(spare)), str(config.ranks),
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "genrecall.serve.worker.process", *arguments,

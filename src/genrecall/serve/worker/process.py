@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from genrecall.bundle.load import Recommender
+from genrecall.engine.config import Parallel
 from genrecall.errors import GenrecallError
 from genrecall.recall.generative import GenerativeChannel
 from genrecall.serve.worker import frames
@@ -189,13 +190,13 @@ class Worker:
 
 
 def main(arguments: list[str]) -> None:
-    """``process FD BUNDLE DEVICE THREADS BATCH_ROWS BEAM SPARE``; 0 stands for automatic.
+    """``process FD BUNDLE DEVICE THREADS BATCH_ROWS BEAM SPARE RANKS``; 0 stands for automatic.
 
     A spare imports everything and then waits for a first frame: imports are nearly all of the time that starting takes.
     """
     import torch
 
-    descriptor, bundle, device, threads, batch_rows, beam, spare = arguments
+    descriptor, bundle, device, threads, batch_rows, beam, spare, ranks = arguments
     if int(threads):
         torch.set_num_threads(int(threads))
     connection = socket.socket(fileno=int(descriptor))
@@ -203,7 +204,7 @@ def main(arguments: list[str]) -> None:
         _import_models(Path(bundle))
         if frames.receive(connection) is None:
             return
-    shop = Recommender.load(bundle, device=device, beam=int(beam) or None)
+    shop = Recommender.load(bundle, device=device, beam=int(beam) or None, parallel=Parallel(ranks=int(ranks)))
     Worker(shop, connection, int(batch_rows) or None).run()
 
 
