@@ -22,8 +22,9 @@ from genrecall.bench.hf import transformers_rate
 from genrecall.bench.kernel_time import kernel_time
 from genrecall.bench.load import highest_rate, open_loop, saturated
 from genrecall.bench.shapes import random_model, shape_of
-from genrecall.engine.config import EngineConfig
+from genrecall.engine.config import EngineConfig, Parallel
 from genrecall.engine.engine import Engine
+from genrecall.engine.following import LeadingRunner
 from genrecall.engine.host.request import Request
 from genrecall.errors import ConfigError
 from genrecall.hardware import pick_device
@@ -38,6 +39,8 @@ PRECISIONS = {
     "fp32": ("float32", "plain"),
 }
 _MOST_ROWS = 4096
+_COMPARED = 32
+"""Prompts whose lists are compared between one rank and several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class EngineBench:
         profile: GPU time by kernel.
         forced: see ``EngineConfig``.
         device: ``auto``, ``cpu``, ``cuda``.
+        ranks: devices that the model is spread over; with more than one, every point is measured on one first.
+        all_reduce: see ``Parallel``.
         seed: of everything.
     """
 
@@ -79,6 +84,8 @@ class EngineBench:
     profile: bool = False
     forced: str = "run"
     device: str = "auto"
+    ranks: int = 1
+    all_reduce: str = "library"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,37 +107,48 @@ def measure(bench: EngineBench, told: Callable[[dict[str, Any]], None] | None = 
     trie = Trie.build(space, rng.integers(0, bench.codes, (bench.catalog_items, bench.levels), dtype=np.int32))
     points = []
     for precision in bench.precisions:
-        for point in _points(bench, precision, device, trie, rng):
-            points.append(point)
-            if told:
-                told(point)
+        alone: dict[int, dict[str, Any]] = {}
+        for ranks in dict.fromkeys((1, bench.ranks)):
+            for point in _points(bench, precision, device, trie, ranks, alone):
+                points.append(point)
+                if told:
+                    told(point)
+    for point in points:
+        del point["lists"]
     return {"config": asdict(bench), "hardware": hardware.describe(), "device": str(device), "points": points}
 
 
-def _points(bench: EngineBench, precision: str, device: torch.device, trie: Trie, rng: np.random.Generator) -> Any:
-    """Points of one precision: one engine, all beams."""
+def _points(
+    bench: EngineBench, precision: str, device: torch.device, trie: Trie, ranks: int, alone: dict[int, dict[str, Any]]
+) -> Any:
+    """Points of one precision on one rank or several: one engine, all beams; ``alone``: those of one rank, by beam."""
     shape, space = shape_of(bench.shape), trie.space
+    rng = np.random.default_rng(bench.seed)
     dtype, weights = PRECISIONS[precision]
     made = torch.float32 if dtype == "float32" or device.type == "cpu" else torch.bfloat16
     model = random_model(shape, space.num_tokens, device=device, dtype=made, seed=bench.seed)
     tokens = [shape.words + space.offset(level) + np.arange(size) for level, size in enumerate(space.codes)]
     theirs = {}
     prompts = rng.integers(0, shape.words, (4096, bench.input)).tolist()
-    if bench.versus_hf:
+    if bench.versus_hf and ranks == 1:
         for beam in bench.beams:
             theirs[beam] = transformers_rate(model, prompts[0], trie, tokens, beam)
-    config = EngineConfig(dtype=dtype, weights=weights, forced=bench.forced, device=bench.device, max_rows=_MOST_ROWS)
+    config = EngineConfig(
+        dtype=dtype, weights=weights, forced=bench.forced, device=bench.device, max_rows=_MOST_ROWS,
+        parallel=Parallel(ranks=ranks, all_reduce=bench.all_reduce if ranks > 1 else "library"),
+    )  # fmt: skip
     engine = Engine(model, trie, tokens, config)
     parameters = model.num_parameters()
     del model
     gc.collect()
-    products = Products(shape, weights, device=device, dtype=made)
+    products = Products(shape.part(ranks), weights, device=device, dtype=made)
     for beam in bench.beams:
         rows = rows_of(bench.input, beam, space.codes)
         sizes = [size for size in bench.batches if size * max(rows[1:]) <= _MOST_ROWS] or [1]
         least = floor(products, rows, sizes)
         point: dict[str, Any] = {
             "precision": precision,
+            "ranks": ranks,
             "beam": beam,
             "rows": rows,
             "parameters": parameters,
@@ -140,11 +158,32 @@ def _points(bench: EngineBench, precision: str, device: torch.device, trie: Trie
         point["share_of_floor"] = point["requests_per_s"] / least.requests_per_s
         if "alone_ms" in point:
             point["alone_over_floor"] = point["alone_ms"] / (1e3 * least.alone_s)
+        point["lists"] = [answer.sids for answer in engine.generate(_asked(prompts[:_COMPARED], beam))]
+        if isinstance(engine.loop.runner, LeadingRunner):
+            point["equal_on_every_rank"] = engine.loop.runner.compare()
+            point["versus_one_rank"] = _versus(point, alone[beam])
+        alone.setdefault(beam, point)
         if beam in theirs:
             point["transformers_requests_per_s"] = theirs[beam]
             point["ratio"] = point["requests_per_s"] / theirs[beam]
-        log(f"{precision} W={beam}: {point['requests_per_s']:.1f} requests/s, {point['share_of_floor']:.1%} of floor")
+        log(f"{precision} W={beam}, {ranks} ranks: {point['requests_per_s']:.1f} requests/s, {point['share_of_floor']:.1%} of floor")
         yield point
+    engine.close()
+
+
+def _asked(prompts: Sequence[list[int]], beam: int) -> list[Request]:
+    return [Request(tokens=tuple(prompt), beam=beam) for prompt in prompts]
+
+
+def _versus(point: dict[str, Any], alone: dict[str, Any]) -> dict[str, float]:
+    """A point of several ranks beside the same one of one rank."""
+    both = list(zip(point["lists"], alone["lists"], strict=True))
+    found = {
+        "requests_per_s": point["requests_per_s"] / alone["requests_per_s"],
+        "equal_lists": sum(ours == theirs for ours, theirs in both) / len(both),
+        "shared_sids": float(np.mean([len(set(ours) & set(theirs)) / len(theirs) for ours, theirs in both])),
+    }
+    return found | ({"alone_ms": point["alone_ms"] / alone["alone_ms"]} if "alone_ms" in point else {})
 
 
 def _engine(

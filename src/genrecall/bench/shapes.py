@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +38,11 @@ class Shape:
     words: int = WORDS
     window: int = 8192
 
+    def part(self, ranks: int) -> Shape:
+        """What one of several ranks multiplies by."""
+        kv_heads = max(self.kv_heads // ranks, 1)
+        return replace(self, heads=self.heads // ranks, kv_heads=kv_heads, ffn=self.ffn // ranks)
+
     @property
     def matrices(self) -> tuple[tuple[int, int], ...]:
         """(out, in) of one layer's products."""
@@ -54,6 +59,9 @@ SHAPES = {
     "qwen2-0.5b": Shape(family="qwen2", hidden=896, ffn=4864, layers=24, heads=14, kv_heads=2, head_dim=64),
     "qwen2-1.5b": Shape(family="qwen2", hidden=1536, ffn=8960, layers=28, heads=12, kv_heads=2, head_dim=128),
     "qwen2-7b": Shape(family="qwen2", hidden=3584, ffn=18944, layers=28, heads=28, kv_heads=4, head_dim=128),
+    "qwen2.5-7b": Shape(
+        family="qwen2", hidden=3584, ffn=18944, layers=28, heads=28, kv_heads=4, head_dim=128, words=152_064
+    ),
     "qwen3-1.7b": Shape(family="qwen3", hidden=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128),
 }
 SHAPES |= {

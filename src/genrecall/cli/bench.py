@@ -38,12 +38,16 @@ def engine(
     seconds: Annotated[float, typer.Option(help="Of each load.")] = 3.0,
     profile: Annotated[bool, typer.Option("--profile", help="GPU time by kernel.")] = False,
     forced: Annotated[str, typer.Option(help="Forced levels: run or skip.")] = "run",
+    tp: Annotated[int, typer.Option(min=1, help="Spread the model over so many GPUs, and measure it on one, too.")] = 1,
+    all_reduce: Annotated[str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot.")] = "library",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """The engine under load, beside the floor of its linear layers and transformers' search.
 
     Example: genrecall bench engine --shape qwen2-1.5b --beam 5,50,300 --precision bf16,fp8 --slo-ms 100
+
+    Example: genrecall bench engine --shape qwen2.5-7b --beam 50 --precision bf16 --tp 2 --all-reduce one_shot --json
     """
     from genrecall.bench.engine import EngineBench, measure
     from genrecall.errors import ConfigError
@@ -68,6 +72,8 @@ def engine(
         profile=profile,
         forced=forced,
         device=device,
+        ranks=tp,
+        all_reduce=all_reduce,
     )
     found = measure(config)
     if as_json:
@@ -77,13 +83,13 @@ def engine(
     gpus = ", ".join(machine["gpus"]) or "no GPU"
     print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
     print(f"{shape}, {catalog_items:,} items in {layout}, {input} tokens in")
-    print("precision  beam   requests/s   batch   of the floor   alone ms   p99 ms at rate   transformers/s")
+    print("precision  ranks  beam   requests/s   batch   of the floor   alone ms   p99 ms at rate   transformers/s")
     for point in found["points"]:
         loop = point.get("slo") or point.get("open_loop")
         waits = f"{loop['p99_ms']:6.1f} at {loop['rate']:6.1f}" if loop else ""
         theirs = point.get("transformers_requests_per_s")
         print(
-            f"{point['precision']:9s} {point['beam']:5d} {point['requests_per_s']:12.1f} {point['batch']:7d}"
+            f"{point['precision']:9s} {point['ranks']:6d} {point['beam']:5d} {point['requests_per_s']:12.1f} {point['batch']:7d}"
             f" {point['share_of_floor']:14.1%} {point['alone_ms']:10.1f}   {waits:14s}"
             + (f" {theirs:16.2f}" if theirs else "")
         )
