@@ -106,6 +106,10 @@ class VectorIndex:
             scores[row, : len(found)] = products
         return items, scores
 
+    def take(self, items: np.ndarray) -> np.ndarray:
+        """float32 (n, E) vectors of items int (n,)."""
+        return np.asarray(self._vectors[self._popularity.place[items]])
+
     def _compared(self, asked: np.ndarray, excluded: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Places int64 and products of one query, best first, of all vectors.
 

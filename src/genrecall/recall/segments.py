@@ -3,8 +3,8 @@
     score(j | s) = (n_sj + α · n_j / n) / (n_s + α)
 
 Smoothing with a Dirichlet prior (Zhai & Lafferty, "A study of smoothing methods for language models applied to
-information retrieval", TOIS 2004): small segments fall back on everybody. Deviation: none; users of no known segment get
-the popular items with score 0, that is, without evidence.
+information retrieval", TOIS 2004): small segments fall back on everybody. Deviation: users of no known segment get the
+popular items with score 0, that is, without evidence.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class SegmentChannel:
         counted = np.zeros((len(segments), num_items))
         np.add.at(counted, (rows[rows >= 0], histories.items[rows >= 0]), 1)
         return cls(segments, counted, histories.item_counts(num_items), config)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item, of everybody."""
+        return self._everybody.counts
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query."""

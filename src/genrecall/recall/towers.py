@@ -83,6 +83,11 @@ class TowersChannel:
         config = TowersConfig(window=channel.config.train.window, index=index or IndexConfig())
         return cls(channel.state(), channel.words, channel.counts, config)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """float64 (I,) training events by item."""
+        return self.popularity.counts
+
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query."""
         num_items, width = len(self.popularity), min(k, len(self.popularity))

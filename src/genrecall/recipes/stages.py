@@ -34,6 +34,7 @@ from genrecall.recall.transition import TransitionChannel, in_baskets
 from genrecall.recipes.recipe import Recipe, SplitConfig
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
+from genrecall.text.vectors import Vectors
 from genrecall.train.corpus import Corpus, Pairs, corpus_of
 from genrecall.train.distil import Counts
 from genrecall.train.loop import artifact_config, train

@@ -89,7 +89,7 @@ def test_diversity_is_its_formula() -> None:
 
             left = [e for e in found if e not in chosen]
             chosen.append(max(left, key=gain))
-        assert diversified(found, by_vectors(vectors), 5, balance) == chosen
+        assert diversified(found, by_vectors(vectors.__getitem__), 5, balance) == chosen
 
 
 def test_diversity_by_sids() -> None:

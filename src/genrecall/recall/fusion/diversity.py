@@ -45,9 +45,9 @@ def diversified(found: Sequence[Explained], similarity: Similarity, k: int, bala
     return chosen
 
 
-def by_vectors(vectors: np.ndarray) -> Similarity:
-    """Cosine of unit vectors float32 (I, E), at least 0."""
-    return lambda item, others: np.maximum(vectors[others] @ vectors[item], 0.0)
+def by_vectors(take: Callable[[np.ndarray], np.ndarray]) -> Similarity:
+    """Cosine, at least 0; ``take`` gives unit vectors float32 (n, E) of items int (n,)."""
+    return lambda item, others: np.maximum(take(others) @ take(np.array([item]))[0], 0.0)
 
 
 def by_sids(sids: np.ndarray) -> Similarity:

@@ -7,17 +7,17 @@
     learned   value(j) = f(features(j))
 
 Cormack, Clarke & Büttcher (SIGIR 2009); CombSUM of Fox & Shaw (TREC-2, 1993) with the min–max normalisation of Lee,
-"Analyses of multiple evidence combination" (SIGIR 1997); stride scheduling (Waldspurger & Weihl, 1995: channel c is due
-for the r-th time at r / w_c, so that its share of the first places follows w_c); ``calibration`` and ``learned`` for the
-others, which are fitted. Deviations: equal values go to the better place in any list, then to the more popular item; a
-channel that did not answer (an empty list) is the same as one that knows nothing; the last of n listed items keeps 1/n,
-for it was found; a turn that a channel spends on an item that is there already is not given back.
+"Analyses of multiple evidence combination" (SIGIR 1997); stride scheduling (Waldspurger & Weihl, 1995: channel c is
+due for the r-th time at r / w_c, so that its share of the first places follows w_c); ``calibration`` and ``learned``
+for the others, which are fitted. Deviations: equal values go to the better place in any list, then to the more popular
+item; a channel that did not answer (an empty list) is the same as one that knows nothing; the last of n listed items
+keeps 1/n, for it was found; a turn that a channel spends on an item that is there already is not given back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -81,12 +81,14 @@ class Explained:
         score: of the fusion.
         ranks: place by channel, of the channels that list it.
         scores: the same channels' own scores.
+        parts: what they add to the fusion's; empty where it is no sum (or maximum).
     """
 
     item: int
     score: float
     ranks: dict[str, int]
     scores: dict[str, float]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Fusion:
@@ -139,14 +141,10 @@ class Fusion:
 
     def values(self, pool: Pool, lengths: np.ndarray | None = None) -> np.ndarray:
         """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories."""
-        if self.config.method == "rrf":
-            return reciprocal_ranks(pool, self.config.constant) @ self.weights
-        if self.config.method == "scores":
-            return normalised(pool) @ self.weights
-        if self.config.method == "quota":
-            return (reciprocal_ranks(pool, 0.0) * self.weights).max(axis=1, initial=0.0)
-        if self.scorer is None:
-            return lifts(pool, self.calibrations) @ self.weights
+        columns = self.columns(pool)
+        if columns is not None:
+            return (columns * self.weights).max(axis=1) if self.config.method == "quota" else columns @ self.weights
+        assert self.scorer is not None
         lengths = np.zeros(len(pool), np.int64) if lengths is None else lengths
         found = [np.empty(0)]
         for begin in range(0, len(pool), _REQUESTS_A_BLOCK):
@@ -154,6 +152,14 @@ class Fusion:
             known = features(pool.take(rows), self.calibrations, lengths[rows], self.mean_length)
             found.append(self.scorer.values(known))
         return np.concatenate(found)
+
+    def columns(self, pool: Pool) -> np.ndarray | None:
+        """float64 (P, C) what each channel says of a candidate, before weights; None where nothing is summed."""
+        if self.config.method == "learned":
+            return None
+        if self.config.method in ("rrf", "quota"):
+            return reciprocal_ranks(pool, self.config.constant if self.config.method == "rrf" else 0.0)
+        return normalised(pool) if self.config.method == "scores" else lifts(pool, self.calibrations)
 
     def fuse(self, candidates: Mapping[str, Candidates], k: int, lengths: np.ndarray | None = None) -> Candidates:
         """The best ``k`` items of each request.
@@ -171,10 +177,10 @@ class Fusion:
     ) -> list[list[Explained]]:
         """``fuse``, with each channel's part: a list a request."""
         pool = self.pool(candidates, k)
-        answer = pool.best(self.values(pool, lengths), k)
+        answer, columns = pool.best(self.values(pool, lengths), k), self.columns(pool)
         return [
             [
-                self._explained(pool, row, int(item), float(score))
+                self._explained(pool, columns, row, int(item), float(score))
                 for item, score in zip(*listed, strict=True)
                 if item >= 0
             ]
@@ -211,7 +217,7 @@ class Fusion:
             mean_length=float(state["mean_length"][0]) if learned else 0.0,
         )
 
-    def _explained(self, pool: Pool, row: int, item: int, score: float) -> Explained:
+    def _explained(self, pool: Pool, columns: np.ndarray | None, row: int, item: int, score: float) -> Explained:
         begin, end = pool.offsets[row : row + 2]
         where = begin + int(np.flatnonzero(pool.items[begin:end] == item)[0])
         listed = [(c, name) for c, name in enumerate(self.config.channels) if pool.ranks[where, c] > 0]
@@ -220,6 +226,7 @@ class Fusion:
             score=score,
             ranks={name: int(pool.ranks[where, c]) for c, name in listed},
             scores={name: float(pool.scores[where, c]) for c, name in listed},
+            parts={} if columns is None else {name: float(columns[where, c] * self.weights[c]) for c, name in listed},
         )
 
 
