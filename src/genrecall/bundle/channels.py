@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from genrecall.catalog.histories import Histories
+from genrecall.recall.ann import IndexConfig
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
@@ -20,7 +21,12 @@ from genrecall.recall.item_cf import ItemCfChannel, ItemCfConfig
 from genrecall.recall.lexical import LexicalChannel, LexicalConfig
 from genrecall.recall.linear import LinearChannel, LinearConfig
 from genrecall.recall.popularity import PopularityChannel, PopularityConfig
+from genrecall.recall.segments import Profiles, SegmentChannel, SegmentConfig
+from genrecall.recall.towers import TowersChannel, TowersConfig
 from genrecall.recall.transition import TransitionChannel, TransitionConfig, in_baskets
+
+if TYPE_CHECKING:
+    from genrecall.recall.two_tower import TwoTowerConfig
 
 _SETTINGS = "settings.json"
 _FUSED = "fused"
@@ -32,6 +38,8 @@ ClassicChannel = (
     | LinearChannel
     | LexicalChannel
     | DenseChannel
+    | SegmentChannel
+    | TowersChannel
 )
 _COUNTED = ("popularity", "item_cf", "transition", "transition_undirected", "basket", "linear")
 _KINDS: dict[str, tuple[Any, Any]] = {
@@ -43,6 +51,8 @@ _KINDS: dict[str, tuple[Any, Any]] = {
     "linear": (LinearChannel, LinearConfig),
     "lexical": (LexicalChannel, LexicalConfig),
     "dense": (DenseChannel, DenseConfig),
+    "popularity_segment": (SegmentChannel, SegmentConfig),
+    "two_tower": (TowersChannel, TowersConfig),
 }
 
 
@@ -56,6 +66,9 @@ class ClassicConfig:
         transition_undirected: None leaves this second transition channel out.
         basket: None leaves the channel out where events share no times (no baskets).
         linear: None leaves this second channel of baskets out.
+        segment: popularity by a profile column; None leaves it out.
+        two_tower: trained at export; None leaves it out.
+        index: of the two towers' items.
     """
 
     popularity: PopularityConfig = field(default_factory=PopularityConfig)
@@ -64,19 +77,46 @@ class ClassicConfig:
     transition_undirected: TransitionConfig | None = None
     basket: BasketConfig | None = None
     linear: LinearConfig | None = None
+    segment: SegmentConfig | None = None
+    two_tower: TwoTowerConfig | None = None
+    index: IndexConfig = field(default_factory=IndexConfig)
 
 
-def fit(histories: Histories, num_items: int, config: ClassicConfig | None = None) -> dict[str, ClassicChannel]:
-    """Fit all counted channels on training histories."""
+def fit(
+    histories: Histories,
+    num_items: int,
+    config: ClassicConfig | None = None,
+    *,
+    profile_of: Profiles | None = None,
+    vectors: np.ndarray | None = None,
+) -> dict[str, ClassicChannel]:
+    """Fit all channels that are asked for on training histories.
+
+    Args:
+        histories: training events of U users.
+        num_items: I.
+        config: which channels, and how.
+        profile_of: profile columns of a user by row of ``histories``.
+        vectors: float32 (I, D) text vectors, by which the two towers know items without events.
+    """
     config = config or ClassicConfig()
     settings = {name: getattr(config, name) for name in _COUNTED}
     left_out = {"basket"} if config.basket is None and not in_baskets(histories) else set()
     left_out |= {name for name in ("transition_undirected", "linear") if settings[name] is None}
-    return {
+    fitted = {
         name: _named(_KINDS[name][0].fit(histories, num_items, settings[name]), name)
         for name in _COUNTED
         if name not in left_out
     }
+    if config.segment is not None:
+        profiles = profile_of or (lambda user: {})
+        fitted["popularity_segment"] = SegmentChannel.fit(histories, num_items, config.segment, profiles)
+    if config.two_tower is not None:
+        from genrecall.recall.two_tower import TwoTowerChannel
+
+        trained = TwoTowerChannel.fit(histories, num_items, config.two_tower, vectors=vectors, profile_of=profile_of)
+        fitted["two_tower"] = TowersChannel.of(trained, config.index)
+    return fitted
 
 
 def save(channels: Mapping[str, ClassicChannel | FusedChannel], directory: Path) -> None:

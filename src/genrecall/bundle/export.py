@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
 from genrecall.bundle import channels as classic
-from genrecall.bundle.channels import ClassicConfig
+from genrecall.bundle.channels import ClassicChannel, ClassicConfig
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
+from genrecall.recall.channel import Query
 from genrecall.recall.generative import GenerativeConfig
+from genrecall.recall.towers import TowersChannel
 from genrecall.sid.table import SidTable
+from genrecall.telemetry import log
+from genrecall.text.vectors import Vectors
 
 KIND = "bundle"
+_ASKED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ def export_bundle(
     model: Path | str | Sequence[Path],
     out: Path | str,
     config: BundleConfig | None = None,
+    vectors: Vectors | None = None,
     force: bool = False,
 ) -> Artifact:
     """Write a bundle from a catalog, its SIDs and a model; one that is current is kept.
@@ -58,6 +65,7 @@ def export_bundle(
         model: ``model`` artifact, trained on exactly these SIDs; as many.
         out: directory of the bundle.
         config: settings.
+        vectors: of the items' texts, for channels that are trained here and read them; the bundle names them as parent.
         force: write even if ``out`` is current.
     """
     config = config or BundleConfig()
@@ -78,6 +86,8 @@ def export_bundle(
         "remarks": list(config.remarks),
     }
     parents = {"catalog": catalog.digest, **{name: part.digest for name, part in parts.items()}}
+    if vectors is not None and config.channels.two_tower is not None:
+        parents["vectors"] = vectors.digest
     if not force and is_current(out, kind=KIND, config=settings, parents=parents):
         return open_artifact(out, kind=KIND)
     with write_artifact(out, kind=KIND, config=settings, parents=parents) as writer:
@@ -87,13 +97,34 @@ def export_bundle(
                 target = writer.path / name / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / file, target)
-        classic.save(classic.fit(train, len(catalog.items), config.channels), writer.path / "channels")
+        fitted = classic.fit(
+            train,
+            len(catalog.items),
+            config.channels,
+            profile_of=catalog.profile_of,
+            vectors=None if vectors is None else vectors.matrix,
+        )
+        classic.save(fitted, writer.path / "channels")
         writer.facts |= {
+            **_found_by_index(fitted, train, catalog),
             "items": len(catalog.items),
             "training": [weights.manifest.facts for _, weights in generators],
             "searches": all(_learned_searches(weights) for _, weights in generators),
         }
     return open_artifact(out, kind=KIND)
+
+
+def _found_by_index(
+    channels: Mapping[str, ClassicChannel], train: Histories, catalog: Catalog
+) -> dict[str, dict[str, Any]]:
+    """What the index of the two towers finds of the exact lists, for a sample of the training users."""
+    towers = channels.get("two_tower")
+    if not isinstance(towers, TowersChannel):
+        return {}
+    users = np.random.default_rng(0).permutation(np.flatnonzero(train.lengths > 0))[:_ASKED].tolist()
+    quality = towers.quality([Query(history=train.of(user), profile=catalog.profile_of(user)) for user in users])
+    log("two_tower: " + ", ".join(f"{name} {value}" for name, value in quality.items()))
+    return {"two_tower": quality}
 
 
 def parts_of(generator: int) -> tuple[str, str]:

@@ -21,6 +21,13 @@ def export(
     ] = "auto",
     window: Annotated[int, typer.Option(help="Largest distance of a counted transition; not with auto.")] = 5,
     decay: Annotated[float, typer.Option(help="Weight of a history item one step older; not with auto.")] = 0.5,
+    segment: Annotated[
+        str | None, typer.Option(help="Profile column by which popularity is counted, too: the first fallback.")
+    ] = None,
+    two_tower: Annotated[
+        float | None, typer.Option(min=0.1, help="Train a two-tower channel for so many epochs. Default: none.")
+    ] = None,
+    index: Annotated[str, typer.Option(help="Of the two towers' items: exact, hnsw, auto by their number.")] = "auto",
     catalog: CatalogPath = None,
     sid: SidPath = None,
     model: ModelPath = None,
@@ -31,12 +38,16 @@ def export(
     """Gather model, SIDs, items and classic channels into one directory under one digest.
 
     Example: genrecall export --run runs/shop --beam 50 --item-cf swing --transition undirected --window 3
+
+    Example: genrecall export --run runs/shop --two-tower 20 --segment country
     """
     from genrecall.bundle.channels import ClassicConfig
     from genrecall.catalog.store import Catalog
     from genrecall.errors import ConfigError
+    from genrecall.recall.ann import IndexConfig
     from genrecall.recall.generative import GenerativeConfig
     from genrecall.recall.item_cf import ItemCfConfig
+    from genrecall.recall.segments import SegmentConfig
     from genrecall.recall.transition import TransitionConfig
     from genrecall.recipes import stages
     from genrecall.recipes.recipe import Recipe
@@ -51,10 +62,25 @@ def export(
     counted = None
     if transition != "auto":
         counted = TransitionConfig(directed=transition == "directed", window=window, decay=decay)
+    towers, vectors = None, None
+    if two_tower is not None:
+        from genrecall.recall.two_tower import TwoTowerConfig
+        from genrecall.text.vectors import Vectors
+        from genrecall.train.sequence.config import SequenceConfig
+
+        towers = TwoTowerConfig(train=SequenceConfig(epochs=two_tower))
+        vectors = Vectors.load(run / "vectors") if (run / "vectors").is_dir() else None
     similarity: Any = item_cf  # checked by ItemCfConfig
+    kind: Any = index  # checked by IndexConfig
     recipe = Recipe(
         generative=GenerativeConfig(beam=beam, items_per_sid=items_per_sid),
-        channels=ClassicConfig(item_cf=ItemCfConfig(similarity=similarity), transition=counted),
+        channels=ClassicConfig(
+            item_cf=ItemCfConfig(similarity=similarity),
+            transition=counted,
+            segment=None if segment is None else SegmentConfig(column=segment),
+            two_tower=towers,
+            index=IndexConfig(kind=kind),
+        ),
     )
     bundle = stages.export(
         Catalog.load(catalog or run / "catalog"),
@@ -62,11 +88,14 @@ def export(
         model=model or run / "model",
         out=out or run / "bundle",
         recipe=recipe,
+        vectors=vectors,
         force=force,
     )
     if as_json:
         print(json.dumps({"path": str(bundle.path), "digest": bundle.digest}))
     else:
+        for name, value in bundle.manifest.facts.get("two_tower", {}).items():
+            print(f"two_tower  {name}: {value}")
         print(f"bundle  {bundle.manifest.facts['items']:,} items  {bundle.path}  {bundle.digest}")
 
 

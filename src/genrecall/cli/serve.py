@@ -45,6 +45,9 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Of the worker. Default: all cores but one.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Beams of one batch. Default: about 50 ms of them.")] = None,
     experiments: Annotated[Path | None, typer.Option(help="TOML file of experiments (see genrecall ab).")] = None,
+    scenarios: Annotated[
+        Path | None, typer.Option(help="TOML file: channels, budgets, fusion and fallbacks of each scenario.")
+    ] = None,
     spare: Annotated[bool, typer.Option(help="Keep a second process ready, for when the worker is lost.")] = True,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
@@ -62,6 +65,7 @@ def command(
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
+    from genrecall.serve.scenario import read_scenarios
     from genrecall.serve.worker.lane import WorkerConfig
 
     worker = WorkerConfig(
@@ -77,6 +81,7 @@ def command(
         rate_per_s=rate,
         drain_s=drain_s,
         weights=_weights(weight or []),
+        scenarios={} if scenarios is None else read_scenarios(scenarios),
         experiments=() if experiments is None else read_layers(experiments),
         worker=None if classic_only else worker,
         tls=_pair(tls_cert, tls_key),

@@ -34,6 +34,7 @@ from genrecall.recall.transition import TransitionChannel, in_baskets
 from genrecall.recipes.recipe import Recipe, SplitConfig
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
+from genrecall.text.vectors import Vectors
 from genrecall.train.corpus import Corpus, Pairs, corpus_of
 from genrecall.train.distil import Counts
 from genrecall.train.loop import artifact_config, train
@@ -149,7 +150,16 @@ def recall_at_10(
     return measure
 
 
-def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recipe, force: bool = False) -> Artifact:
+def export(
+    catalog: Catalog,
+    *,
+    sid: Path,
+    model: Path,
+    out: Path,
+    recipe: Recipe,
+    vectors: Vectors | None = None,
+    force: bool = False,
+) -> Artifact:
     """Gather the bundle; its split is the one that the model was trained under."""
     trained = open_artifact(model, kind="model").manifest.config
     split = SplitConfig(**trained["recipe"]["split"])
@@ -160,7 +170,7 @@ def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recip
         remarks=_remarks(trained["train"]),
     )
     return export_bundle(
-        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, force=force
+        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, vectors=vectors, force=force
     )
 
 

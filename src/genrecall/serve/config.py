@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genrecall.errors import ConfigError
 from genrecall.experiment.assignment import Layer
+from genrecall.serve.scenario import Scenario
 from genrecall.serve.worker.lane import WorkerConfig
 
 
@@ -30,6 +31,7 @@ class ServeConfig:
         drain_s: how long a stop waits for requests on their way.
         weights: of channels in the fusion, for bundles that ship none.
         worker: of the generative channel; None serves classic channels only.
+        scenarios: by name; requests of others are answered as the bundle says.
         experiments: layers; an arm's settings hold for requests that do not set them.
         explained: answers that ``/v1/explain`` remembers.
         tls: certificate chain and key as PEM files; None speaks plain HTTP.
@@ -48,6 +50,7 @@ class ServeConfig:
     drain_s: float = 30.0
     weights: Mapping[str, float] = field(default_factory=dict)
     worker: WorkerConfig | None = field(default_factory=WorkerConfig)
+    scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     experiments: Sequence[Layer] = ()
     explained: int = 2000
     tls: tuple[Path, Path] | None = None

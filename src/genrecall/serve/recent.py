@@ -19,11 +19,15 @@ _KEPT, _SLOW = 20_000, 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Remembered:
-    """One answer and what it was made of, as arrays: words are only put to it when somebody asks."""
+    """One answer and what it was made of, as arrays: words are only put to it when somebody asks.
+
+    ``history`` is the number of events that were read.
+    """
 
     request: Recommend | Search
     answer: Answer
     lists: Mapping[str, Listed]
+    history: int = 0
 
 
 class Explanations:

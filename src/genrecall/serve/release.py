@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrecall.bundle.contents import Contents
+from genrecall.errors import ConfigError
 from genrecall.recall.channel import Channel, Query
 from genrecall.recall.fusion import Fusion
+from genrecall.recall.fusion.rule import FITTED
 from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.default import FALLBACK, default_channels, fusion_of
+from genrecall.serve.default import FALLBACK, Filled, default_channels, fill, fusion_of
 from genrecall.serve.lanes import Asked, Lane, ThreadLane
+from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
+from genrecall.serve.scenario import FALLBACKS, Scenario
 from genrecall.serve.schema import Filter
 from genrecall.serve.worker.lane import WorkerLane
 from genrecall.telemetry import log
 
-PLUGINS = "genrecall.channels"
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -49,7 +51,7 @@ class Release:
     worker: WorkerLane | None
     weights: Mapping[str, float]
     inflight: int = 0
-    _fusions: dict[tuple[str, ...], Fusion] = field(default_factory=dict)
+    _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
@@ -65,6 +67,11 @@ class Release:
             await worker.start()
             lanes = {"generative": worker, **lanes}
         release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        try:
+            release.require(config.scenarios)
+        except ConfigError:
+            await release.close()
+            raise
         await release.warm()
         return release
 
@@ -108,16 +115,40 @@ class Release:
             return found
         return default_channels(self.contents, self.lanes)
 
-    def fusion(self, channels: tuple[str, ...]) -> Fusion:
-        """How these channels' lists are joined."""
-        if channels not in self._fusions:
-            self._fusions[channels] = fusion_of(self.contents, channels, self.weights)
-        return self._fusions[channels]
+    def require(self, scenarios: Mapping[str, Scenario]) -> None:
+        """Refuse scenarios that this bundle cannot keep.
 
-    def fallback(self, query: Query, k: int) -> np.ndarray:
-        """int32 popular items that the query does not exclude; from memory, so that it cannot be late."""
-        found = self.contents.channels[FALLBACK].recall([query], k).items[0]
-        return np.asarray(found[found >= 0])
+        Raises:
+            ConfigError: one names a channel that is not there, or a fusion that the bundle was not fitted with.
+        """
+        shipped = None if self.contents.fusion is None else self.contents.fusion.config.method
+        for name, rules in scenarios.items():
+            named = {*(rules.channels or ()), *rules.weights, *rules.floors, *rules.budgets_ms}
+            if missing := sorted(named - set(self.lanes)):
+                raise ConfigError(
+                    f"the scenario {name} names channels that are not there",
+                    seen=", ".join(missing),
+                    allowed=", ".join(self.lanes),
+                    fix="export the bundle with them, install the plug-in, or take them out of the scenario",
+                )
+            if rules.method in FITTED and rules.method != shipped:
+                raise ConfigError(
+                    f"the scenario {name} asks for a fusion that this bundle was not fitted with",
+                    seen=f"method {rules.method}; the bundle ships {shipped or 'none'}",
+                    allowed="rrf, scores, quota, or what the bundle ships",
+                    fix="fit it with `genrecall fuse`, or choose another method",
+                )
+
+    def fusion(self, channels: tuple[str, ...], rules: Scenario | None = None) -> Fusion:
+        """How these channels' lists are joined; ``rules`` are those of the configuration, which live as long as it."""
+        key = channels, id(rules)
+        if key not in self._fusions:
+            self._fusions[key] = fusion_of(self.contents, channels, self.weights, rules)
+        return self._fusions[key]
+
+    def fallback(self, query: Query, k: int, chain: Sequence[str] = FALLBACKS) -> list[Filled]:
+        """Popular items that the query does not exclude; from memory, so that it cannot be late."""
+        return fill(self.contents, query, k, chain)
 
     def set_delisted(self, item_ids: set[str]) -> None:
         """Items that must not come from now on."""
@@ -193,7 +224,4 @@ def channels_of(contents: Contents) -> dict[str, Channel]:
     if "lexical" not in channels and len(contents.items) <= _LEXICAL_ITEMS:
         log("channel lexical: indexing the items' texts (the bundle ships no index)")
         channels["lexical"] = LexicalChannel.fit(item_texts(contents.items), contents.channels[FALLBACK].counts)
-    for plugin in metadata.entry_points(group=PLUGINS):
-        channels[plugin.name] = plugin.load()(contents)
-        log(f"channel {plugin.name}: from the plug-in {plugin.value}")
-    return channels
+    return {**channels, **plugins(contents, ["generative", *channels])}

@@ -191,11 +191,39 @@ class Listing(msgspec.Struct, frozen=True):
     score: float
 
 
+class Fused(msgspec.Struct, frozen=True):
+    """One place of the fused list, before it was arranged.
+
+    ``parts`` are what channels add to ``value`` (of ``quota`` the largest counts; of ``learned`` there are none);
+    ``rank`` is its place in the answer, None where another item was preferred.
+    """
+
+    item_id: str
+    place: int
+    value: float
+    parts: dict[str, float]
+    rank: int | None
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """By which rules an answer came about: the scenario's, where it sets any."""
+
+    scenario: str
+    method: str
+    weights: dict[str, float]
+    constant: float
+    floors: dict[str, int]
+    budgets_ms: dict[str, float]
+    spread: Spread | None
+    diversity: dict[str, float | int | str] | None
+    fallback: list[str]
+
+
 class Explained(msgspec.Struct, frozen=True):
     """Why an answer was as it was.
 
-    ``levels`` (the best beams of each) and ``survivors`` (how many there were) only where the request asked for an
-    explanation.
+    ``fused`` is the list that ``rules`` made of the channels' lists. ``levels`` (the best beams of each) and
+    ``survivors`` (how many there were) only where the request asked for an explanation.
     """
 
     request_id: str
@@ -203,6 +231,8 @@ class Explained(msgspec.Struct, frozen=True):
     query: str | None
     answer: Answer
     lists: dict[str, list[Listing]]
+    rules: Rules
+    fused: list[Fused]
     levels: list[list[Beam]] | None
     survivors: list[int] | None
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering
+from genrecall.serve import answering, arranging
 from genrecall.serve.admission import grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.default import depth_of
+from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.limiter import Limiter
@@ -25,12 +25,14 @@ from genrecall.serve.problems import Problem
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
+from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
 
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
+_AS_THE_BUNDLE_SAYS = Scenario()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +41,7 @@ class _Plan:
 
     query: Query
     channels: tuple[str, ...]
+    rules: Scenario
     beam: int
     beam_asked: int
     reasons: list[str]
@@ -95,7 +98,7 @@ class Service:
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
         self.arms.exposed(request, answer)
         lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
-        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
+        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
     def _deadline_s(self, request: Recommend | Search) -> float:
@@ -110,7 +113,11 @@ class Service:
         remembered = self.explanations.find(request_id)
         if remembered is None:
             raise Problem("not_found", "no such answer is remembered; only the newest are")
-        return explained(remembered, self.releases.of(remembered.answer.versions.bundle))
+        release = self.releases.of(remembered.answer.versions.bundle)
+        return explained(remembered, release, self._rules(remembered.request))
+
+    def _rules(self, request: Recommend | Search) -> Scenario:
+        return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
 
     def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
         history, times, profile = self._past(request, release)
@@ -121,7 +128,8 @@ class Service:
             profile=profile,
             text=request.query if isinstance(request, Search) else None,
         )
-        channels = release.chosen(request.channels, search=isinstance(request, Search))
+        rules = self._rules(request)
+        channels = release.chosen(request.channels or rules.channels, search=isinstance(request, Search))
         budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
@@ -133,7 +141,7 @@ class Service:
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
         return _Plan(
-            query=query, channels=channels, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
+            query=query, channels=channels, rules=rules, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
             reasons=reasons, budget_s=budget_s,
         )  # fmt: skip
 
@@ -157,14 +165,15 @@ class Service:
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
-        depth = depth_of(request.k, len(release.contents.items))
+        wanted = plan.rules.depth(request.k, request.spread or plan.rules.spread)
+        depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
         tasks = {}
         for name in plan.channels:
             if name == "generative" and plan.beam == 0 and plan.reasons:
                 continue
             asked = Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
-                budget_s=plan.budget_s,
+                budget_s=plan.rules.budget_s(name, plan.budget_s),
             )  # fmt: skip
             tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
         try:
@@ -186,15 +195,17 @@ class Service:
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
     ) -> Answer:
-        fetch = request.k if request.spread is None else 4 * request.k
-        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch))
-        found = answering.spread_out(found, release.contents.table.sids, request.spread)[: request.k]
+        rules = plan.rules
+        fetch = rules.depth(request.k, request.spread or rules.spread)
+        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules))
+        found = arranging.arranged(release, found, rules, request.spread, request.k)
         missing = request.k - len(found)
-        filled: Sequence[int] = []
+        filled: Sequence[Filled] = []
         if missing > 0:
             taken = np.array([entry.item for entry in found], dtype=np.int32)
             exclude = np.concatenate((plan.query.exclude, release.delisted, taken))
-            filled = release.fallback(Query(exclude=exclude), missing).tolist()
+            asked = Query(exclude=exclude, profile=plan.query.profile)
+            filled = release.fallback(asked, missing, rules.fallback)
         failed = [
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
@@ -211,7 +222,7 @@ class Service:
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
-            versions=answering.versions_of(release, role, plan.channels),
+            versions=answering.versions_of(release, role, plan.channels, rules),
             timing_ms={},
         )
 

@@ -22,7 +22,7 @@ from genrecall.recall.fusion.calibration import fit_calibration
 from genrecall.recall.fusion.channel import FusedChannel
 from genrecall.recall.fusion.learned import LearnedConfig, fit_scorer
 from genrecall.recall.fusion.pool import Pool
-from genrecall.recall.fusion.rule import METHODS, Fusion, FusionConfig, Method, lifts
+from genrecall.recall.fusion.rule import Fusion, FusionConfig, Method, lifts
 from genrecall.recall.fusion.weights import climb, reciprocal_ranks
 from genrecall.recall.selection import Popularity
 from genrecall.recall.tuning import ndcg
@@ -45,7 +45,7 @@ class FusionFit:
         device: where ``learned`` is fitted.
     """
 
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = ("rrf", "weighted", "learned")
     top: int = 100
     constants: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 60.0)
     learned: tuple[LearnedConfig, ...] = field(default=(LearnedConfig(hidden=0, members=1), LearnedConfig()))

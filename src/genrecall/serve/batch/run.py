@@ -18,7 +18,7 @@ from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Explained
 from genrecall.serve.answering import evident
 from genrecall.serve.batch.shards import Shards
-from genrecall.serve.default import FALLBACK, default_channels, depth_of, fusion_of
+from genrecall.serve.default import default_channels, depth_of, fill, fusion_of
 from genrecall.telemetry import log, progress
 
 
@@ -129,8 +129,7 @@ class _Work:
         if missing <= 0:
             return items, scores, 0
         exclude = np.concatenate((query.exclude, np.array(items, dtype=np.int32)))
-        more = self.contents.channels[FALLBACK].recall([Query(exclude=exclude)], missing).items[0]
-        more = more[more >= 0].tolist()
+        more = [one.item for one in fill(self.contents, Query(exclude=exclude, profile=query.profile), missing)]
         return items + more, scores + [min([0.0, *scores])] * len(more), len(more)
 
     def _recall(self, channel: Channel, queries: Sequence[Query], depth: int) -> Candidates:
