@@ -45,9 +45,9 @@ class Connection:
         return cls(*await asyncio.open_unix_connection(socket))
 
     async def ask(
-        self, kind: str, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, *, tagged: bool = False
+        self, kind: str, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> Frame:
-        """One request and its reply; ``tagged`` lets the worker record it by its number while it is computed.
+        """One request and its reply.
 
         Raises:
             WorkerDied: the worker ended, before or meanwhile.
@@ -57,9 +57,8 @@ class Connection:
             raise WorkerDied(_LOST)
         number = next(self._numbers)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        tag = {"tag": number} if tagged else {}
         try:
-            self._writer.write(encode(Frame(head={"kind": kind, "id": number, **tag, **head}, arrays=arrays or {})))
+            self._writer.write(encode(Frame(head={"kind": kind, "id": number, **head}, arrays=arrays or {})))
             await self._writer.drain()
             reply = await future
         except asyncio.CancelledError:
