@@ -92,8 +92,8 @@ def test_cancelling_and_deadlines_free_rows_before_the_next_step():
     """The decoder's steps are counted by rows: what was given up after one level takes no part in the next."""
     engine, steps, outcomes = open_engine(200), [], {}
     step = engine.loop.runner.decoder.step
-    engine.loop.runner.decoder.step = lambda codes, beams: steps.append(int(beams.ranges.count.sum())) or step(
-        codes, beams
+    engine.loop.runner.decoder.step = lambda codes, beams: (
+        steps.append(int(beams.ranges.count.sum())) or step(codes, beams)
     )  # type: ignore[method-assign]
     asked = [Request(tokens=(1, 2, 3), beam=6, tag=place) for place in range(4)]
     numbers = [engine.submit(one, partial(outcomes.__setitem__, place)) for place, one in enumerate(asked)]

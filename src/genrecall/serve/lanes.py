@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from genrecall.recall.channel import Channel, Query
 from genrecall.engine.host.request import LevelTrace
+from genrecall.recall.channel import Channel, Query
 from genrecall.telemetry import log
 
 
@@ -131,9 +131,7 @@ class ThreadLane:
             if None in batch:
                 return
 
-    def _recall(
-        self, awaited: list[tuple[Asked, asyncio.Future[Listed], float]]
-    ) -> list[Listed] | LaneFailedError:
+    def _recall(self, awaited: list[tuple[Asked, asyncio.Future[Listed], float]]) -> list[Listed] | LaneFailedError:
         try:
             found = self._channel.recall([asked.query for asked, _, _ in awaited], max(a.k for a, _, _ in awaited))
         except Exception as error:  # a channel's fault is this channel's outcome, shown in `coverage`, and no other's

@@ -1,7 +1,7 @@
 """The asking side of a worker's socket: many requests at a time, each answered on its own.
 
-A request whose task is cancelled is cancelled in the worker, too. Whoever waits when the worker ends is told so; nothing
-is retried here, because only the caller knows whether there is still time.
+A request whose task is cancelled is cancelled in the worker, too. Whoever waits when the worker ends is told so;
+nothing is retried here, because only the caller knows whether there is still time.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class Connection:
         """Connect to a worker that listens there."""
         return cls(*await asyncio.open_unix_connection(socket))
 
-    async def ask(
-        self, kind: str, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
-    ) -> Frame:
+    async def ask(self, kind: str, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Frame:
         """One request and its reply.
 
         Raises:

@@ -2,8 +2,8 @@
 
     | u32 bytes after this | u32 bytes of head | head: JSON | arrays, one after the other, as the head lists them |
 
-Integers are little-endian. A head is ``{"kind": …, "id": …, …, "arrays": [[name, dtype, shape], …]}``; a reply bears the
-id of its request. ``server`` lists the kinds.
+Integers are little-endian. A head is ``{"kind": …, "id": …, …, "arrays": [[name, dtype, shape], …]}``; a reply bears
+the id of its request. ``server`` lists the kinds.
 """
 
 from __future__ import annotations

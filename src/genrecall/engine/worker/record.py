@@ -2,8 +2,8 @@
 
     | beat, ns | batches | rows that run | rows that wait | rows of the last batch | its ns | n | tags, n of them |
 
-As an aircraft's flight recorder: written before the deed, read after the end, and nobody is asked for it. Numbers are of
-64 bits, aligned, and written by one thread, so that none is ever seen half written; ``beat`` is of the machine's
+As an aircraft's flight recorder: written before the deed, read after the end, and nobody is asked for it. Numbers are
+of 64 bits, aligned, and written by one thread, so that none is ever seen half written; ``beat`` is of the machine's
 monotonic clock, which all processes share, and is the computing thread's own: it proves progress and not only life.
 """
 

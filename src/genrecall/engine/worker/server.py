@@ -56,6 +56,8 @@ class Server:
         try:
             while (frame := await read(reader)) is not None:
                 number = frame.head["id"]
+                if not isinstance(number, int):
+                    raise KeyError("id")
                 if frame.head["kind"] == "cancel":
                     if number in running:
                         running[number].cancel()

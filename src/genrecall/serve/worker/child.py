@@ -1,26 +1,21 @@
 """A process of ours that answers on a socket: forked from one that has everything imported.
 
 The standard library's fork server imports ``preload`` once; a child is then there in the time of a fork, however many
-died before it, and shares the imports' memory. A child ends by itself when its gateway has gone.
+died before it, and shares the imports' memory. ``life`` is the other side.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
-from multiprocessing import connection as sentinels
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from genrecall.engine.worker.connection import Connection
 from genrecall.engine.worker.record import Record
-from genrecall.engine.worker.server import Handler, Server
 
 _PRELOAD = "genrecall.serve.worker.preload"
 _LOOK_S, _GRACE_S = 0.01, 5.0
@@ -70,23 +65,3 @@ class Child:
         self.process.kill()
         await asyncio.to_thread(self.process.join, _GRACE_S)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def answer(directory: Path, handlers: Mapping[str, Handler]) -> None:
-    """The child's life: answer on its socket until the gateway has gone.
-
-    Args:
-        directory: as ``Child.start`` gave it.
-        handlers: by kind of request.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the gateway drains and then ends us
-    threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
-    asyncio.run(Server(handlers, directory / "socket").run())
-
-
-def _end_with_parent(directory: Path) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a child was forked"
-    sentinels.wait([parent.sentinel])
-    shutil.rmtree(directory, ignore_errors=True)
-    os._exit(0)

@@ -20,8 +20,8 @@ from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed, ThreadLane
-from genrecall.serve.worker import child
-from genrecall.serve.worker.generative import query_of
+from genrecall.serve.worker import life
+from genrecall.serve.worker.messages import query_of
 
 _BEAT_S, _SWITCH_S = 0.25, 0.0005
 
@@ -67,7 +67,7 @@ def main(directory: str, bundle: str) -> None:
         return Frame(head={"kind": "lists", "outcomes": [outcome for outcome, _ in found]}, arrays=arrays)
 
     handlers: dict[str, Handler] = {"open": open_, "recall": recall}
-    child.answer(Path(directory), handlers)
+    life.answer(Path(directory), handlers)
 
 
 async def _beat(record: Record) -> None:

@@ -32,7 +32,9 @@ from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler, handlers_of
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
-from genrecall.serve.worker import child
+from genrecall.serve.default import FALLBACK
+from genrecall.serve.worker import life
+from genrecall.serve.worker.messages import query_of
 
 _TARGET_BATCH_S = 0.05
 _SWITCH_S = 0.0005
@@ -150,23 +152,6 @@ class Desk:
         return max(one - row_s * beam, 1e-6), row_s
 
 
-def query_of(frame: Frame) -> Query:
-    """The query in a frame; see ``arrays_of``."""
-    return Query(
-        history=frame.arrays["history"],
-        times=frame.arrays.get("times"),
-        exclude=frame.arrays["exclude"],
-        profile=frame.head["profile"],
-        text=frame.head["text"],
-    )
-
-
-def arrays_of(query: Query) -> dict[str, np.ndarray]:
-    """A query's arrays; profile and text go into the head."""
-    arrays = {"history": query.history.astype(np.int32), "exclude": query.exclude.astype(np.int32)}
-    return arrays if query.times is None else {**arrays, "times": query.times.astype(np.int64)}
-
-
 def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str, beam: str) -> None:
     """The process; 0 stands for automatic."""
     import torch
@@ -179,7 +164,9 @@ def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str
     def load() -> Desk:
         rows = int(batch_rows) or None
         budgets = Budgets(batch_s=_TARGET_BATCH_S)
-        shop = Recommender.load(bundle, device=device, beam=int(beam) or None, max_rows=rows, budgets=budgets)
+        shop = Recommender.load(
+            bundle, device=device, beam=int(beam) or None, max_rows=rows, budgets=budgets, only=(FALLBACK,)
+        )
         return Desk(shop, Record(Path(directory) / "record"), rows)
 
     async def open_(frame: Frame) -> Frame:
@@ -189,7 +176,7 @@ def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str
         return Frame(head=desk[0].opened)
 
     handlers: dict[str, Handler] = {"open": open_}
-    child.answer(Path(directory), handlers)
+    life.answer(Path(directory), handlers)
 
 
 def _written(levels: tuple[LevelTrace, ...] | None) -> list[list[list[Any]]] | None:

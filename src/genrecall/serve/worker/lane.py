@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import time
@@ -15,7 +16,7 @@ from genrecall.engine.worker.frames import Frame
 from genrecall.errors import GenrecallError
 from genrecall.recall.channel import Query
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
-from genrecall.serve.worker import generative
+from genrecall.serve.worker import messages
 from genrecall.serve.worker.child import Child
 from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.cost import BatchCost
@@ -92,7 +93,7 @@ class WorkerLane:
         )  # fmt: skip
         self.process = Supervisor(
             f"worker {replica} of {bundle}",
-            lambda: Child.start(generative.main, *arguments),
+            lambda: Child.start(messages.generative, *arguments),
             self._opened,
             settings.start_s,
         )
@@ -131,7 +132,7 @@ class WorkerLane:
         }  # fmt: skip
         self._rows += asked.beam
         try:
-            reply = await child.connection.ask("recall", head, generative.arrays_of(query))
+            reply = await child.connection.ask("recall", head, messages.arrays_of(query))
         except WorkerDied:
             if tag in child.record.tags:
                 self.suspects.blame(fingerprint)
@@ -147,10 +148,8 @@ class WorkerLane:
         """Forget what the engine keeps of a user; a worker that is not there keeps nothing."""
         child = self.process.child
         if child is not None:
-            try:
+            with contextlib.suppress(WorkerDied):  # with all that it knew
                 await child.connection.ask("purge", {"user": user})
-            except WorkerDied:
-                pass  # with all that it knew
 
     async def close(self) -> None:
         """See ``lanes.Lane``."""

@@ -15,5 +15,6 @@ for _name in (
     "genrecall.serve.worker.generative",
     "genrecall.serve.worker.classic",
     "genrecall.serve.release",
+    "pyarrow.dataset",
 ):
     importlib.import_module(_name)

@@ -11,9 +11,8 @@ from genrecall.engine.worker.connection import WorkerDied
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import GenrecallError
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
-from genrecall.serve.worker import classic
+from genrecall.serve.worker import messages
 from genrecall.serve.worker.child import Child
-from genrecall.serve.worker.generative import arrays_of
 from genrecall.serve.worker.supervisor import Supervisor
 
 _SHARE = 0.9  # of the budget: what is there by then travels back in time
@@ -40,7 +39,10 @@ class ClassicProcess:
         self._names: list[str] = []
         self._groups: dict[int, _Group] = {}
         self.process = Supervisor(
-            f"the classic channels of {bundle}", lambda: Child.start(classic.main, str(bundle)), self._opened, _START_S
+            f"the classic channels of {bundle}",
+            lambda: Child.start(messages.classic, str(bundle)),
+            self._opened,
+            _START_S,
         )
 
     async def start(self) -> Mapping[str, RemoteLane]:
@@ -103,7 +105,7 @@ class ClassicProcess:
             "profile": dict(query.profile), "text": query.text,
         }  # fmt: skip
         try:
-            return await child.connection.ask("recall", head, arrays_of(query))
+            return await child.connection.ask("recall", head, messages.arrays_of(query))
         except WorkerDied:
             raise LaneDiedError("the classic channels' process ended") from None
         except GenrecallError as error:

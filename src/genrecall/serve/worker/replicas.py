@@ -4,8 +4,8 @@
 
 Rendezvous hashing (Thaler & Ravishankar 1998) keeps a user where the keys and values of their prompt lie, also when
 others come and go; the bound is Mirrokni, Thorup & Zadimoghaddam's ("Consistent hashing with bounded loads", 2018).
-Deviation: whom the bound turns away goes to the least loaded instead of the next in order. A request whose worker died is
-asked once more, of another.
+Deviation: whom the bound turns away goes to the least loaded instead of the next in order. A request whose worker died
+is asked once more, of another.
 """
 
 from __future__ import annotations
