@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel, ClassicConfig
+from genrecall.bundle.parts import KIND, parts_of
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
@@ -24,7 +25,6 @@ from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
 from genrecall.text.vectors import Vectors
 
-KIND = "bundle"
 _ASKED = 500
 
 
@@ -125,11 +125,6 @@ def _found_by_index(
     quality = towers.quality([Query(history=train.of(user), profile=catalog.profile_of(user)) for user in users])
     log("two_tower: " + ", ".join(f"{name} {value}" for name, value in quality.items()))
     return {"two_tower": quality}
-
-
-def parts_of(generator: int) -> tuple[str, str]:
-    """Folders of a generator's SIDs and model within a bundle: ``sid``, ``model``; ``sid-1``, ``model-1``; …"""
-    return ("sid", "model") if generator == 0 else (f"sid-{generator}", f"model-{generator}")
 
 
 def _learned_searches(model: Artifact) -> bool:

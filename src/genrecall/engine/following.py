@@ -12,7 +12,7 @@ import os
 import sys
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -78,8 +78,12 @@ class LeadingRunner(Runner):
         seeds: Sequence[int],
         *,
         trace: bool = False,
+        given_up: Callable[[], Sequence[int]] | None = None,
     ) -> Flight:
-        """See ``Runner``. A rank without memory ends all: the others are on their way already."""
+        """See ``Runner``. A rank without memory ends all: the others are on their way already.
+
+        Nothing is ``given_up`` within a batch: ranks that drop beams at different levels would wait for each other.
+        """
         with self.leader.group.lock:
             self._tell("search", {**_plan_head(plan), "filters": filters, "seeds": seeds}, tokens=_tails(plan, prompts))
             try:

@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import numpy as np
 
+from genrecall.engine.host.request import TracedBeam
 from genrecall.recall.channel import Query
 from genrecall.serve.answering import Outcome, fuse
 from genrecall.serve.recent import Remembered
 from genrecall.serve.release import Release
 from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, Beam, Explained, Fused, Listing, Recommend, Rules, Search
-from genrecall.serve.worker.messages import Traced
 
 _LISTED, _BEAMS, _TITLES = 50, 40, 3
 
@@ -24,8 +24,8 @@ def explained(remembered: Remembered, release: Release, rules: Scenario) -> Expl
     generative = lists.get("generative")
     levels, survivors = None, None
     if request.explain and generative is not None and generative.levels is not None:
-        levels = [[_beam(beam, release) for beam in level[:_BEAMS]] for level in generative.levels]
-        survivors = [len(level) for level in generative.levels]
+        levels = [[_beam(beam, release) for beam in level.beams[:_BEAMS]] for level in generative.levels]
+        survivors = [len(level.beams) for level in generative.levels]
     return Explained(
         request_id=answer.request_id,
         user_id=request.user_id,
@@ -80,7 +80,7 @@ def _fused(remembered: Remembered, release: Release, rules: Scenario) -> list[Fu
     ]
 
 
-def _beam(beam: Traced, release: Release) -> Beam:
+def _beam(beam: TracedBeam, release: Release) -> Beam:
     table, titles = release.contents.table, release.contents.items.titles
     prefix = np.asarray(beam.prefix)
     below = np.flatnonzero((table.sids[:, : len(prefix)] == prefix).all(axis=1))[:_TITLES]
