@@ -66,6 +66,14 @@ class ClassicConfig:
     linear: LinearConfig | None = None
 
 
+def config_of(raw: Mapping[str, Any]) -> ClassicConfig:
+    """The settings that a bundle's manifest holds."""
+    settings: dict[str, Any] = {
+        name: None if raw[name] is None else _KINDS[name][1](**raw[name]) for name in _COUNTED if name in raw
+    }
+    return ClassicConfig(**settings)
+
+
 def fit(histories: Histories, num_items: int, config: ClassicConfig | None = None) -> dict[str, ClassicChannel]:
     """Fit all counted channels on training histories."""
     config = config or ClassicConfig()
