@@ -19,6 +19,7 @@ from genrecall.cli import (
     evaluate,
     quickstart,
     recommend,
+    refresh,
     run,
     serve,
     sid,
@@ -45,6 +46,7 @@ app.add_typer(bundle.app, name="bundle")
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
+app.command("refresh")(refresh.command)
 app.command("serve")(serve.command)
 app.command("chaos")(chaos.command)
 app.command("batch")(batch.command)

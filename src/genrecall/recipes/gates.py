@@ -1,10 +1,10 @@
 """Whether a new bundle may replace the one in use: the same users are asked of both, as the service would answer them.
 
-    validation  recall@k of the later items, candidate against active, paired over users
-    fill        share of the places that came without fallback, of all users and of those with the shortest histories
-    drift       overlap@k of the lists; Jensen-Shannon divergence of what they show, by first code; SIDs of known items
+validation  recall@k of the later items, candidate against active, paired over users
+fill        share of the places that came without fallback, of all users and of those with the shortest histories
+drift       overlap@k of the lists; Jensen-Shannon divergence of what they show, by first code; SIDs of known items
 
-    JS(P, Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2   in bits, 0 (alike) to 1 (nothing in common); Lin, IEEE Trans. IT 1991.
+JS(P, Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2   in bits, 0 to 1; Lin, IEEE Trans. IT 1991
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Recipe:
         validation_beam: their beam.
         generative: settings of the search that is shipped.
         channels: settings of the classic channels.
-        grown_from: digests of earlier training events that these contain, oldest first: what was fitted on them has seen
+        grown_from: digests of earlier training events that these contain: what was fitted on them has seen
             nothing that is held out now.
     """
 

@@ -142,9 +142,7 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     with watch.stage("export"):
         bundle = _export(out, catalog, split, active, len(generators))
     with watch.stage("gates"):
-        gates = judge(
-            active.path, bundle.path, catalog, split.valid, config.gates, device=config.warm.device
-        )
+        gates = judge(active.path, bundle.path, catalog, split.valid, config.gates, device=config.warm.device)
     done = Refreshed(
         bundle=bundle, active=active.digest, events=events, items=items, gates=gates, seconds=watch.seconds
     )
