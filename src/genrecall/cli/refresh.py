@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from genrecall.cli.options import AsJson, Device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.table import Table
 
     from genrecall.recipes.gates import Gate
     from genrecall.recipes.refresh import News
@@ -135,7 +138,6 @@ def _news(
 
 
 def _show_gates(gates: Sequence[Gate]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("gate", "in use", "new", "limit", "", "", title="Gates")
@@ -144,11 +146,10 @@ def _show_gates(gates: Sequence[Gate]) -> None:
         table.add_row(
             gate.name, before, f"{gate.after:.4f}", gate.limit, "passed" if gate.passed else "REFUSED", gate.note
         )
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    _print(table)
 
 
 def _show_rollout(rolled: Rolled) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     names = ("answers", "p99_ms", "degraded_share", "fill_ratio")
@@ -157,5 +158,12 @@ def _show_rollout(rolled: Rolled) -> None:
         for side, figures in (("in use", watch.before), ("new", watch.after)):
             shown = [f"{figures[name]:.4g}" if name in figures else "" for name in names]
             table.add_row(watch.phase, side, *shown, "; ".join(watch.worse) if side == "new" else "")
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    if rolled.watches:
+        _print(table)
     print(f"rollout: {rolled.outcome}")
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160).print(table)
