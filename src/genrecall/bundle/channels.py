@@ -82,6 +82,15 @@ class ClassicConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
 
 
+def config_of(raw: Mapping[str, Any]) -> ClassicConfig:
+    """The settings that a bundle's manifest holds."""
+    from genrecall.recall.two_tower import TwoTowerConfig
+
+    kinds = {name: _KINDS[name][1] for name in _COUNTED}
+    kinds |= {"segment": SegmentConfig, "two_tower": TwoTowerConfig, "index": IndexConfig}
+    return ClassicConfig(**{name: None if raw[name] is None else kinds[name](**raw[name]) for name in raw})
+
+
 def fit(
     histories: Histories,
     num_items: int,

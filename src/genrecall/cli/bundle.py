@@ -1,14 +1,19 @@
-"""`genrecall export` and `genrecall load`: make a bundle; check one."""
+"""`genrecall export`, `genrecall load` and `genrecall bundle diff`: make a bundle; check one; compare two."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genrecall.cli.options import RUN, AsJson, CatalogPath, Device, Force, ModelPath, Run, SidPath
+
+if TYPE_CHECKING:
+    from genrecall.bundle.diff import Difference
+
+app = typer.Typer(help="Look at bundles.", no_args_is_help=True)
 
 
 def export(
@@ -126,3 +131,84 @@ def load(
         return
     for name, value in facts.items():
         print(f"{name:10} {value}")
+
+
+@app.command("diff")
+def diff(
+    before: Annotated[Path, typer.Argument(help="Bundle directory: what is in use.")],
+    after: Annotated[Path, typer.Argument(help="Bundle directory: what would replace it.")],
+    catalog: Annotated[
+        Path | None, typer.Option(help="Catalog whose users are asked for. Default: BEFORE's sibling, if there is one.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=0, help="Users of the sample; 0 loads no model.")] = 200,
+    k: Annotated[int, typer.Option("-k", min=1, help="Depth of the lists that are compared.")] = 10,
+    examples: Annotated[int, typer.Option(min=0, help="Ids to show of every kind of change.")] = 5,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Tell what changed between two bundles: parts, settings, items, SIDs, sizes, and the answers to a sample of users.
+
+    Example: genrecall bundle diff runs/shop/bundle runs/new/bundle --users 500
+    """
+    from genrecall.artifacts import open_artifact
+    from genrecall.bundle.diff import KIND, compare
+    from genrecall.bundle.overlap import overlaps, sample
+    from genrecall.catalog.store import Catalog
+    from genrecall.telemetry import log
+
+    path = catalog or before.resolve().parent / "catalog"
+    found = {}
+    if users and (catalog is not None or path.is_dir()):
+        split = open_artifact(after, kind=KIND, verify=False).manifest.config["split"]
+        found = overlaps(before, after, sample(Catalog.load(path), split, users), k=k, device=device)
+    elif users:
+        log(f"no catalog at {path}: answers are not compared (--catalog says whose users to ask for)")
+    difference = compare(before, after, found)
+    if as_json:
+        print(json.dumps(difference.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show(difference, examples)
+
+
+def _show(found: Difference, examples: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"before  {found.before}\nafter   {found.after}")
+    if found.same:
+        console.print("the same bundle")
+        return
+    parts = Table("part", "before", "after", "bytes before", "bytes after", title="Parts")
+    for part in found.parts:
+        sides = ("same", "same") if part.same else (_short(part.before), _short(part.after))
+        parts.add_row(part.name, *sides, f"{part.bytes_before:,}", f"{part.bytes_after:,}")
+    total = [sum(part.bytes_before for part in found.parts), sum(part.bytes_after for part in found.parts)]
+    parts.add_row("all", "", "", *(f"{size:,}" for size in total))
+    console.print(parts)
+    if found.settings:
+        settings = Table("setting", "before", "after", title="Settings")
+        for setting in found.settings:
+            settings.add_row(setting.name, json.dumps(setting.before), json.dumps(setting.after))
+        console.print(settings)
+    items, sids = found.items, found.sids
+    changes = Table("what", "count", "for example", title=f"Items and SIDs: {items.before:,} → {items.after:,} items")
+    for name, ids in (
+        ("items added", items.added), ("items removed", items.removed), ("items whose columns changed", items.changed),
+        ("SIDs changed of common items", sids.changed),
+    ):  # fmt: skip
+        changes.add_row(name, f"{len(ids):,}", ", ".join(ids[:examples]))
+    changes.add_row("common items that share their SID with an added one", f"{sids.shared_with_added:,}", "")
+    console.print(changes)
+    if found.overlaps:
+        first = next(iter(found.overlaps.values()))
+        lists = Table("channel", f"overlap@{first.k}", "same first item", "identical lists",
+                      title=f"Answers to {first.users:,} users")  # fmt: skip
+        for name, overlap in found.overlaps.items():
+            shares = (overlap.mean, overlap.same_first, overlap.identical)
+            lists.add_row(name, *(f"{share:.1%}" for share in shares))
+        console.print(lists)
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:15]

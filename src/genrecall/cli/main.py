@@ -19,6 +19,7 @@ from genrecall.cli import (
     evaluate,
     quickstart,
     recommend,
+    refresh,
     run,
     serve,
     sid,
@@ -41,9 +42,11 @@ app.command("train")(train.command)
 app.command("run")(run.command)
 app.command("export")(bundle.export)
 app.command("load")(bundle.load)
+app.add_typer(bundle.app, name="bundle")
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
+app.command("refresh")(refresh.command)
 app.command("serve")(serve.command)
 app.command("chaos")(chaos.command)
 app.command("batch")(batch.command)

@@ -57,8 +57,8 @@ class Traffic:
     """Times and outcomes of the answers of the last minute."""
 
     def __init__(self) -> None:
-        self._answers: collections.deque[tuple[float, Mapping[str, float], bool, int, int, str]] = collections.deque(
-            maxlen=_KEPT
+        self._answers: collections.deque[tuple[float, Mapping[str, float], bool, int, int, str, str]] = (
+            collections.deque(maxlen=_KEPT)
         )
         self.shed = self.requests = 0
 
@@ -67,8 +67,27 @@ class Traffic:
         self.requests += 1
         coverage = answer.coverage
         self._answers.append(
-            (time.monotonic(), answer.timing_ms, coverage.degraded, k - coverage.filled, k, answer.request_id)
-        )
+            (
+                time.monotonic(), answer.timing_ms, coverage.degraded, k - coverage.filled, k, answer.request_id,
+                answer.versions.bundle,
+            )
+        )  # fmt: skip
+
+    def by_release(self) -> dict[str, dict[str, float]]:
+        """Of the last minute, by bundle digest: answers, p99 (ms), degraded share, fill ratio."""
+        now, found = time.monotonic(), dict[str, list[tuple[float, bool, int, int]]]()
+        for moment, timing, degraded, full, k, _, digest in self._answers:
+            if now - moment <= _WINDOW_S:
+                found.setdefault(digest, []).append((timing.get("total", 0.0), degraded, max(full, 0), k))
+        return {
+            digest: {
+                "answers": len(rows),
+                "p99_ms": round(float(np.percentile([row[0] for row in rows], 99)), 2),
+                "degraded_share": sum(row[1] for row in rows) / len(rows),
+                "fill_ratio": sum(row[2] for row in rows) / max(sum(row[3] for row in rows), 1),
+            }
+            for digest, rows in found.items()
+        }
 
     def summary(self) -> dict[str, Any]:
         """Rates, quantiles by stage (ms), degraded and filled shares, and the slowest answers."""

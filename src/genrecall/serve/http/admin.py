@@ -56,8 +56,9 @@ class Admin:
         ]
 
     async def status(self, request: Request) -> Response:
-        """What is in which role."""
-        return json_response(self._service.releases.status())
+        """What is in which role, and how each answered in the last minute."""
+        traffic = self._service.traffic.by_release()
+        return json_response({**self._service.releases.status(), "traffic": traffic})
 
     async def stage(self, request: Request) -> Response:
         """Open, check and warm a bundle beside the active one."""
