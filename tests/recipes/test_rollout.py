@@ -9,7 +9,7 @@ import pytest
 from genrecall.errors import ConfigError
 from genrecall.recipes.rollout import RolloutConfig, compared, roll_out
 
-FINE = {"answers": 500, "p99_ms": 40.0, "degraded_share": 0.0, "fill_ratio": 1.0}
+FINE = {"answers": 500, "p99": 40.0, "degraded_share": 0.0, "fill": 1.0}
 CONFIG = RolloutConfig(steps=(5, 50), watch_s=0.0)
 
 
@@ -58,7 +58,7 @@ def test_a_good_bundle_goes_through_its_steps() -> None:
 
 @pytest.mark.parametrize(
     "worse",
-    [{"p99_ms": 90.0}, {"degraded_share": 0.1}, {"fill_ratio": 0.9}, {"answers": 3}],
+    [{"p99": 90.0}, {"degraded_share": 0.1}, {"fill": 0.9}, {"answers": 3}],
     ids=lambda w: next(iter(w)),
 )
 def test_a_worse_bundle_is_taken_out_at_its_first_canary(worse: dict[str, float]) -> None:
@@ -116,7 +116,7 @@ def test_another_bundle_in_service_is_refused() -> None:
 
 
 def test_fast_bundles_are_not_judged_by_ratios() -> None:
-    assert compared({**FINE, "p99_ms": 2.0}, {**FINE, "p99_ms": 6.0}, CONFIG) == []
+    assert compared({**FINE, "p99": 2.0}, {**FINE, "p99": 6.0}, CONFIG) == []
     assert compared({}, FINE, CONFIG) == []
     for steps in ((), (50, 5), (0,), (101,)):
         with pytest.raises(ConfigError):

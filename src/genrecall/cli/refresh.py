@@ -152,7 +152,7 @@ def _show_gates(gates: Sequence[Gate]) -> None:
 def _show_rollout(rolled: Rolled) -> None:
     from rich.table import Table
 
-    names = ("answers", "p99_ms", "degraded_share", "fill_ratio")
+    names = ("answers", "p99", "degraded_share", "fill")
     table = Table("step", "", *names, "", title="Rollout")
     for watch in rolled.watches:
         for side, figures in (("in use", watch.before), ("new", watch.after)):

@@ -191,9 +191,9 @@ def compared(before: Mapping[str, float], after: Mapping[str, float], config: Ro
     worse = []
     if after["degraded_share"] > before["degraded_share"] + config.degraded_rise:
         worse.append(f"degraded {after['degraded_share']:.1%} against {before['degraded_share']:.1%}")
-    if after["fill_ratio"] < before["fill_ratio"] - config.fill_drop:
-        worse.append(f"fill {after['fill_ratio']:.1%} against {before['fill_ratio']:.1%}")
-    if after["p99_ms"] > max(before["p99_ms"] * config.slower, before["p99_ms"] + config.slower_ms):
+    if after["fill"] < before["fill"] - config.fill_drop:
+        worse.append(f"fill {after['fill']:.1%} against {before['fill']:.1%}")
+    if after["p99"] > max(before["p99"] * config.slower, before["p99"] + config.slower_ms):
         worse.append(f"p99 {after['p99_ms']:.0f} ms against {before['p99_ms']:.0f} ms")
     return worse
 

@@ -10,6 +10,7 @@ the user and the candidate's digest, so that the same users see it all the time,
 from __future__ import annotations
 
 import asyncio
+import collections
 import hashlib
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from genrecall.serve.state.store import UserState
 from genrecall.telemetry import log
 
 _RETIRE_S = 60.0
+_TRAIL = 50
 
 
 class Releases:
@@ -45,6 +47,7 @@ class Releases:
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._delisted = state.delisted()
+        self._trail: collections.deque[dict[str, Any]] = collections.deque(maxlen=_TRAIL)
 
     def pick(self, key: str) -> tuple[Release, str]:
         """The release that answers this user, and its role.
@@ -56,9 +59,20 @@ class Releases:
             token = hashlib.blake2b(f"{self.candidate.digest}\0{key}".encode(), digest_size=8).digest()
             if int.from_bytes(token, "big") / 2**64 * 100 < self.percent:
                 return self.candidate, "candidate"
-        if self.active is None:
+        return self.named("active"), "active"
+
+    def named(self, role: str) -> Release:
+        """The release in this role.
+
+        Raises:
+            Problem: there is none.
+        """
+        found = {"active": self.active, "candidate": self.candidate, "previous": self.previous}[role]
+        if found is not None:
+            return found
+        if role == "active":
             raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
-        return self.active, "active"
+        raise Problem("conflict", f"there is no {role} bundle")
 
     def of(self, digest: str) -> Release:
         """The release of this bundle.
@@ -150,7 +164,7 @@ class Releases:
         return {
             role: None if release is None else _facts(release)
             for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous))
-        } | {"canary_percent": self.percent, "delisted": len(self._delisted)}
+        } | {"canary_percent": self.percent, "delisted": len(self._delisted), "trail": list(self._trail)[::-1]}
 
     async def purge(self, user_id: str) -> None:
         """Forget what the engines of all releases keep of a user."""
@@ -174,6 +188,9 @@ class Releases:
 
     def _told(self, outcome: str) -> None:
         self._metrics.reload.labels(outcome).inc()
+        about = self.candidate if outcome in ("staged", "canaried") else self.active
+        digest = "" if about is None else about.digest
+        self._trail.append({"time": time.time(), "what": outcome, "digest": digest, "percent": self.percent})
         self._metrics.bundle.clear()
         for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous)):
             if release is not None:

@@ -16,6 +16,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 Kind = Literal["click", "cart", "order", "exposure", "query"]
+Role = Literal["active", "candidate", "previous"]
 
 
 class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +39,11 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which items next, for a user whose history is stored or for a history given here."""
+    """Which items next, for a user whose history is stored or for a history given here.
+
+    ``release`` asks the bundle in that role, whoever the user is: for looking at one before it is activated. Answers to
+    it, and to the scenario ``console``, are no part of any experiment's log.
+    """
 
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
@@ -52,6 +57,7 @@ class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude_seen: bool = True
     spread: Spread | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    release: Role | None = None
     explain: bool = False
 
 
@@ -71,6 +77,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude_seen: bool = False
     spread: Spread | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    release: Role | None = None
     explain: bool = False
 
 

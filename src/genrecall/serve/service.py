@@ -29,6 +29,7 @@ from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
+from genrecall.serve.tiers import Tiers
 
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
@@ -65,7 +66,7 @@ class Service:
     ) -> None:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
-        self.limiter = Limiter(config.max_inflight, config.deadline_s)
+        self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
         self.arms = Arms(config)
         self.inflight = 0
 
@@ -74,7 +75,10 @@ class Service:
         begun = time.perf_counter()
         arms = self.arms.of(request.user_id)
         request = self.arms.applied(request, arms)
-        release, role = self.releases.pick(request.user_id or request_id)
+        if request.release is None:
+            release, role = self.releases.pick(request.user_id or request_id)
+        else:
+            release, role = self.releases.named(request.release), request.release
         release.inflight += 1
         self.inflight += 1
         try:
@@ -95,10 +99,12 @@ class Service:
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
-        self._measure(answer, request.k, marks)
+        tier = self.tiers.of(request, len(plan.query.history))
+        self._measure(answer, request.k, tier, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
         self.arms.exposed(request, answer)
         lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
+        self.traffic.see(answer, request.k, tier)
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
@@ -244,7 +250,7 @@ class Service:
         gone = set(release.delisted.tolist())
         return [entry for entry in found if entry.item not in gone] if gone else list(found)
 
-    def _measure(self, answer: Answer, k: int, marks: Mapping[str, float]) -> None:
+    def _measure(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
         metrics, coverage = self.metrics, answer.coverage
         for stage, seconds in marks.items():
             metrics.stage.labels(stage).observe(seconds)
@@ -261,8 +267,7 @@ class Service:
             metrics.narrowed.inc()
         if "shed: generative" in coverage.reasons:
             metrics.shed.labels("rows").inc()
-        metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
-        self.traffic.see(answer, k)
+        metrics.fill.labels(tier).observe((len(answer.items) - coverage.filled) / k)
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:

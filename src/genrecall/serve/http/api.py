@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -11,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from genrecall.serve.codebooks import summary
 from genrecall.serve.http.body import decoded, raw, require_json, while_connected
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
@@ -33,7 +31,6 @@ class NativeApi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._sids: tuple[str, dict[str, Any]] | None = None
 
     def routes(self) -> list[Route]:
         """Where they are."""
@@ -43,7 +40,6 @@ class NativeApi:
             Route("/v1/events", self.events, methods=["POST"]),
             Route("/v1/items/{item_id:path}", self.item, methods=["GET"]),
             Route("/v1/explain/{request_id}", self.explain, methods=["GET"]),
-            Route("/v1/sids", self.sids, methods=["GET"]),
             Route("/v1/users", self.users, methods=["GET"]),
             Route("/v1/users/{user_id:path}", self.user, methods=["GET", "DELETE"]),
         ]
@@ -96,13 +92,6 @@ class NativeApi:
     async def explain(self, request: Request) -> Response:
         """Why an answer was as it was."""
         return json_response(self._service.explain(request.path_params["request_id"]))
-
-    async def sids(self, request: Request) -> Response:
-        """How the active bundle's SIDs lie."""
-        release = self._release()
-        if self._sids is None or self._sids[0] != release.digest:
-            self._sids = release.digest, await asyncio.to_thread(summary, release.contents)
-        return json_response(self._sids[1])
 
     async def users(self, request: Request) -> Response:
         """Ids of users that begin with ``prefix``."""

@@ -15,6 +15,7 @@ from genrecall.serve.http.admin import Admin
 from genrecall.serve.http.api import NativeApi
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.http.health import Health
+from genrecall.serve.http.insight import Insight
 from genrecall.serve.http.openapi import openapi_route
 from genrecall.serve.http.pages import Pages
 from genrecall.serve.limiter import Limiter
@@ -28,6 +29,7 @@ def data_app(service: Service) -> Gate:
     health = Health(service)
     routes: list[BaseRoute] = [
         *NativeApi(service).routes(),
+        *Insight(service).routes(),
         *health.routes(),
         *OpenInference(service).routes(),
         *ChatCompletions(service).routes(),

@@ -52,6 +52,7 @@ class Health:
                 "worker": self._worker(),
                 "inflight": self.gate.inflight if self.gate else 0,
                 "traffic": service.traffic.summary(),
+                "totals": service.metrics.totals(),
                 "limits": {
                     "deadline_ms": round(service.config.deadline_s * 1e3),
                     "max_inflight": service.config.max_inflight,
