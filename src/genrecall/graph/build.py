@@ -80,7 +80,7 @@ def build(
         return {
             "item_id": graph.ids_of(found.items),
             "sid": graph.written_of(found.items),
-            "score": found.scores,
+            "score": tf.maximum(found.scores, tf.float32.min),  # JSON knows no infinity
             "status": found.status,
         }
 

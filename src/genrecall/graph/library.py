@@ -45,8 +45,17 @@ def load() -> Any:
     """
     with _LOADING:
         if "ops" not in _LOADED:
-            _LOADED["ops"] = tensorflow().load_op_library(str(_checked(build())))
+            _LOADED["ops"] = tensorflow().load_op_library(str(library_path()))
         return _LOADED["ops"]
+
+
+def library_path() -> Path:
+    """The compiled library, checked.
+
+    Raises:
+        As ``load``.
+    """
+    return _checked(build())
 
 
 def build() -> Path:
