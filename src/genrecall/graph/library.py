@@ -58,8 +58,11 @@ def library_path() -> Path:
     return _checked(build())
 
 
-def build() -> Path:
+def build(cache: Path | None = None) -> Path:
     """The directory of the library that fits this process; compiles it if need be.
+
+    Args:
+        cache: where libraries are kept; None is this user's cache.
 
     Raises:
         As ``load``.
@@ -74,7 +77,7 @@ def build() -> Path:
         "sources": digest_of_sources(),
     }
     key = hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:24]
-    directory = _cache() / f"tensorflow-{tf.version.VERSION}-{key}"
+    directory = (cache or _cache()) / f"tensorflow-{tf.version.VERSION}-{key}"
     if not (directory / NAME).is_file():
         log(f"compiling the operators for TensorFlow {tf.version.VERSION} (once; about 15 s)")
         with write_artifact(directory, kind=KIND, config=config) as writer, resources.as_file(_sources()) as folder:
