@@ -237,5 +237,33 @@ def serve(
           f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels")  # fmt: skip
 
 
+@app.command()
+def graph(
+    items: Annotated[int, typer.Option(min=100, help="Items of the catalog.")] = 10_000,
+    history: Annotated[int, typer.Option(min=1, help="Events a row.")] = 50,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items a row.")] = 50,
+    threads: Annotated[int, typer.Option(min=1, help="That call at a time.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each graph; figures are medians.")] = 40,
+    round_s: Annotated[float, typer.Option(min=0.05, help="Seconds of a round.")] = 0.2,
+    as_json: AsJson = False,
+) -> None:
+    """What the TensorFlow operators cost beside an identity graph; the engine behind them computes nothing.
+
+    Example: genrecall bench graph --threads 4
+    """
+    from genrecall.bench.graph import GraphBench, measure
+
+    found = measure(
+        GraphBench(items=items, history=history, k=k, threads=threads, rounds=rounds, round_s=round_s)
+    )
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"TensorFlow {found['tensorflow']}; operators compiled in {found['compile_s']} s; {threads} threads")
+    print(f"{'':32}{'p50 µs':>9}{'overhead µs':>13}{'calls/s':>10}{'of identity':>13}")
+    for name, told in found["graphs"].items():
+        print(f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}{told['of_identity']:13.1%}")
+
+
 def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:
     return f"{'–' if quantiles is None else format(quantiles[name], '.1f'):>{width}}"

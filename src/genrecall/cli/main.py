@@ -16,7 +16,9 @@ from genrecall.cli import (
     data,
     doctor,
     embed,
+    engine,
     evaluate,
+    graph,
     quickstart,
     recommend,
     refresh,
@@ -53,6 +55,8 @@ app.command("batch")(batch.command)
 app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
 app.add_typer(ab.app, name="ab")
+app.add_typer(engine.app, name="engine")
+app.add_typer(graph.app, name="graph")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.command)
 

@@ -85,7 +85,7 @@ def command(
         scenarios={} if scenarios is None else read_scenarios(scenarios),
         experiments=() if experiments is None else read_layers(experiments),
         worker=None if classic_only else worker,
-        tls=_pair(tls_cert, tls_key),
+        tls=pair(tls_cert, tls_key),
         insecure=insecure,
     )
     seed = _seeding(bundle, catalog)
@@ -241,7 +241,8 @@ def _tell(running: Running, config: ServeConfig) -> None:
     console.print("\nready; Ctrl-C drains and stops", soft_wrap=True)
 
 
-def _pair(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+def pair(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Certificate and key, or neither."""
     from genrecall.errors import ConfigError
 
     if cert is not None and key is not None:

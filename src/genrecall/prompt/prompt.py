@@ -18,6 +18,7 @@ import numpy as np
 
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.prompt.history import HistoryConfig, shown
+from genrecall.prompt.layout import Layout
 from genrecall.prompt.template import Template
 from genrecall.prompt.vocabulary import Vocabulary
 
@@ -195,6 +196,23 @@ class PromptBuilder:
         """The most tokens that one event takes, joiner and separator included."""
         piece = int((self._pieces >= 0).sum(axis=1).max(initial=self.levels))
         return len(self._joiner) + piece + int(self.history.session_gap)
+
+    def layout(self) -> Layout:
+        """What it takes to write the same prompts elsewhere."""
+        sessions = self.history.session_gap
+        return Layout(
+            head=tuple(self.head()),
+            pieces=self._pieces.astype(np.int32),
+            joiner=tuple(self._joiner.tolist()),
+            tail=tuple(self.tail()),
+            empty_tail=tuple(self.tail(empty=True)),
+            max_items=self.history.max_items,
+            deduplicate=self.history.deduplicate,
+            newest_first=self.history.order == "newest_first",
+            sessions=sessions,
+            separator=self.vocabulary.separator if sessions else -1,
+            max_tokens=0 if self.max_tokens is None else self.max_tokens - (self.levels - 1),
+        )
 
     def settings(self) -> dict[str, Any]:
         """Template, history settings, SID layout and window, JSON-able."""

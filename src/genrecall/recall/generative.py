@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
 from genrecall.errors import ConfigError
 from genrecall.index.availability import allowed_items
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.generator import Prompts
 from genrecall.sid.table import SidTable
+
+if TYPE_CHECKING:  # torch comes with these; whoever only names the settings needs none
+    from genrecall.engine.engine import Engine
+    from genrecall.recall.generator import Prompts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,7 +194,7 @@ def compared(before: Mapping[str, float], after: Mapping[str, float], config: Ro
     if after["fill"] < before["fill"] - config.fill_drop:
         worse.append(f"fill {after['fill']:.1%} against {before['fill']:.1%}")
     if after["p99"] > max(before["p99"] * config.slower, before["p99"] + config.slower_ms):
-        worse.append(f"p99 {after['p99_ms']:.0f} ms against {before['p99_ms']:.0f} ms")
+        worse.append(f"p99 {after['p99']:.0f} ms against {before['p99']:.0f} ms")
     return worse
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.host.request import Request
 from genrecall.engine.worker.frames import Frame, encode, read
-from genrecall.errors import DataError, GenrecallError
+from genrecall.errors import ConfigError, DataError, GenrecallError
 
 Handler = Callable[[Frame], Awaitable[Frame]]
 
@@ -37,10 +37,11 @@ class Server:
     Args:
         handlers: by kind.
         socket: path of the Unix socket, made by ``run``; readable for this user alone.
+        bundle: digest of what the engine serves. A request that names another is refused.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], socket: Path) -> None:
-        self._handlers, self._socket = handlers, socket
+    def __init__(self, handlers: Mapping[str, Handler], socket: Path, bundle: str = "") -> None:
+        self._handlers, self._socket, self._bundle = handlers, socket, bundle
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Until cancelled."""
@@ -75,11 +76,21 @@ class Server:
     async def _answer(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
         number = frame.head["id"]
         try:
+            self._require_bundle(frame.head.get("bundle"))
             reply = await self._handlers[frame.head["kind"]](frame)
         except (GenrecallError, TimeoutError, KeyError, TypeError) as error:
             reply = Frame(head={"kind": "error", **_told(error)})
         writer.write(encode(Frame(head={**reply.head, "id": number}, arrays=reply.arrays)))
         await writer.drain()
+
+    def _require_bundle(self, wanted: str | None) -> None:
+        if wanted is not None and wanted != self._bundle:
+            raise ConfigError(
+                "this engine serves another bundle",
+                seen=wanted,
+                allowed=self._bundle or "requests that name no bundle",
+                fix="start an engine with the bundle that the request was made for, or build the graph again",
+            )
 
 
 def handlers_of(engine: AsyncEngine) -> dict[str, Handler]:
