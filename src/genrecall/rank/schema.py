@@ -148,12 +148,13 @@ class Schema:
         wrong = [f"two columns {c.name}" for c in self.columns if columns[c.name] is not c]
         wrong += [f"two features {f.name}" for f in self.features if features[f.name] is not f]
         wrong += [f"column {c.name} of no side" for c in self.columns if c.name.partition(".")[0] not in _SIDES]
+        wrong += [f"feature name {f.name!r}" for f in self.features if not f.name or "." in f.name]
         wrong += [f"{f.name}: {fault}" for f in self.features if (fault := _fault(f, columns, features))]
         if wrong:
             raise ConfigError(
                 "this feature schema cannot be computed",
                 seen="; ".join(wrong[:3]),
-                allowed="distinct names; columns of user, item or history; hashed, vocabulary and crossed features of "
+                allowed="distinct names, those of features without dots; columns of user, item or history; hashed, vocabulary and crossed features of "
                 "text, bucketed ones of numbers with ascending edges, behaviours like an item feature of one column",
                 fix="correct the schema",
             )
