@@ -18,6 +18,7 @@ from genrecall.cli import (
     embed,
     evaluate,
     quickstart,
+    rank,
     recommend,
     run,
     serve,
@@ -43,6 +44,7 @@ app.command("export")(bundle.export)
 app.command("load")(bundle.load)
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
+app.add_typer(rank.app, name="rank")
 app.command("recommend")(recommend.command)
 app.command("serve")(serve.command)
 app.command("chaos")(chaos.command)

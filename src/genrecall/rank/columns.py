@@ -106,7 +106,7 @@ def item_columns(items: Items, schema: Schema, counts: np.ndarray) -> Columns:
         ConfigError: the catalog lacks a column.
     """
     texts, numbers = {ITEM_ID: Ragged.single(codes_of(items.ids))}, {}
-    for column in (c for c in schema.columns if c.of_item):
+    for column in (c for c in schema.columns if c.of_item and c.name != ITEM_ID):
         name = column.name.removeprefix("item.")
         if column.name == ITEM_COUNT:
             numbers[column.name] = counts.astype(np.float64)
@@ -124,7 +124,7 @@ def item_columns(items: Items, schema: Schema, counts: np.ndarray) -> Columns:
             numbers[column.name] = np.asarray(pc.cast(values, pa.float64()).to_numpy(), np.float64)
         elif column.kind == "number":
             numbers[column.name] = np.array([number_of(told) for told in pc.cast(values, pa.string()).to_pylist()])
-        elif column.name != ITEM_ID:
+        else:
             texts[column.name] = _codes(pc.cast(values, pa.string()).to_pylist(), column)
     return Columns(texts=texts, numbers=numbers)
 

@@ -77,11 +77,15 @@ class ListWriter:
         columns.append(_lists(Ragged(offsets=offsets, values=state.ravel().astype(np.float32))))
         self._writer.write_table(pa.table(columns, schema=self._schema), row_group_size=_ROW_GROUP)
 
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._writer.close()
+        self.close()
 
 
 class ListReader:
@@ -145,7 +149,7 @@ class ListReader:
             profiles=profiles,
             histories=_ragged(table["history"], np.int32),
             candidates=candidates,
-            evidence=evidence.values.reshape(-1, width),
+            evidence=evidence.values.reshape(len(candidates.values), width),
             state=state.values.reshape(table.num_rows, -1) if len(state.values) else None,
         )
         return Lists(asked=asked, labels=labels.values, units=table["unit"].to_numpy())
