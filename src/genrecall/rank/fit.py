@@ -118,7 +118,7 @@ def fit_ranker(data: Data, network: NetworkConfig, config: FitConfig) -> tuple[R
         for epoch in range(config.warm_epochs):
             loss = fit.epoch(data.warm, epoch, warm=True)
             log(f"ranker: warm-up {epoch + 1}/{config.warm_epochs}, loss {loss:.4f}")
-    best, curve, waited = fit.figures(), [], 0
+    best, curve, waited = -1.0, [], 0
     kept = _copied(net, tables)
     for epoch in range(config.epochs):
         loss = fit.epoch(data.lists, epoch, warm=False)
@@ -126,8 +126,8 @@ def fit_ranker(data: Data, network: NetworkConfig, config: FitConfig) -> tuple[R
         curve.append({"epoch": epoch + 1, "loss": loss, **found})
         log(f"ranker: epoch {epoch + 1}, loss {loss:.4f}, held-out NDCG@10 {found['ndcg@10']:.4f}")
         waited += 1
-        if found["ndcg@10"] > best["ndcg@10"]:
-            best, kept, waited = found, _copied(net, tables), 0
+        if found["ndcg@10"] > best:
+            best, kept, waited = found["ndcg@10"], _copied(net, tables), 0
         if waited >= config.patience:
             break
     net.load_state_dict(kept[0])

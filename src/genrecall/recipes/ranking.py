@@ -69,6 +69,14 @@ class RankRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Halves:
+    """Two fusions, each fitted on the other half of the users; ``second`` int (n,) are users that the second serves."""
+
+    second: np.ndarray
+    fusions: tuple[Fusion, Fusion]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Shop:
     """A bundle with what its lists are made of.
 
@@ -79,6 +87,7 @@ class Shop:
         fusion: of ``channels``.
         channels: that are fused, by name.
         parents: digests of the bundle's parts, but for a ranker.
+        halves: fusions for validation cases, where ``fusion`` knows their targets; None: it does not.
     """
 
     bundle: Recommender
@@ -88,6 +97,7 @@ class Shop:
     fusion: Fusion
     channels: Mapping[str, Channel]
     parents: Mapping[str, str]
+    halves: Halves | None = None
 
     @classmethod
     def open(cls, bundle: Path, catalog: Catalog, *, device: str = "auto") -> Shop:
@@ -125,11 +135,11 @@ class ListMaker:
         cases: whose queries will be asked, in this order.
         file: to be written.
         k: candidates of a list.
-        halves: fusions by case, where one alone would know the cases' targets.
     """
 
-    def __init__(self, shop: Shop, cases: Cases, file: Path, *, k: int, halves: Halves | None = None) -> None:
-        self.shop, self.cases, self.k, self.halves = shop, cases, k, halves
+    def __init__(self, shop: Shop, cases: Cases, file: Path, *, k: int) -> None:
+        self.shop, self.cases, self.k = shop, cases, k
+        self._halves = shop.halves if cases.part == "validation" else None
         self._names = evidence_names(shop.fusion.config.channels)
         self._writer = ListWriter(
             file, evidence=self._names, profile=profile_columns(shop.catalog), items=shop.catalog.digest
@@ -145,7 +155,7 @@ class ListMaker:
         depth = max(self.k, shop.fusion.config.top)
         lists = {name: channel.recall(queries, depth) for name, channel in shop.channels.items()}
         fused = np.full((len(queries), self.k), -1, np.int32)
-        for part, fusion in _parts(rows, shop.fusion, self.halves):
+        for part, fusion in _parts(rows, cases.users[rows], shop.fusion, self._halves):
             own = {name: _rows(found, part - begin) for name, found in lists.items()}
             found = recalled(fusion, own, self.k, lengths[part - begin])
             told, candidates, owner = [queries[row - begin] for row in part], found.candidates, found.candidates.owner
@@ -173,10 +183,10 @@ class ListMaker:
         self._writer.close()
 
 
-def write_lists(shop: Shop, cases: Cases, file: Path, *, k: int, halves: Halves | None = None) -> None:
+def write_lists(shop: Shop, cases: Cases, file: Path, *, k: int) -> None:
     """Lists of validation cases."""
     queries = queries_of(cases, shop.config.protocol(shop.split), shop.catalog.profile_of)
-    maker = ListMaker(shop, cases, file, k=k, halves=halves)
+    maker = ListMaker(shop, cases, file, k=k)
     with progress("lists", len(cases)) as bar:
         for begin in range(0, len(cases), _BATCH):
             maker.add(queries[begin : begin + _BATCH])
@@ -329,20 +339,14 @@ def ranked(ranker: Ranker, reader: ListReader, k: int) -> Candidates:
     return Candidates(items=np.concatenate(items), scores=np.concatenate(scores))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Halves:
-    """Two fusions, each fitted on the other half of the cases; ``second`` bool (N,) names the cases of the second."""
-
-    second: np.ndarray
-    fusions: tuple[Fusion, Fusion]
-
-
-def _parts(rows: np.ndarray, fusion: Fusion, halves: Halves | None) -> Iterator[tuple[np.ndarray, Fusion]]:
+def _parts(
+    rows: np.ndarray, users: np.ndarray, fusion: Fusion, halves: Halves | None
+) -> Iterator[tuple[np.ndarray, Fusion]]:
     if halves is None:
         yield rows, fusion
         return
     for second in (False, True):
-        part = rows[halves.second[rows] == second]
+        part = rows[np.isin(users, halves.second) == second]
         if len(part):
             yield part, halves.fusions[int(second)]
 
