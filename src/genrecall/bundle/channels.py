@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,11 @@ def save(channels: Mapping[str, ClassicChannel | FusedChannel], directory: Path)
     (directory / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def load(directory: Path) -> dict[str, ClassicChannel]:
-    """Read what ``save`` wrote, but for the fused channel (see :func:`load_fused`)."""
+def load(directory: Path, only: Collection[str] | None = None) -> dict[str, ClassicChannel]:
+    """Read what ``save`` wrote, or ``only`` these of it, but for the fused channel (see :func:`load_fused`)."""
     channels = {}
     for name, settings in _settings(directory).items():
-        if name != _FUSED:
+        if name != _FUSED and (only is None or name in only):
             kind, config = _KINDS[name]
             state = load_file(directory / f"{name}.safetensors")
             channels[name] = _named(kind.from_state(state, config(**settings)), name)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.export import KIND, parts_of
+from genrecall.bundle.parts import KIND, parts_of
 from genrecall.catalog.items import Items
 from genrecall.recall.fusion import Fusion
 from genrecall.sid.space import SidSpace

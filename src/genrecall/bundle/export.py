@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicConfig
+from genrecall.bundle.parts import KIND, parts_of
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
 from genrecall.recall.generative import GenerativeConfig
 from genrecall.sid.table import SidTable
-
-KIND = "bundle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +93,6 @@ def export_bundle(
             "searches": all(_learned_searches(weights) for _, weights in generators),
         }
     return open_artifact(out, kind=KIND)
-
-
-def parts_of(generator: int) -> tuple[str, str]:
-    """Folders of a generator's SIDs and model within a bundle: ``sid``, ``model``; ``sid-1``, ``model-1``; …"""
-    return ("sid", "model") if generator == 0 else (f"sid-{generator}", f"model-{generator}")
 
 
 def _learned_searches(model: Artifact) -> bool:

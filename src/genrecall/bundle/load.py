@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.export import KIND, parts_of
+from genrecall.bundle.parts import KIND, parts_of
 from genrecall.catalog.items import Items
-from genrecall.engine.config import EngineConfig
+from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.host.request import Answer
 from genrecall.errors import CapacityError
 from genrecall.recall.channel import Candidates, Query
@@ -70,20 +70,37 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, device: str = "auto", dtype: str = "auto", beam: int | None = None
+        cls,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        beam: int | None = None,
+        max_rows: int | None = None,
+        budgets: Budgets | None = None,
+        only: Collection[str] | None = None,
     ) -> Recommender:
-        """Open a bundle, verify every checksum, build tries, engines and channels; ``beam`` None is the bundle's."""
+        """Open a bundle, verify every checksum, build tries, engines and channels.
+
+        Args:
+            path: of the bundle.
+            device, dtype, max_rows, budgets: see ``EngineConfig``.
+            beam: W; None is the bundle's.
+            only: classic channels that are wanted, popularity among them; None: all.
+        """
         bundle = open_artifact(path, kind=KIND)
         config = bundle.manifest.config
         items = Items(table=pq.read_table(bundle.file("items.parquet")))
-        channels = classic.load(bundle.path / "channels")
+        channels = classic.load(bundle.path / "channels", only)
         counts, search = channels["popularity"].counts, GenerativeConfig(**config["generative"])
         search = search if beam is None else replace(search, beam=beam)
         members = []
         for place, (codes, normalise) in enumerate(zip(config["spaces"], config["normalise"], strict=True)):
             sid, model = parts_of(place)
             table = SidTable.read(bundle.file(f"{sid}/{FILE}"), SidSpace(tuple(codes)), bundle.manifest.parents[sid])
-            settings = EngineConfig(normalise=normalise, device=device, dtype=dtype)
+            settings = EngineConfig(
+                normalise=normalise, device=device, dtype=dtype, max_rows=max_rows, budgets=budgets or Budgets()
+            )
             engine, prompts = open_generator(bundle.path / model, table, items.titles, settings)
             members.append(GenerativeChannel(engine, prompts, table, counts, search))
         return cls(

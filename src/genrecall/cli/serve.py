@@ -45,7 +45,7 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Of the worker. Default: all cores but one.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Beams of one batch. Default: about 50 ms of them.")] = None,
     experiments: Annotated[Path | None, typer.Option(help="TOML file of experiments (see genrecall ab).")] = None,
-    spare: Annotated[bool, typer.Option(help="Keep a second process ready, for when the worker is lost.")] = True,
+    replicas: Annotated[int, typer.Option(min=1, help="Engine workers; with --device cuda, one a GPU.")] = 1,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
@@ -59,10 +59,11 @@ def command(
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
-    from genrecall.serve.worker.lane import WorkerConfig
+    from genrecall.serve.worker.config import WorkerConfig
 
     worker = WorkerConfig(
-        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare
+        device=device, replicas=replicas, threads=threads or worker_threads(device, replicas), batch_rows=batch_rows,
+        beam=beam,
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
@@ -211,14 +212,15 @@ def _tell(running: Running, config: ServeConfig) -> None:
         ("keys", "none: this machine only" if config.keys is None else str(config.keys), "--keys"),
     ]
     if worker is not None and worker.facts is not None:
-        one = worker.cost.seconds(active.beam, worker.facts.batch_rows) * 1e3
+        cost = worker.lanes[0].cost
+        one = cost.seconds(active.beam, worker.facts.batch_rows) * 1e3
         rows += [
-            ("device", worker.facts.device, f"{config.worker.threads if config.worker else 0} threads"),
+            ("device", worker.facts.device, f"{worker.config.replicas} x {worker.config.threads} threads; --replicas"),
             ("beam", f"{active.beam}", f"one search takes {one:.1f} ms"),
             (
                 "rows of a batch",
                 f"{worker.facts.batch_rows}",
-                f"measured: {worker.cost.base_s * 1e3:.1f} ms a batch and {worker.cost.row_s * 1e6:.1f} µs a row",
+                f"measured: {cost.base_s * 1e3:.1f} ms a batch and {cost.row_s * 1e6:.1f} µs a row",
             ),
         ]
     table = Table("", "value", "how to change, or why", box=None)

@@ -59,7 +59,7 @@ class Found:
             levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
             sids = list(map(tuple, codes[begin:end]))
             narrowed, short = seat.rows != held, end - begin < wanted
-            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed)
+            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed, beam=seat.rows[-1])
             answers.append(not_finite(levels[0]) if levels else answer)
             begin = end
         return answers

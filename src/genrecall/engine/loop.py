@@ -3,8 +3,9 @@
     submit → waiting → plan → flight → outcome
 
 A batch is planned as late as the device allows, so that it takes along whatever has arrived by then; where a whole
-batch waits, at once. Cancelling takes effect before a batch is planned or when it ends; every job has exactly one
-outcome.
+batch waits, at once. Cancelling takes effect before a batch is planned and, where levels are launched one by one (on
+the CPU, and where forced levels are skipped), before the next level; a graph of all levels runs to its end. Every job
+has exactly one outcome.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,6 +71,12 @@ class Loop:
         self._flights: deque[Flight] = deque()
         self._most_flights = 2 if runner.device.type == "cuda" else 1
         self._busy_until = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called between the levels of a batch: whoever owns the loop may take in what was cancelled by then."""
+        self.moved: Callable[[], None] = lambda: None
+        """Called when other requests are being computed than before."""
+        self.landed: Callable[[int, float], None] = lambda rows, seconds: None
+        """Told of every batch that was done: its beams, and how long it took."""
 
     @property
     def idle(self) -> bool:
@@ -118,6 +126,13 @@ class Loop:
         elif self._flights and not launched:
             time.sleep(_NAP_S)
 
+    @property
+    def tags(self) -> list[int]:
+        """Of the requests that are being computed."""
+        seats = (seat for plan in self.scheduler.running for seat in plan.seats)
+        tags = (self._tasks[seat.job].request.tag for seat in seats)
+        return [tag for tag in tags if tag is not None]
+
     def fail(self, error: GenrecallError) -> None:
         """Tell every job of an error that nothing survives."""
         tasks, self._tasks = self._tasks, {}
@@ -139,12 +154,14 @@ class Loop:
         if tasks[0].trie is not self.runner.catalog.trie:
             self.runner.catalog.load(tasks[0].trie)
         prompts = [task.request.tokens for task in tasks]
+        self.moved()
         try:
             if plan.kind is Kind.SEARCH:
                 masks = [task.request.allowed for task in tasks]
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
-                flight = self.runner.launch(plan, prompts, masks, seeds, trace=traced)
+                gone = partial(self._given_up, plan)
+                flight = self.runner.launch(plan, prompts, masks, seeds, trace=traced, given_up=gone)
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:
@@ -152,6 +169,12 @@ class Loop:
             return True
         self._flights.append(flight)
         return True
+
+    def _given_up(self, plan: StepPlan) -> Sequence[int]:
+        self.meanwhile()
+        found = self.scheduler.given_up(plan)
+        self.moved()
+        return found
 
     def _land(self, flight: Flight) -> None:
         results, seconds = flight.wait()
@@ -166,6 +189,8 @@ class Loop:
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
         self._tell_dropped()
+        self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
+        self.moved()
         self._wipe()
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:

@@ -103,19 +103,25 @@ class GenerativeChannel:
             beams: W of each query; None takes the configured one, widened to ``k``.
         """
         widths = [max(self.config.beam, k)] * len(queries) if beams is None else beams
-        requests = [
-            Request(
-                tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
-                beam=width,
-                allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
-                trace=trace,
-            )
-            for query, width in zip(queries, widths, strict=True)
-        ]
+        requests = [self.request(query, width, trace) for query, width in zip(queries, widths, strict=True)]
         answers = self.engine.generate(requests)
-        self.written_sids += sum(len(answer.sids) for answer in answers)
-        self.invalid_sids += sum(sid not in self._owners for answer in answers for sid in answer.sids)
+        for answer in answers:
+            self.count(answer)
         return answers
+
+    def request(self, query: Query, beam: int, trace: bool = False) -> Request:
+        """What the engine is asked for a query; limits and owner are the caller's to add."""
+        return Request(
+            tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
+            beam=beam,
+            allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
+            trace=trace,
+        )
+
+    def count(self, answer: Answer) -> None:
+        """Hold an answer against the promise that every SID has an owner."""
+        self.written_sids += len(answer.sids)
+        self.invalid_sids += sum(sid not in self._owners for sid in answer.sids)
 
     def score(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32 scores of given items int (n,) for each query, the same sums that ``recall`` ranks by."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genrecall.errors import ConfigError
 from genrecall.experiment.assignment import Layer
-from genrecall.serve.worker.lane import WorkerConfig
+from genrecall.serve.worker.config import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,6 @@ class ServeConfig:
             return False
 
 
-def worker_threads(device: str) -> int:
-    """Threads of the worker's torch: all cores but one, which is the gateway's; one where a GPU computes."""
-    return 1 if device.startswith("cuda") else max(1, (os.cpu_count() or 2) - 1)
+def worker_threads(device: str, replicas: int = 1) -> int:
+    """Threads of each worker's torch: all cores but one, which is the gateway's; one where a GPU computes."""
+    return 1 if device.startswith("cuda") else max(1, ((os.cpu_count() or 2) - 1) // replicas)

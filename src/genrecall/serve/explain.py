@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from genrecall.engine.host.request import TracedBeam
 from genrecall.serve.recent import Remembered
 from genrecall.serve.release import Release
 from genrecall.serve.schema import Beam, Explained, Listing, Search
-from genrecall.serve.worker.messages import Traced
 
 _LISTED, _BEAMS, _TITLES = 50, 40, 3
 
@@ -19,8 +19,8 @@ def explained(remembered: Remembered, release: Release) -> Explained:
     generative = lists.get("generative")
     levels, survivors = None, None
     if request.explain and generative is not None and generative.levels is not None:
-        levels = [[_beam(beam, release) for beam in level[:_BEAMS]] for level in generative.levels]
-        survivors = [len(level) for level in generative.levels]
+        levels = [[_beam(beam, release) for beam in level.beams[:_BEAMS]] for level in generative.levels]
+        survivors = [len(level.beams) for level in generative.levels]
     return Explained(
         request_id=answer.request_id,
         user_id=request.user_id,
@@ -38,7 +38,7 @@ def explained(remembered: Remembered, release: Release) -> Explained:
     )
 
 
-def _beam(beam: Traced, release: Release) -> Beam:
+def _beam(beam: TracedBeam, release: Release) -> Beam:
     table, titles = release.contents.table, release.contents.items.titles
     prefix = np.asarray(beam.prefix)
     below = np.flatnonzero((table.sids[:, : len(prefix)] == prefix).all(axis=1))[:_TITLES]

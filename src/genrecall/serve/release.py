@@ -19,10 +19,11 @@ from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, default_channels, fusion_of
-from genrecall.serve.lanes import Asked, Lane, ThreadLane
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError
 from genrecall.serve.problems import Problem
 from genrecall.serve.schema import Filter
-from genrecall.serve.worker.lane import WorkerLane
+from genrecall.serve.worker.remote import ClassicProcess
+from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
 
 PLUGINS = "genrecall.channels"
@@ -40,14 +41,16 @@ class Release:
         contents: the bundle without its models.
         lanes: by channel; the fallback has one, too, for requests that name it.
         worker: the generative lane; None where only classic channels are served.
+        classic: the process behind the classic lanes; None where they answer in this one.
         fusion: for requests that do not choose channels.
         inflight: requests that are being answered from it.
     """
 
     contents: Contents
     lanes: Mapping[str, Lane]
-    worker: WorkerLane | None
+    worker: Replicas | None
     weights: Mapping[str, float]
+    classic: ClassicProcess | None = None
     inflight: int = 0
     _fusions: dict[tuple[str, ...], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
@@ -57,14 +60,18 @@ class Release:
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
         contents = await asyncio.to_thread(Contents.open, path)
-        channels = await asyncio.to_thread(channels_of, contents)
-        lanes: dict[str, Lane] = {name: ThreadLane(channel) for name, channel in channels.items()}
-        worker = None
-        if config.worker is not None:
-            worker = WorkerLane(contents.path.resolve(), config.worker)
-            await worker.start()
-            lanes = {"generative": worker, **lanes}
-        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        path = contents.path.resolve()
+        classic = ClassicProcess(path)
+        worker = None if config.worker is None else Replicas(path, config.worker)
+        try:
+            lanes: dict[str, Lane] = {**await classic.start()}
+            if worker is not None:
+                await worker.start()
+                lanes = {"generative": worker, **lanes}
+        except LaneFailedError:
+            await classic.close()
+            raise
+        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
         await release.warm()
         return release
 
@@ -82,6 +89,8 @@ class Release:
         """Stop its lanes."""
         for lane in self.lanes.values():
             await lane.close()
+        if self.classic is not None:
+            await self.classic.close()
 
     @property
     def digest(self) -> str:

@@ -152,6 +152,11 @@ class Releases:
             for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous))
         } | {"canary_percent": self.percent, "delisted": len(self._delisted)}
 
+    async def purge(self, user_id: str) -> None:
+        """Forget what the engines of all releases keep of a user."""
+        workers = [release.worker for release in self._all() if release.worker is not None]
+        await asyncio.gather(*(worker.purge(user_id) for worker in workers))
+
     async def close(self) -> None:
         """Stop all of them."""
         for task in self._retiring:
@@ -194,4 +199,8 @@ def _facts(release: Release) -> dict[str, Any]:
         "beam": release.beam,
         "worker": None if worker is None else worker.state,
         "restarts": 0 if worker is None else worker.restarts,
+        "processes": {
+            **({} if worker is None else {f"worker {n}": lane.process.pid for n, lane in enumerate(worker.lanes)}),
+            **({} if release.classic is None else {"classic": release.classic.process.pid}),
+        },
     }

@@ -12,7 +12,7 @@ import numpy as np
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering
-from genrecall.serve.admission import grant
+from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
@@ -31,6 +31,7 @@ from genrecall.serve.state.store import UserState, shown
 
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
+_NARROWED = "narrowed: generative"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +102,13 @@ class Service:
     def _deadline_s(self, request: Recommend | Search) -> float:
         return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
 
+    async def forget(self, user_id: str) -> int:
+        """Erase what is known of a user, here and in the engines; events erased."""
+        erased = self.state.forget(user_id)
+        self.explanations.forget(user_id)
+        await self.releases.purge(user_id)
+        return erased
+
     def explain(self, request_id: str) -> Explained:
         """Why an answer was as it was.
 
@@ -127,8 +135,8 @@ class Service:
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
             beam = beam_asked
-            if release.worker.state == "ready":
-                granted = grant(release.worker, beam=beam_asked, k=request.k, budget_s=budget_s)
+            if (worker := release.worker.of(request.user_id)) is not None:
+                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s)
                 beam = granted.beam
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
@@ -164,7 +172,7 @@ class Service:
                 continue
             asked = Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
-                budget_s=plan.budget_s,
+                budget_s=plan.budget_s, narrowest=min(plan.beam, max(request.k, NARROWEST)), user=request.user_id,
             )  # fmt: skip
             tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
         try:
@@ -199,11 +207,15 @@ class Service:
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
         reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
+        generative = outcomes.get("generative")
+        ran = generative.listed if generative is not None else None
+        if ran is not None and ran.narrowed and _NARROWED not in reasons:
+            reasons.append(_NARROWED)
         coverage = Coverage(
             channels={name: outcome.coverage for name, outcome in outcomes.items()},
             degraded=bool(reasons),
             reasons=reasons,
-            beam=plan.beam if _answered(outcomes.get("generative")) else 0,
+            beam=0 if ran is None else min(plan.beam, ran.beam or plan.beam),
             beam_asked=plan.beam_asked,
             filled=len(filled),
         )
@@ -239,10 +251,6 @@ class Service:
             metrics.shed.labels("rows").inc()
         metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
         self.traffic.see(answer, k)
-
-
-def _answered(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.listed is not None
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:

@@ -9,7 +9,7 @@ everything after them has probability 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,8 +97,17 @@ class BeamSearch:
         """L."""
         return len(self.sid_tokens)
 
-    def search(self, batch: Batch, reading: Reading, shape: SearchShape) -> list[Frontier]:
-        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device."""
+    def search(
+        self,
+        batch: Batch,
+        reading: Reading,
+        shape: SearchShape,
+        given_up: Callable[[], Sequence[int]] | None = None,
+    ) -> list[Frontier]:
+        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device.
+
+        ``given_up``, asked before every step of the decoder, names requests that lose all of their beams there.
+        """
         places = len(reading.hidden)
         device = reading.hidden.device
         logits = self.decoder.level_logits(reading.hidden, 0)
@@ -113,6 +122,8 @@ class BeamSearch:
         for level, rows in enumerate(shape.rows):
             if level > 0:
                 frontier = trail[-1]
+                for place in given_up() if given_up is not None else ():
+                    frontier.ranges.count[place] = 0
                 logits, logits_row, ancestry = self._forward(frontier, level, reading, written, shape.widest)
                 written += len(frontier.node)
                 beams = Beams(node=frontier.node, score=frontier.score, logits_row=logits_row, ranges=frontier.ranges)

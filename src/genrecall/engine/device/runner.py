@@ -10,7 +10,7 @@ waited for where it has nothing more to give.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,8 +114,12 @@ class Runner:
         seeds: Sequence[int],
         *,
         trace: bool = False,
+        given_up: Callable[[], Sequence[int]] | None = None,
     ) -> Flight:
-        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R), states (R, E)."""
+        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R), states (R, E).
+
+        ``given_up`` is asked between levels where these are launched one by one; a graph of all levels runs through.
+        """
         began = self._begin()
         filters = self.catalog.filter(masks)
         batch, shape = self._send(plan, prompts, filters, seeds)
@@ -130,8 +134,10 @@ class Runner:
         )
         self.decoder.suffix.reserve(sum(plan.rows[:-1]))
 
+        between = None if self._cuda and not self.search.skip_forced else given_up
+
         def levels() -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch, reading, sizes)
+            trail = self.search.search(batch, reading, sizes, between)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail

@@ -28,6 +28,7 @@ class Request:
         seed: draw W SIDs without replacement, in proportion to their probability, instead of the best; the same seed
             draws the same. Scores stay those of the SIDs. None searches. Needs ``normalise="trie"``.
         narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
+        tag: what the caller calls it; whoever observes the engine is told which ones are being computed.
     """
 
     tokens: tuple[int, ...]
@@ -38,6 +39,7 @@ class Request:
     timeout_s: float | None = None
     narrowest: int | None = None
     seed: int | None = None
+    tag: int | None = None
     state: bool = False
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
@@ -140,6 +142,7 @@ class Answer:
         short: fewer than asked: the catalog, the filter or a narrow earlier level left no more.
         levels: what survived each level, where the request asked for a trace.
         narrowed: beams were cut below what was asked for, so that the timeout held.
+        beam: W of the last level as it ran.
         state: float32 (E,) of the last prompt token after the last layer (of a trunk: of the trunk), where asked for.
     """
 
@@ -148,6 +151,7 @@ class Answer:
     short: bool
     levels: tuple[LevelTrace, ...] | None = None
     narrowed: bool = False
+    beam: int = 0
     state: np.ndarray | None = None
 
 

@@ -65,7 +65,7 @@ class Scenario:
 def worker_killed(setting: Setting, target: Target | None) -> tuple[str, bool]:
     """kill -9 of the worker."""
     assert target is not None
-    os.kill(target.worker_pid(), signal.SIGKILL)
+    os.kill(target.pid(), signal.SIGKILL)
     with _asking(setting, target) as seen:
         unready = wait_until(lambda: not target.is_ready(), 2)
         back = wait_until(target.is_ready, 60)
@@ -76,7 +76,7 @@ def worker_killed(setting: Setting, target: Target | None) -> tuple[str, bool]:
 def worker_stopped(setting: Setting, target: Target | None) -> tuple[str, bool]:
     """SIGSTOP of the worker: alive, but without progress."""
     assert target is not None
-    pid = target.worker_pid()
+    pid = target.pid()
     os.kill(pid, signal.SIGSTOP)
     try:
         with _asking(setting, target) as seen:

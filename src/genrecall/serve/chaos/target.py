@@ -65,18 +65,16 @@ class Target:
         """Whether it says so."""
         return self.call("GET", "/health/ready")[0] == 200
 
-    def worker_pid(self) -> int:
-        """Of the worker process.
+    def pid(self, process: str = "worker 0") -> int:
+        """Of a process beside the gateway: ``worker N`` or ``classic``.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: it does not run.
         """
-        # A worker is the gateway's child; the kernel lists those.
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
-            if b"worker.process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-        raise ConfigError("no worker runs", seen=children, allowed="a service with the generative channel", fix="wait")
+        found = ask(self.state, "GET", "/admin/releases")["active"]["processes"]
+        if not found.get(process):
+            raise ConfigError("no such process runs", seen=process, allowed=str(found), fix="wait until it is back")
+        return int(found[process])
 
 
 @contextlib.contextmanager

@@ -117,9 +117,7 @@ class NativeApi:
         if not 1 <= len(user_id) <= 120:
             raise Problem("not_found", "no such user")
         if request.method == "DELETE":
-            erased = state.forget(user_id)
-            self._service.explanations.forget(user_id)
-            return json_response({"user_id": user_id, "erased_events": erased})
+            return json_response({"user_id": user_id, "erased_events": await self._service.forget(user_id)})
         pasts, contents = state.history(user_id), self._release().contents
         if not pasts and not state.profile(user_id):
             raise Problem("not_found", "no such user")
