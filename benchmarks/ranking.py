@@ -97,9 +97,7 @@ def _small(study: Study, steps: int, catalog: Catalog) -> Study:
     events = len(study.split.divide(catalog).train.items)
     epochs = float(np.clip(steps * 0.7 * study.train.batch_tokens / events, 1, 300))
     settings = replace(study, tables=study.tables[:1], teacher=None, imagined=None, validation_cases=1000)
-    return replace(
-        settings, train=replace(settings.train, epochs=epochs, eval_every=max(epochs / 4, 1.0))
-    )
+    return replace(settings, train=replace(settings.train, epochs=epochs, eval_every=max(epochs / 4, 1.0)))
 
 
 def _shop(catalog: Catalog, vectors: Vectors, study: Study, out: Path, options: argparse.Namespace) -> Shop:
@@ -171,7 +169,12 @@ def _figures(
 
 
 def _table(result: Mapping[str, Any]) -> str:
-    lines = [result["sentence"], "", "| ranker | NDCG@10 | sd | R@10 | AUC | GAUC | LogLoss |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        result["sentence"],
+        "",
+        "| ranker | NDCG@10 | sd | R@10 | AUC | GAUC | LogLoss |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, metrics in result["metrics"].items():
         point = result["pointwise"].get(name, {})
         told = [f"{point[metric]:.4f}" if metric in point else "" for metric in ("auc", "gauc", "logloss")]

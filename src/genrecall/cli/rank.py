@@ -20,7 +20,9 @@ def train(
     cases: Annotated[int, typer.Option(min=1, help="Validation cases to learn from, at most.")] = 20_000,
     candidates: Annotated[int, typer.Option(min=2, help="Candidates of a list.")] = 100,
     epochs: Annotated[int, typer.Option(min=1, help="Over the lists, at most.")] = 12,
-    warm_events: Annotated[int, typer.Option(min=0, help="Training events that warm the tables up; 0: none.")] = 100_000,
+    warm_events: Annotated[
+        int, typer.Option(min=0, help="Training events that warm the tables up; 0: none.")
+    ] = 100_000,
     beside: Annotated[bool, typer.Option("--beside/--alone", help="Train sparse and dense alone, too.")] = True,
     half: Annotated[bool, typer.Option("--half", help="Store tables as float16.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,

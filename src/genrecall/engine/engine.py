@@ -93,10 +93,13 @@ class Engine:
 
     def read(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
         """``score``, and the model's state after each prompt, from one reading of it."""
-        some = _some_sid(self.trie)  # scored beside the others, so that a prompt is read even if none of them is held
-        asked = [np.concatenate([_codes(rows, len(some)), [some]]) for rows in sids]
-        found = self._score([replace(request, state=True) for request in requests], asked)
+        found = self._score([replace(request, state=True) for request in requests], [self.beside(own) for own in sids])
         return [replace(one, scores=one.scores[:-1]) for one in found]
+
+    def beside(self, sids: Sequence[Sid] | np.ndarray) -> np.ndarray:
+        """int64 (n+1, L): these SIDs and one of the catalog, so that a prompt is read even if none of them is held."""
+        some = _some_sid(self.trie)
+        return np.concatenate([_codes(sids, len(some)), [some]])
 
     def _score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
         assert len(sids) == len(requests), "one list of SIDs per request"

@@ -43,9 +43,7 @@ class Tables(nn.Module):
     def fresh(cls, schema: Schema, seed: int) -> Tables:
         """Small random rows."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(
-            {f.name: torch.randn(1 + f.size, f.width, generator=generator) * _SPREAD for f in schema.tabled}
-        )
+        return cls({f.name: torch.randn(1 + f.size, f.width, generator=generator) * _SPREAD for f in schema.tabled})
 
     @classmethod
     def load(cls, file: Path) -> Tables:

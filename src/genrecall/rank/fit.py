@@ -150,9 +150,7 @@ class _Fit:
         self, data: Data, network: RankNetwork, tables: Tables, config: FitConfig, device: torch.device
     ) -> None:
         self.data, self.network, self.tables, self.config, self.device = data, network, tables, config, device
-        self.dense = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.dense = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         rows = [parameter for parameter in tables.parameters() if parameter.requires_grad]
         self.sparse = torch.optim.SparseAdam(rows, lr=config.table_rate) if rows else None
 
@@ -202,9 +200,7 @@ class _Fit:
             self.network.get_buffer("calibration").copy_(torch.from_numpy(platt(logits, labels)))
 
     def _step(self, lists: Lists) -> float:
-        inputs = to_inputs(
-            self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device
-        )
+        inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
         logits = self.network(inputs, self.tables)
         labels = torch.from_numpy(lists.labels).to(self.device)
         loss = listwise(logits, labels, inputs.owner, len(lists))
@@ -223,9 +219,7 @@ class _Fit:
         self.network.eval()
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         for lists in self._held_lists():
-            inputs = to_inputs(
-                self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device
-            )
+            inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
             with torch.inference_mode():
                 logits = self.network(inputs, self.tables)
                 p = self.network.probability(logits)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genrecall.rank.columns import Ragged
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.fusion import Fusion
 from genrecall.recall.generative import GenerativeChannel
-from genrecall.rank.columns import Ragged
 
 FUSION, SID_SCORE, NEAR = "fusion", "sid_score", "near."
 _PLACE = 5.0

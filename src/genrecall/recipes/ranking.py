@@ -31,8 +31,8 @@ from genrecall.rank.schema import Schema
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Fusion
-from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.rank_schema import default_schema, vocabularies_of
+from genrecall.recipes.recipe import SplitConfig
 from genrecall.serve.default import default_channels, fusion_of
 from genrecall.telemetry import progress
 from genrecall.text.vectors import Vectors

@@ -149,7 +149,16 @@ def recall_at_10(
     return measure
 
 
-def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recipe, force: bool = False) -> Artifact:
+def export(
+    catalog: Catalog,
+    *,
+    sid: Path,
+    model: Path,
+    out: Path,
+    recipe: Recipe,
+    ranker: Path | None = None,
+    force: bool = False,
+) -> Artifact:
     """Gather the bundle; its split is the one that the model was trained under."""
     trained = open_artifact(model, kind="model").manifest.config
     split = SplitConfig(**trained["recipe"]["split"])
@@ -160,7 +169,7 @@ def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recip
         remarks=_remarks(trained["train"]),
     )
     return export_bundle(
-        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, force=force
+        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, ranker=ranker, force=force
     )
 
 

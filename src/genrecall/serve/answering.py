@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from genrecall import __version__
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.fusion.rule import Explained
-from genrecall.serve.lanes import Listed
+from genrecall.serve.lanes import Listed, RankAsked
 from genrecall.serve.release import Release
 from genrecall.serve.schema import ChannelCoverage, Item, Placed, Spread, Versions
 
@@ -46,6 +46,28 @@ def fuse(
 def evident(found: Sequence[Explained]) -> list[Explained]:
     """Without items that channels only list to fill their lists up: filling up is the fallback's, and is told."""
     return [entry for entry in found if entry.ranks]
+
+
+def rank_asked(
+    found: Sequence[Explained], query: Query, user_id: str | None, deltas: Sequence[str], budget_s: float
+) -> RankAsked:
+    """What a ranker is asked of fused candidates."""
+    names = sorted({name for entry in found for name in entry.ranks})
+    return RankAsked(
+        query=query,
+        user_id=user_id,
+        items=np.array([entry.item for entry in found], np.int32),
+        fused=np.array([entry.score for entry in found], np.float32),
+        places={name: np.array([entry.ranks.get(name, 0) for entry in found], np.int32) for name in names},
+        deltas=deltas,
+        budget_s=budget_s,
+    )
+
+
+def reordered(found: Sequence[Explained], logits: np.ndarray) -> list[Explained]:
+    """By falling logit float32 (n,), which becomes the score; equal ones stay as they stood."""
+    order = np.argsort(-logits, kind="stable").tolist()
+    return [replace(found[place], score=float(logits[place])) for place in order]
 
 
 def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:
@@ -94,7 +116,7 @@ def items_of(release: Release, found: Sequence[Explained], filled: Sequence[int]
     return answered
 
 
-def versions_of(release: Release, role: str, channels: tuple[str, ...]) -> Versions:
+def versions_of(release: Release, role: str, channels: tuple[str, ...], tables: int | None = None) -> Versions:
     """What an answer of this release is stamped with."""
     return Versions(
         bundle=release.digest,
@@ -103,4 +125,6 @@ def versions_of(release: Release, role: str, channels: tuple[str, ...]) -> Versi
         genrecall=__version__,
         release=role,
         arms={},
+        ranker="" if tables is None or release.contents.ranker is None else release.contents.ranker.digest,
+        tables=tables or 0,
     )

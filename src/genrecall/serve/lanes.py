@@ -6,7 +6,8 @@ import asyncio
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -69,6 +70,38 @@ class Listed:
     narrowed: bool = False
     beam: int = 0
     levels: tuple[LevelTrace, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankAsked:
+    """What is asked of a ranker.
+
+    Attributes:
+        query: who and what for; its exclusions play no part.
+        user_id: as features know the user; None: nobody is named.
+        items: int32 (n,) candidates, best first.
+        fused: float32 (n,) of the fusion; None where none ranked them.
+        places: int32 (n,) by channel, 0 where it does not list an item.
+        deltas: of the tables, oldest first.
+        budget_s: after this nobody waits any more.
+    """
+
+    query: Query
+    user_id: str | None
+    items: np.ndarray
+    fused: np.ndarray | None = None
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)
+    deltas: Sequence[str] = ()
+    budget_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankListed:
+    """Logits and probabilities float32 (n,) of candidates, by this version of the tables."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    version: int
 
 
 class Lane(Protocol):

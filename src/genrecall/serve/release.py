@@ -19,8 +19,9 @@ from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, default_channels, fusion_of
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked
 from genrecall.serve.problems import Problem
+from genrecall.serve.ranking import DeltaStore, RankLane
 from genrecall.serve.schema import Filter
 from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas
@@ -44,6 +45,8 @@ class Release:
         classic: the process behind the classic lanes; None where they answer in this one.
         fusion: for requests that do not choose channels.
         inflight: requests that are being answered from it.
+        ranks: who orders what was fused; None where the bundle has no ranker, or no worker runs it.
+        deltas: of the ranker's tables, oldest first.
     """
 
     contents: Contents
@@ -52,6 +55,8 @@ class Release:
     weights: Mapping[str, float]
     classic: ClassicProcess | None = None
     inflight: int = 0
+    ranks: RankLane | None = None
+    deltas: Sequence[str] = ()
     _fusions: dict[tuple[str, ...], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -72,6 +77,8 @@ class Release:
             await classic.close()
             raise
         release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
+        if contents.ranker is not None and worker is not None:
+            release.ranks, release.deltas = worker, DeltaStore(config.state).of(contents.ranker)
         await release.warm()
         return release
 
@@ -83,6 +90,11 @@ class Release:
         for query in (Query(history=history), Query(history=history, text=text)):
             asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
             await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
+        if self.ranks is not None:
+            asked = RankAsked(
+                query=Query(history=history), user_id=None, items=history, deltas=self.deltas, budget_s=60.0
+            )
+            await asyncio.gather(self.ranks.rank(asked), return_exceptions=True)
         await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:

@@ -1,17 +1,17 @@
-"""The online path: state → admission → channels in parallel, each with its own budget → fusion → fallback → answer."""
+"""The online path: state → admission → channels in parallel, each with its budget → fusion → ranker → fallback."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering
+from genrecall.serve import answering, ranking
 from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms
@@ -22,10 +22,11 @@ from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
+from genrecall.serve.ranking import Order
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Rank, Ranked, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
 
@@ -79,7 +80,9 @@ class Service:
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            answer = self._pack(request, request_id, release, role, plan, outcomes)
+            order = await self._order(request, release, plan, outcomes, begun)
+            ranked = time.perf_counter()
+            answer = self._pack(request, request_id, release, role, plan, outcomes, order)
             answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
@@ -88,7 +91,8 @@ class Service:
         marks = {
             "state": planned - begun,
             "channels": recalled - planned,
-            "fusion": done - recalled,
+            "rank": ranked - recalled,
+            "fusion": done - ranked,
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
@@ -99,7 +103,39 @@ class Service:
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
         return answer
 
-    def _deadline_s(self, request: Recommend | Search) -> float:
+    async def rank(self, request: Rank, request_id: str) -> Ranked:
+        """Order items that the caller has.
+
+        Raises:
+            Problem: the bundle has no ranker, or it does not answer in time.
+        """
+        begun = time.perf_counter()
+        release, role = self.releases.pick(request.user_id or request_id)
+        if release.ranks is None:
+            raise Problem("conflict", "the active bundle has no ranker")
+        release.inflight += 1
+        try:
+            history, times, profile = self._past(request, release)
+            items, places = release.indices(list(dict.fromkeys(request.items)))
+            query = Query(history=history, times=times, profile=profile)
+            left_s = ranking.left_of(self._deadline_s(request), begun)
+            found, tables = await ranking.scored(
+                release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
+            )
+        finally:
+            release.inflight -= 1
+        known, took = set(places.tolist()), time.perf_counter() - begun
+        self.metrics.stage.labels("rank").observe(took)
+        distinct = enumerate(dict.fromkeys(request.items))
+        return Ranked(
+            request_id=request_id,
+            items=found,
+            unknown=[item for place, item in distinct if place not in known],
+            versions=answering.versions_of(release, role, release.chosen(None, search=False), tables),
+            timing_ms={"total": round(took * 1e3, 3)},
+        )
+
+    def _deadline_s(self, request: Recommend | Search | Rank) -> float:
         return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
 
     async def forget(self, user_id: str) -> int:
@@ -130,7 +166,8 @@ class Service:
             text=request.query if isinstance(request, Search) else None,
         )
         channels = release.chosen(request.channels, search=isinstance(request, Search))
-        budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
+        reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
+        budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
@@ -146,7 +183,7 @@ class Service:
         )  # fmt: skip
 
     def _past(
-        self, request: Recommend | Search, release: Release
+        self, request: Recommend | Search | Rank, release: Release
     ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
         if request.history is not None:
             return release.indices(request.history)[0], None, request.profile
@@ -185,6 +222,24 @@ class Service:
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
 
+    async def _order(
+        self,
+        request: Recommend | Search,
+        release: Release,
+        plan: _Plan,
+        outcomes: Mapping[str, Outcome],
+        begun: float,
+    ) -> Order:
+        """Fused candidates, in the ranker's order where the bundle has one."""
+        fetch = request.k if request.spread is None else 4 * request.k
+        if not _is_ranked(request, release):
+            return Order(found=self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch)))
+        found = answering.fuse(release, plan.channels, outcomes, plan.query, max(fetch, ranking.DEPTH))
+        assert release.ranks is not None
+        left_s = ranking.left_of(self._deadline_s(request), begun)
+        order = await ranking.ordered(release.ranks, release.deltas, found, plan.query, request.user_id, left_s)
+        return replace(order, found=self._kept(release, order.found))
+
     def _pack(
         self,
         request: Recommend | Search,
@@ -193,10 +248,9 @@ class Service:
         role: str,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
+        order: Order,
     ) -> Answer:
-        fetch = request.k if request.spread is None else 4 * request.k
-        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch))
-        found = answering.spread_out(found, release.contents.table.sids, request.spread)[: request.k]
+        found = answering.spread_out(order.found, release.contents.table.sids, request.spread)[: request.k]
         missing = request.k - len(found)
         filled: Sequence[int] = []
         if missing > 0:
@@ -207,6 +261,7 @@ class Service:
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
         reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
+        reasons += [order.reason] if order.reason else []
         generative = outcomes.get("generative")
         ran = generative.listed if generative is not None else None
         if ran is not None and ran.narrowed and _NARROWED not in reasons:
@@ -223,7 +278,7 @@ class Service:
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
-            versions=answering.versions_of(release, role, plan.channels),
+            versions=answering.versions_of(release, role, plan.channels, order.version),
             timing_ms={},
         )
 
@@ -251,6 +306,11 @@ class Service:
             metrics.shed.labels("rows").inc()
         metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
         self.traffic.see(answer, k)
+
+
+def _is_ranked(request: Recommend | Search, release: Release) -> bool:
+    """Rankers learn from histories, not from searches."""
+    return release.ranks is not None and isinstance(request, Recommend)
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:
