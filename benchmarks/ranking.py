@@ -3,9 +3,9 @@
     python benchmarks/ranking.py --run RUN --recipe movielens_100k --out OUT --seeds 0,1,2
 
 RUN holds catalog/, vectors/ and tuning/ as `genrecall run` prepares them. Each seed makes a SID table and a small item
-trunk without teachers (so that two CPU cores are enough), fuses it with the counted and text channels, and fits rankers
-on validation cases; the fusion's value that they read there comes from the other half of the users. The test part is
-read once a seed.
+trunk without teachers (so that two CPU cores are enough; --generator N lets all seeds' rankers share that of seed N),
+fuses it with the counted and text channels, and fits rankers on validation cases; the fusion's value that they read
+there comes from the other half of the users. The test part is read once a generator.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from genrecall.recall.fusion.learned import LearnedConfig
 from genrecall.recall.memo import Remembered
 from genrecall.recipes import baselines
 from genrecall.recipes.named import Named, resolve, study_of
-from genrecall.recipes.rank_eval import judge_rankers
+from genrecall.recipes.rank_eval import FUSION_ONLY, judge_rankers
 from genrecall.recipes.ranking import BLOCKS, Halves, RankRecipe, Shop, sampled, train_ranker
 from genrecall.recipes.run import make
 from genrecall.recipes.study import Study
@@ -53,43 +53,57 @@ def main() -> None:
     options = _options()
     catalog, vectors = Catalog.load(options.run / "catalog"), Vectors.load(options.run / "vectors")
     named: Named = resolve(options.recipe, None, {}, options.run)
-    evaluations, pointwise, seconds = [], [], {}
+    evaluations: list[Evaluation] = []
+    pointwise: list[Mapping[str, Mapping[str, float]]] = []
+    seconds: dict[str, dict[str, float]] = {}
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    for seed in seeds:
-        watch = Stages()
-        study = _small(study_of(named, catalog, small=True, device=options.device).seeded(seed), options.steps, catalog)
-        out = options.out / f"seed-{seed}"
+    for generator in sorted({seed if options.generator is None else options.generator for seed in seeds}):
+        own = [seed for seed in seeds if options.generator is not None or seed == generator]
+        watch, out = Stages(), options.out / f"seed-{generator}"
+        whole = study_of(named, catalog, small=True, device=options.device).seeded(generator)
+        study = _small(whole, options.steps, catalog)
         make(catalog, vectors, study.split.divide(catalog), study, out, options.run / "tuning", watch)
         with watch.stage("fusion"):
             shop = _shop(catalog, vectors, study, out, options)
         rankers = {}
-        for blocks in BLOCKS:
-            recipe = RankRecipe(
-                blocks=blocks,
-                candidates=DEPTH,
-                cases=options.cases,
-                warm_events=options.warm,
-                fit=FitConfig(seed=seed, device=options.device),
-            )
-            with watch.stage(f"rank {blocks}"):
-                artifact = train_ranker(shop, vectors, recipe, out / f"ranker-{blocks}", out / "rank-lists")
-            rankers[blocks] = Ranker.load(artifact.path, device=options.device)
+        for seed in own:
+            for blocks in options.blocks:
+                recipe = RankRecipe(
+                    blocks=blocks,
+                    candidates=DEPTH,
+                    cases=options.cases,
+                    warm_events=options.warm,
+                    fit=FitConfig(seed=seed, device=options.device, epochs=options.epochs),
+                )
+                with watch.stage(f"rank {blocks} {seed}"):
+                    path = out / f"ranker-{blocks}-{seed}"
+                    train_ranker(shop, vectors, recipe, path, out / "rank-lists")
+                rankers[f"{blocks}@{seed}"] = Ranker.load(path, device=options.device)
         with watch.stage("test"):
             asked = sampled(shop.split.test, options.cases)
-            told = Final(run=out, purpose=f"benchmarks/ranking.py, seed {seed}")
-            found, points = judge_rankers(
-                shop, rankers, asked, out / "rank-eval" / "test.parquet", k=DEPTH, final=told, remarks=_remarks(options)
-            )
-        evaluations.append(found)
-        pointwise.append(points)
-        seconds[str(seed)] = {name: round(value, 1) for name, value in watch.seconds.items()}
+            told = Final(run=out, purpose=f"benchmarks/ranking.py, generator {generator}")
+            lists = out / "rank-eval" / "test.parquet"
+            found, points = judge_rankers(shop, rankers, asked, lists, k=DEPTH, final=told, remarks=_remarks(options))
+        for seed in own:
+            evaluations.append(_of_seed(found, seed))
+            pointwise.append({name.partition("@")[0]: row for name, row in points.items() if name.endswith(f"@{seed}")})
+        seconds[str(generator)] = {name: round(value, 1) for name, value in watch.seconds.items()}
     merged = merge(evaluations, [f"seed {seed}" for seed in seeds])
     result = _figures(merged, pointwise, seconds, options)
-    options.out.mkdir(parents=True, exist_ok=True)
     target = options.results / f"{options.recipe}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(_table(result))
+
+
+def _of_seed(found: Evaluation, seed: int) -> Evaluation:
+    """One seed's part of an evaluation of several seeds' rankers."""
+    results = {FUSION_ONLY: found.results[FUSION_ONLY]}
+    for name, result in found.results.items():
+        block, _, own = name.partition("@")
+        if own == str(seed):
+            results[block] = replace(result, name=block)
+    return replace(found, results=results)
 
 
 def _small(study: Study, steps: int, catalog: Catalog) -> Study:
@@ -140,8 +154,8 @@ def _shop(catalog: Catalog, vectors: Vectors, study: Study, out: Path, options: 
 
 def _remarks(options: argparse.Namespace) -> tuple[str, ...]:
     return (
-        f"fusion and rankers were fitted on at most {options.cases:,} validation cases, the rankers' epochs chosen on a "
-        "fifth of their users; at most as many test cases, drawn by a fixed seed; "
+        f"fusion and rankers were fitted on at most {options.cases:,} validation cases, the rankers' epochs chosen on "
+        "a fifth of their users; at most as many test cases, drawn by a fixed seed; "
         f"one small generator without teachers, {options.steps} steps",
     )
 
@@ -150,7 +164,7 @@ def _figures(
     merged: Evaluation, pointwise: list[Mapping[str, Mapping[str, float]]], seconds: Any, options: argparse.Namespace
 ) -> dict[str, Any]:
     comparisons = []
-    for first in ("joint", "joint+recall"):
+    for first in [name for name in ("joint", "joint+recall") if name in merged.results]:
         comparisons += [asdict(row) for row in compare(merged, first, ["ndcg@10"])]
     means = {
         name: {metric: float(np.mean([run[name][metric] for run in pointwise])) for metric in values}
@@ -158,7 +172,8 @@ def _figures(
     }
     return {
         "command": f"benchmarks/ranking.py --recipe {options.recipe} --seeds {options.seeds} --cases {options.cases} "
-        f"--steps {options.steps} --warm {options.warm}",
+        f"--steps {options.steps} --warm {options.warm} --epochs {options.epochs}"
+        + ("" if options.generator is None else f" --generator {options.generator}"),
         "sentence": merged.sentence(),
         "metrics": merged.to_dict()["metrics"],
         "pointwise": means,
@@ -201,6 +216,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=250, help="of the generator's training")
     parser.add_argument("--warm", type=int, default=30_000, help="training events that the tables are warmed up on")
+    parser.add_argument("--epochs", type=int, default=8, help="of a ranker, at most")
+    parser.add_argument("--generator", type=int, help="let all seeds' rankers share this seed's generator")
+    parser.add_argument("--blocks", type=lambda told: told.split(","), default=list(BLOCKS))
     parser.add_argument("--device", default="cpu")
     found = parser.parse_args()
     log(f"{found.recipe}: seeds {found.seeds}")

@@ -18,7 +18,7 @@ from genrecall.index.trie import Trie
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """The last frontier of a batch on the host: ``codes`` (M, L), ``score`` (M,), ``count`` (R,), ``broken`` (L, R), ``state`` (R, E)."""
+    """A batch on the host: ``codes`` (M, L), ``score`` (M,), ``count`` (R,), ``broken`` (L, R), ``state`` (R, E)."""
 
     codes: np.ndarray
     score: np.ndarray

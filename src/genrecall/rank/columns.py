@@ -1,4 +1,4 @@
-"""Columns as numbers: texts as 64-bit codes in ragged arrays, numbers as float64; of items once, of requests each time."""
+"""Columns as numbers: texts as ragged 64-bit codes, numbers as float64; of items once, of requests each time."""
 
 from __future__ import annotations
 

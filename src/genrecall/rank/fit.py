@@ -284,7 +284,7 @@ def taken(lists: Lists, rows: np.ndarray) -> Lists:
 
 
 def thinned(lists: Lists, rows: np.ndarray, negatives: int, rng: np.random.Generator) -> Lists:
-    """Of these requests those with both classes: what was taken, the nearest others, and as many drawn from the rest."""
+    """Requests with both classes: what was taken, the nearest others, and as many drawn from the rest."""
     found = taken(lists, rows)
     owner, labels = found.asked.candidates.owner, found.labels
     many = np.bincount(owner, labels > 0, minlength=len(found))

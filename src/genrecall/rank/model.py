@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ class RankNetwork(nn.Module):
             self.cross = nn.ModuleList(_Cross(width, config.cross_rank) for _ in range(config.cross_layers))
         if config.deep:
             sizes = (width, *config.deep)
-            self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+            self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(width + (config.deep[-1] if config.deep else 0), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

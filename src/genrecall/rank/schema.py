@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 from genrecall.errors import ConfigError
@@ -154,8 +155,9 @@ class Schema:
             raise ConfigError(
                 "this feature schema cannot be computed",
                 seen="; ".join(wrong[:3]),
-                allowed="distinct names, those of features without dots; columns of user, item or history; hashed, vocabulary and crossed features of "
-                "text, bucketed ones of numbers with ascending edges, behaviours like an item feature of one column",
+                allowed="distinct names, those of features without dots; columns of user, item or history; hashed, "
+                "vocabulary and crossed features of text, bucketed ones of numbers with ascending edges, behaviours "
+                "like an item feature of one column",
                 fix="correct the schema",
             )
 
@@ -207,7 +209,7 @@ def _fault(feature: Feature, columns: Mapping[str, Column], features: Mapping[st
     if feature.size < 1 or feature.width < 1:
         return f"{feature.size} rows of width {feature.width}"
     if isinstance(feature, Bucketed):
-        ascending = all(a < b for a, b in zip(feature.edges, feature.edges[1:], strict=False))
+        ascending = all(a < b for a, b in pairwise(feature.edges))
         return None if ascending and _is(columns, feature.of, "number") else f"edges of number {feature.of}"
     parts = feature.of if isinstance(feature, Crossed) else (feature.of,)
     crossed = isinstance(feature, Crossed)

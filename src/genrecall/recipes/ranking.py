@@ -38,7 +38,7 @@ from genrecall.telemetry import progress
 from genrecall.text.vectors import Vectors
 
 KIND = "ranker"
-_BATCH = 128
+_BATCH, _WARM_SEED = 128, 7
 Blocks = Literal["joint", "sparse", "dense", "joint+recall", "sparse+recall", "dense+recall"]
 BLOCKS: tuple[Blocks, ...] = ("joint+recall", "joint", "sparse", "dense", "sparse+recall", "dense+recall")
 
@@ -207,7 +207,7 @@ def falling(items: np.ndarray) -> np.ndarray:
 
 def write_warm_lists(shop: Shop, recipe: RankRecipe, file: Path) -> None:
     """Training events with drawn negatives: half by training count to the power ¾, half alike; none of the history."""
-    train, rng = shop.split.train, np.random.default_rng((recipe.fit.seed, 7))
+    train, rng = shop.split.train, np.random.default_rng(_WARM_SEED)
     place = np.arange(len(train.items))
     later = np.flatnonzero(place > train.offsets[train.rows])
     events = np.sort(rng.permutation(later)[: recipe.warm_events])
@@ -271,7 +271,7 @@ def made_lists(shop: Shop, recipe: RankRecipe, work: Path) -> tuple[Path, Path]:
     """Lists of validation cases and of training events, made once for one bundle, fusion and recipe."""
     told = {
         "parts": dict(shop.parents), "fusion": asdict(shop.fusion.config), "candidates": recipe.candidates,
-        "cases": recipe.cases, "warm": [recipe.warm_events, recipe.warm_negatives, recipe.fit.seed],
+        "cases": recipe.cases, "warm": [recipe.warm_events, recipe.warm_negatives],
     }  # fmt: skip
     if not is_current(work, kind="rank-lists", config=told):
         cases = sampled(shop.split.valid, recipe.cases)

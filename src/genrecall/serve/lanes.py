@@ -121,6 +121,14 @@ class Lane(Protocol):
         ...
 
 
+class RankLane(Protocol):
+    """Who scores candidates."""
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Raises TimeoutError, LaneShedError or LaneFailedError."""
+        ...
+
+
 class ThreadLane:
     """A channel that answers from memory.
 

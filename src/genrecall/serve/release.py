@@ -19,9 +19,9 @@ from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, default_channels, fusion_of
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked
+from genrecall.serve.deltas import DeltaStore
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked, RankLane
 from genrecall.serve.problems import Problem
-from genrecall.serve.ranking import DeltaStore, RankLane
 from genrecall.serve.schema import Filter
 from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas

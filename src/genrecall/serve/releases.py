@@ -17,10 +17,10 @@ from typing import Any
 
 from genrecall.errors import GenrecallError
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.deltas import DeltaStore, added
 from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
-from genrecall.serve.ranking import DeltaStore, added
 from genrecall.serve.release import Release
 from genrecall.serve.state.store import UserState
 from genrecall.telemetry import log

@@ -139,7 +139,8 @@ class Placed(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answered item.
 
-    ``score`` orders the list: the ranker's where one ranked (``versions.ranker``), else the fusion's; ``sequence_score`` the generative channel's Σ log p over the SID's codes, if it found it.
+    ``score`` orders the list: the ranker's where one ranked (``versions.ranker``), else the fusion's;
+    ``sequence_score`` is the generative channel's Σ log p over the SID's codes, if it found it.
     """
 
     item_id: str

@@ -2,8 +2,8 @@
 
 | kind | head, arrays | reply |
 |---|---|---|
-| rank | user, user_id, profile, text, timeout_s, deltas (paths, oldest first); history int32, exclude int32, times int64,
-  items int32 (n,), fused float32 (n,), ``place NAME`` int32 (n,) | ranked: version; logits, probabilities float32 (n,) |
+| rank | user, user_id, profile, text, timeout_s, deltas (paths, oldest first); history int32, exclude int32, times
+  int64, items int32 (n,), fused float32 (n,), ``place NAME`` int32 (n,) | ranked: version; logits, probabilities |
 
 A state and scores that a search of the same query left behind are taken as they are, so that no prompt is read twice;
 candidates that no beam visited go through ``Engine.score``. Deltas that a request names and the tables lack are applied
