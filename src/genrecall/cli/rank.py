@@ -125,3 +125,55 @@ def evaluate(
     print(page.to_markdown())
     for name, values in pointwise.items():
         print(f"{name:13} " + "  ".join(f"{metric} {value:.4f}" for metric, value in values.items()))
+
+
+@app.command()
+def delta(
+    lists: Annotated[
+        Path, typer.Argument(help="Parquet of new requests, as genrecall.rank.lists.ListWriter writes it.")
+    ],
+    run: Run = RUN,
+    after: Annotated[list[Path] | None, typer.Option(help="Earlier deltas, oldest first; repeatable.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the lists.")] = 1,
+    ranker: Annotated[Path | None, typer.Option(help="Ranker. Default: RUN/ranker.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/ranker-delta-N.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Let the ranker's tables learn on from new lists, and write the rows that changed as the next delta.
+
+    Example: genrecall rank delta runs/shop/new-lists.parquet --run runs/shop
+    """
+    import torch
+
+    from genrecall.artifacts import open_artifact
+    from genrecall.rank.delta import read_delta, write_delta
+    from genrecall.rank.lists import ListReader
+    from genrecall.rank.score import Ranker
+    from genrecall.rank.update import UpdateConfig, update_tables
+
+    artifact = open_artifact(ranker or run / "ranker", kind="ranker")
+    found = Ranker.load(artifact.path, device=device, digest=artifact.digest)
+    shapes = {name: (len(found.tables.of(name)), found.tables.of(name).shape[1]) for name in found.tables.names}
+    for path in after or []:
+        earlier = read_delta(path, ranker=found.digest, version=found.version, shapes=shapes)
+        changes = {name: (torch.from_numpy(r), torch.from_numpy(v)) for name, (r, v) in earlier.changes.items()}
+        found.tables.write(changes, earlier.version)
+    made = update_tables(found, ListReader(lists), UpdateConfig(epochs=epochs))
+    stored = write_delta(made, out or run / f"ranker-delta-{made.version}")
+    told = {"path": str(stored.path), "version": made.version, "rows": made.rows, "digest": stored.digest}
+    print(json.dumps(told) if as_json else "delta  " + "  ".join(f"{name} {value}" for name, value in told.items()))
+
+
+@app.command()
+def apply(
+    delta: Annotated[Path, typer.Argument(help="Delta directory.")],
+    state: Annotated[Path, typer.Option("--state", help="Of the running service.")],
+) -> None:
+    """Let the active bundle's ranker take in the next delta; requests after it are scored with it.
+
+    Example: genrecall rank apply runs/shop/ranker-delta-1 --state runs/shop/state
+    """
+    from genrecall.serve.admin_client import ask
+
+    print(json.dumps(ask(state, "POST", "/admin/ranker/delta", {"delta": str(delta.resolve())})))

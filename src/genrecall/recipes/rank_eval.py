@@ -15,9 +15,10 @@ from genrecall.errors import ConfigError
 from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.harness import evaluate
 from genrecall.eval.lock import Final
-from genrecall.rank.fit import FitConfig, held_out, shaped
+from genrecall.rank.fit import FitConfig, held_out
 from genrecall.rank.lists import ListReader
 from genrecall.rank.metrics import auc, grouped_auc, log_loss
+from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recipes.ranking import KIND, ListMaker, Shop, ranked, sampled

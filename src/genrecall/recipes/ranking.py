@@ -23,10 +23,11 @@ from genrecall.errors import ArtifactError, ConfigError
 from genrecall.eval.harness import queries_of
 from genrecall.rank.columns import Asked, Ragged, item_columns
 from genrecall.rank.features import Features
-from genrecall.rank.fit import Data, FitConfig, fit_ranker, shaped
+from genrecall.rank.fit import Data, FitConfig, fit_ranker
 from genrecall.rank.lists import ListReader, Lists, ListWriter
 from genrecall.rank.model import NetworkConfig
 from genrecall.rank.recalled import SID_SCORE, evidence_names, read_candidates, recalled
+from genrecall.rank.sampling import shaped
 from genrecall.rank.schema import Schema
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Channel, Query
