@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel, ClassicConfig
-from genrecall.bundle.parts import KIND, parts_of
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
@@ -54,6 +54,7 @@ def export_bundle(
     out: Path | str,
     config: BundleConfig | None = None,
     vectors: Vectors | None = None,
+    ranker: Path | str | None = None,
     force: bool = False,
 ) -> Artifact:
     """Write a bundle from a catalog, its SIDs and a model; one that is current is kept.
@@ -66,6 +67,7 @@ def export_bundle(
         out: directory of the bundle.
         config: settings.
         vectors: of the items' texts, for channels that are trained here and read them; the bundle names them as parent.
+        ranker: ``ranker`` artifact that was trained on these parts; None ships none.
         force: write even if ``out`` is current.
     """
     config = config or BundleConfig()
@@ -77,6 +79,9 @@ def export_bundle(
     parts = {
         name: part for place, pair in enumerate(generators) for name, part in zip(parts_of(place), pair, strict=True)
     }
+    if ranker is not None:
+        parts[RANKER] = _opened(ranker, RANKER)[0]
+        _require_same_parts(catalog, parts)
     settings = {
         "spaces": [list(table.space.codes) for table in tables],
         "normalise": [weights.manifest.config["normalise"] for _, weights in generators],
@@ -136,6 +141,20 @@ def _learned_searches(model: Artifact) -> bool:
 def _opened(paths: Path | str | Sequence[Path], kind: str) -> list[Artifact]:
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     return [open_artifact(path, kind=kind) for path in listed]
+
+
+def _require_same_parts(catalog: Catalog, parts: Mapping[str, Artifact]) -> None:
+    """The ranker must have been trained on this bundle's generators: it reads their states and scores."""
+    told = parts[RANKER].manifest.parents
+    of = {"catalog": catalog.digest, **{name: part.digest for name, part in parts.items() if name != RANKER}}
+    other = [name for name, digest in of.items() if told.get(name) != digest]
+    if other:
+        raise ArtifactError(
+            "the ranker was trained on other parts than this bundle's",
+            seen=", ".join(f"{name} {told.get(name)}" for name in other),
+            allowed=", ".join(f"{name} {of[name]}" for name in other),
+            fix="export without --ranker, run `genrecall rank train` on that bundle, then export again",
+        )
 
 
 def _require_lineage(catalog: Catalog, sids: Artifact, model: Artifact) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from genrecall.artifacts import open_artifact
+from genrecall.artifacts import Artifact, open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.parts import KIND, parts_of
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.items import Items
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.host.request import Answer
 from genrecall.errors import CapacityError
+from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
@@ -67,6 +68,7 @@ class Recommender:
     digest: str
     catalog_digest: str
     remarks: tuple[str, ...] = ()
+    ranker: Ranker | None = None
 
     @classmethod
     def load(
@@ -119,6 +121,7 @@ class Recommender:
             digest=bundle.digest,
             catalog_digest=bundle.manifest.parents["catalog"],
             remarks=tuple(config["remarks"]),
+            ranker=_ranker(bundle, device),
         )
 
     def recommend(
@@ -217,3 +220,8 @@ class Recommender:
             for i, s in listed
         )
         return Recommendations(items=items, channel=channel, notes=tuple(notes), answer=answer)
+
+
+def _ranker(bundle: Artifact, device: str) -> Ranker | None:
+    digest = bundle.manifest.parents.get(RANKER)
+    return None if digest is None else Ranker.load(bundle.path / RANKER, device=device, digest=digest)

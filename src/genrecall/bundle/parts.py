@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 KIND = "bundle"
+RANKER = "ranker"
+"""Folder of the ranker, where a bundle has one."""
 
 
 def parts_of(generator: int) -> tuple[str, str]:

@@ -36,6 +36,7 @@ def export(
     catalog: CatalogPath = None,
     sid: SidPath = None,
     model: ModelPath = None,
+    ranker: Annotated[Path | None, typer.Option(help="Ranker of these parts, from `genrecall rank train`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/bundle.")] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -94,6 +95,7 @@ def export(
         out=out or run / "bundle",
         recipe=recipe,
         vectors=vectors,
+        ranker=ranker,
         force=force,
     )
     if as_json:
@@ -123,6 +125,7 @@ def load(
         "generators": len(shop.generative.members),
         "normalise": shop.generative.members[0].engine.config.normalise,
         "channels": [shop.generative.name, *shop.channels],
+        "ranker": None if shop.ranker is None else shop.ranker.digest,
         "beam": shop.generative.members[0].config.beam,
         "split": dict(shop.split),
     }

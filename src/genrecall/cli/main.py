@@ -20,6 +20,7 @@ from genrecall.cli import (
     evaluate,
     graph,
     quickstart,
+    rank,
     recommend,
     refresh,
     run,
@@ -47,6 +48,7 @@ app.command("load")(bundle.load)
 app.add_typer(bundle.app, name="bundle")
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
+app.add_typer(rank.app, name="rank")
 app.command("recommend")(recommend.command)
 app.command("refresh")(refresh.command)
 app.command("serve")(serve.command)

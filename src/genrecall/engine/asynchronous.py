@@ -12,13 +12,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from genrecall.engine.engine import Engine, answer_of, scores_of
-from genrecall.engine.host.request import Answer, Request, Sid
+from genrecall.engine.host.request import Answer, Request, Scores, Sid
 from genrecall.engine.loop import Outcome
 from genrecall.errors import GenrecallError
 from genrecall.index.trie import Trie
@@ -83,6 +84,15 @@ class AsyncEngine:
         """Scores of given SIDs, as ``Engine.score``; at most as many as one batch holds."""
         engine = self.engines[member]
         return scores_of(await self._ask(engine, lambda deliver: engine.submit_scoring(request, sids, deliver)))
+
+    async def read(self, request: Request, sids: Sequence[Sid] | np.ndarray, member: int = 0) -> Scores:
+        """Scores of given SIDs and the state, as ``Engine.read``; at most as many as one batch holds, less one."""
+        engine = self.engines[member]
+        told = replace(request, state=True)
+        outcome = await self._ask(engine, lambda deliver: engine.submit_scoring(told, engine.beside(sids), deliver))
+        scores = scores_of(outcome)
+        assert isinstance(outcome, Scores), "who asks for the state is told it"
+        return replace(outcome, scores=scores[:-1])
 
     async def swap(self, trie: Trie) -> None:
         """See ``Engine.swap``."""

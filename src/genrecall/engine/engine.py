@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,11 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.device.shards import Checkpoint
-from genrecall.engine.host.request import Answer, Refused, Request, Sid
+from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
-from genrecall.index.trie import Trie
+from genrecall.index.trie import ROOT, Trie
 from genrecall.model.trunk import ItemTrunk
 
 if TYPE_CHECKING:
@@ -90,12 +91,25 @@ class Engine:
         Returns:
             For each request float32 scores in its SIDs' order; -inf for a SID that the trie does not hold.
         """
+        return [found.scores for found in self._score(requests, sids)]
+
+    def read(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
+        """``score``, and the model's state after each prompt, from one reading of it."""
+        found = self._score([replace(request, state=True) for request in requests], [self.beside(own) for own in sids])
+        return [replace(one, scores=one.scores[:-1]) for one in found]
+
+    def beside(self, sids: Sequence[Sid] | np.ndarray) -> np.ndarray:
+        """int64 (n+1, L): these SIDs and one of the catalog, so that a prompt is read even if none of them is held."""
+        some = _some_sid(self.trie)
+        return np.concatenate([_codes(sids, len(some)), [some]])
+
+    def _score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
         assert len(sids) == len(requests), "one list of SIDs per request"
-        levels = self.trie.space.levels
-        codes = [np.asarray(rows, dtype=np.int64).reshape(-1, levels) for rows in sids]
+        codes = [_codes(rows, self.trie.space.levels) for rows in sids]
         cuts = np.cumsum([len(rows) for rows in codes])[:-1]
         paths = np.split(self.trie.paths(np.concatenate(codes)), cuts) if codes else []
         scores = [np.full(len(rows), -np.inf, dtype=np.float32) for rows in codes]
+        states = [np.empty(0, np.float32)] * len(codes)
         # A request with more SIDs than a pass has rows is read once for each part of them.
         parts = [
             (index, part)
@@ -107,7 +121,9 @@ class Engine:
         self._run(submits, found)
         for (index, part), outcome in zip(parts, found, strict=True):
             scores[index][part] = scores_of(outcome)
-        return scores
+            if isinstance(outcome, Scores):
+                states[index] = outcome.state
+        return [Scores(scores=own, state=state) for own, state in zip(scores, states, strict=True)]
 
     def submit(self, request: Request, deliver: Callable[[Outcome], None]) -> int:
         """Queue a request and return its number; ``deliver`` is told its outcome by whoever drives the engine.
@@ -151,9 +167,9 @@ class Engine:
             whole = np.full(len(codes), -np.inf, dtype=np.float32)
 
             def fill(outcome: Outcome) -> None:
-                if isinstance(outcome, np.ndarray):
-                    whole[held] = outcome
-                    outcome = whole
+                if isinstance(outcome, np.ndarray | Scores):
+                    whole[held] = scores_of(outcome)
+                    outcome = whole if isinstance(outcome, np.ndarray) else replace(outcome, scores=whole)
                 deliver(outcome)
 
             if not held.any():
@@ -248,6 +264,8 @@ def answer_of(outcome: Outcome | None) -> Answer:
 
 def scores_of(outcome: Outcome | None) -> np.ndarray:
     """Scores, or the error that came instead, raised."""
+    if isinstance(outcome, Scores):
+        return outcome.scores
     if isinstance(outcome, np.ndarray):
         return outcome
     raise _error(outcome)
@@ -258,6 +276,20 @@ def _error(outcome: Outcome | None) -> Exception:
         return TimeoutError(f"a request was given up: {outcome.reason}")
     assert isinstance(outcome, GenrecallError), "every outcome is an answer, scores, a refusal or an error"
     return outcome
+
+
+def _some_sid(trie: Trie) -> Sid:
+    """The first one of a catalog."""
+    found, node = [], ROOT
+    for _ in range(trie.space.levels):
+        codes, nodes = trie.children(node)
+        found.append(int(codes[0]))
+        node = int(nodes[0])
+    return tuple(found)
+
+
+def _codes(sids: Sequence[Sid] | np.ndarray, levels: int) -> np.ndarray:
+    return np.asarray(sids, dtype=np.int64).reshape(-1, levels)
 
 
 def _split(rows: np.ndarray, most: int) -> list[np.ndarray]:

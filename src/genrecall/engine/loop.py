@@ -23,13 +23,13 @@ import torch
 from genrecall.engine.answers import Found, not_finite, trace
 from genrecall.engine.device.runner import Flight, Runner
 from genrecall.engine.device.scoring import Candidates
-from genrecall.engine.host.request import Answer, Refused, Request
+from genrecall.engine.host.request import Answer, Refused, Request, Scores
 from genrecall.engine.host.scheduler import Dropped, Job, Scheduler
 from genrecall.engine.host.step import Kind, StepPlan
 from genrecall.errors import CapacityError, GenrecallError
 from genrecall.index.trie import Trie
 
-Outcome = Answer | np.ndarray | GenrecallError | Refused
+Outcome = Answer | np.ndarray | Scores | GenrecallError | Refused
 _AHEAD_S = 0.004
 """How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
 _NAP_S = 5e-5
@@ -181,7 +181,10 @@ class Loop:
         plan = flight.plan
         wanted = self.scheduler.finish(plan, seconds)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
-        outcomes = self._searched(flight, results, tasks) if plan.kind is Kind.SEARCH else _scored(results, tasks)
+        if plan.kind is Kind.SEARCH:
+            outcomes = self._searched(flight, results, tasks)
+        else:
+            outcomes = _scored(results, tasks, plan.requests)
         for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
@@ -193,6 +196,9 @@ class Loop:
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.plan), flight.plan
         answers = found.answers(plan, [task.asked for task in tasks], [task.rows for task in tasks])
+        for seat, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+            if task.request.state and isinstance(answer, Answer):
+                answers[seat] = replace(answer, state=found.state[seat].copy())
         if flight.traces is None:
             return answers
         traced: list[Outcome] = []
@@ -228,11 +234,15 @@ class Loop:
             self.runner.wipe(pages)
 
 
-def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:
+def _scored(results: np.ndarray, tasks: Sequence[Task], places: int) -> list[Outcome]:
     counts = [len(task.wanted.codes) for task in tasks if task.wanted is not None]
-    by_level = results.view(np.float32).reshape(-1, sum(counts))
+    levels = tasks[0].trie.space.levels
+    scores, states = np.split(results.view(np.float32), [levels * sum(counts)])
+    by_level, by_seat = scores.reshape(levels, sum(counts)), states.reshape(places, -1)
     outcomes: list[Outcome] = []
-    for part in np.split(by_level, np.cumsum(counts)[:-1], axis=1):
+    for seat, part in enumerate(np.split(by_level, np.cumsum(counts)[:-1], axis=1)):
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
-        outcomes.append(not_finite(int(broken[0])) if len(broken) else part.sum(axis=0, dtype=np.float32))
+        total = part.sum(axis=0, dtype=np.float32)
+        scored = Scores(scores=total, state=by_seat[seat].copy()) if tasks[seat].request.state else total
+        outcomes.append(not_finite(int(broken[0])) if len(broken) else scored)
     return outcomes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genrecall.engine.host.request import Answer, Request
+from genrecall.engine.host.request import Answer, Request, Scores
 from genrecall.errors import ConfigError
 from genrecall.index.availability import allowed_items
 from genrecall.recall.channel import Candidates, Query
@@ -128,11 +128,17 @@ class GenerativeChannel:
 
     def score(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32 scores of given items int (n,) for each query, the same sums that ``recall`` ranks by."""
-        requests = [
+        return self.engine.score(self._prompted(queries), [self.table.sids[chosen] for chosen in items])
+
+    def read(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[Scores]:
+        """``score``, with the model's state after each query's prompt."""
+        return self.engine.read(self._prompted(queries), [self.table.sids[chosen] for chosen in items])
+
+    def _prompted(self, queries: Sequence[Query]) -> list[Request]:
+        return [
             Request(tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)))
             for query in queries
         ]
-        return self.engine.score(requests, [self.table.sids[chosen] for chosen in items])
 
     def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
         """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""

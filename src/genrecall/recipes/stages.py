@@ -159,6 +159,7 @@ def export(
     out: Path,
     recipe: Recipe,
     vectors: Vectors | None = None,
+    ranker: Path | None = None,
     force: bool = False,
 ) -> Artifact:
     """Gather the bundle; its split is the one that the model was trained under."""
@@ -171,7 +172,8 @@ def export(
         remarks=_remarks(trained["train"]),
     )
     return export_bundle(
-        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, vectors=vectors, force=force
+        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, vectors=vectors,
+        ranker=ranker, force=force,
     )
 
 

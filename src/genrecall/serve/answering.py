@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from genrecall import __version__
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.fusion.rule import Explained
 from genrecall.serve.default import Filled
-from genrecall.serve.lanes import Listed
+from genrecall.serve.lanes import Listed, RankAsked
 from genrecall.serve.release import Release
 from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import ChannelCoverage, Item, Placed, Versions
@@ -51,6 +51,28 @@ def evident(found: Sequence[Explained]) -> list[Explained]:
     return [entry for entry in found if entry.ranks]
 
 
+def rank_asked(
+    found: Sequence[Explained], query: Query, user_id: str | None, deltas: Sequence[str], budget_s: float
+) -> RankAsked:
+    """What a ranker is asked of fused candidates."""
+    names = sorted({name for entry in found for name in entry.ranks})
+    return RankAsked(
+        query=query,
+        user_id=user_id,
+        items=np.array([entry.item for entry in found], np.int32),
+        fused=np.array([entry.score for entry in found], np.float32),
+        places={name: np.array([entry.ranks.get(name, 0) for entry in found], np.int32) for name in names},
+        deltas=deltas,
+        budget_s=budget_s,
+    )
+
+
+def reordered(found: Sequence[Explained], logits: np.ndarray) -> list[Explained]:
+    """By falling logit float32 (n,), which becomes the score; equal ones stay as they stood."""
+    order = np.argsort(-logits, kind="stable").tolist()
+    return [replace(found[place], score=float(logits[place])) for place in order]
+
+
 def items_of(release: Release, found: Sequence[Explained], filled: Sequence[Filled]) -> list[Item]:
     """As they are answered: what was found, then what fills the list up."""
     contents = release.contents
@@ -83,7 +105,9 @@ def items_of(release: Release, found: Sequence[Explained], filled: Sequence[Fill
     return answered
 
 
-def versions_of(release: Release, role: str, channels: tuple[str, ...], rules: Scenario | None = None) -> Versions:
+def versions_of(
+    release: Release, role: str, channels: tuple[str, ...], rules: Scenario | None = None, tables: int | None = None
+) -> Versions:
     """What an answer of this release is stamped with."""
     return Versions(
         bundle=release.digest,
@@ -92,4 +116,6 @@ def versions_of(release: Release, role: str, channels: tuple[str, ...], rules: S
         genrecall=__version__,
         release=role,
         arms={},
+        ranker="" if tables is None or release.contents.ranker is None else release.contents.ranker.digest,
+        tables=tables or 0,
     )

@@ -6,7 +6,8 @@ import asyncio
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +72,38 @@ class Listed:
     levels: tuple[LevelTrace, ...] | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankAsked:
+    """What is asked of a ranker.
+
+    Attributes:
+        query: who and what for; its exclusions play no part.
+        user_id: as features know the user; None: nobody is named.
+        items: int32 (n,) candidates, best first.
+        fused: float32 (n,) of the fusion; None where none ranked them.
+        places: int32 (n,) by channel, 0 where it does not list an item.
+        deltas: of the tables, oldest first.
+        budget_s: after this nobody waits any more.
+    """
+
+    query: Query
+    user_id: str | None
+    items: np.ndarray
+    fused: np.ndarray | None = None
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)
+    deltas: Sequence[str] = ()
+    budget_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankListed:
+    """Logits and probabilities float32 (n,) of candidates, by this version of the tables."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    version: int
+
+
 class Lane(Protocol):
     """How the service asks a channel. Cancelling ``ask`` takes the request out of the lane."""
 
@@ -85,6 +118,14 @@ class Lane(Protocol):
 
     async def close(self) -> None:
         """Stop; what waits fails."""
+        ...
+
+
+class RankLane(Protocol):
+    """Who scores candidates."""
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Raises TimeoutError, LaneShedError or LaneFailedError."""
         ...
 
 

@@ -20,7 +20,8 @@ from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, Filled, default_channels, fill, fusion_of
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError
+from genrecall.serve.deltas import DeltaStore
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked, RankLane
 from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
 from genrecall.serve.scenario import FALLBACKS, Scenario
@@ -46,6 +47,8 @@ class Release:
         classic: the process behind the classic lanes; None where they answer in this one.
         fusion: for requests that do not choose channels.
         inflight: requests that are being answered from it.
+        ranks: who orders what was fused; None where the bundle has no ranker, or no worker runs it.
+        deltas: of the ranker's tables, oldest first.
     """
 
     contents: Contents
@@ -54,6 +57,8 @@ class Release:
     weights: Mapping[str, float]
     classic: ClassicProcess | None = None
     inflight: int = 0
+    ranks: RankLane | None = None
+    deltas: Sequence[str] = ()
     _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -79,6 +84,8 @@ class Release:
         except ConfigError:
             await release.close()
             raise
+        if contents.ranker is not None and worker is not None:
+            release.ranks, release.deltas = worker, DeltaStore(config.state).of(contents.ranker)
         await release.warm()
         return release
 
@@ -90,6 +97,11 @@ class Release:
         for query in (Query(history=history), Query(history=history, text=text)):
             asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
             await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
+        if self.ranks is not None:
+            asked = RankAsked(
+                query=Query(history=history), user_id=None, items=history, deltas=self.deltas, budget_s=60.0
+            )
+            await asyncio.gather(self.ranks.rank(asked), return_exceptions=True)
         await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from genrecall.errors import GenrecallError
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.deltas import DeltaStore, added
 from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -159,6 +160,20 @@ class Releases:
             release.set_delisted(self._delisted)
         return len(self._delisted)
 
+    async def apply_delta(self, path: Path) -> int:
+        """Let the active bundle's ranker take in the next delta of its tables; the version then. On disk, and in force
+        for every request after it, when it returns.
+
+        Raises:
+            Problem: it is not the ranker's next delta.
+        """
+        async with self._changing:
+            active = self.active
+            if active is None:
+                raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
+            active.deltas = await asyncio.to_thread(added, DeltaStore(self._config.state), active.contents.ranker, path)
+            return len(active.deltas)
+
     def status(self) -> dict[str, Any]:
         """What is in which role."""
         return {
@@ -214,6 +229,8 @@ def _facts(release: Release) -> dict[str, Any]:
         "items": len(release.contents.items),
         "channels": list(release.lanes),
         "beam": release.beam,
+        "ranker": None if release.contents.ranker is None else release.contents.ranker.digest,
+        "tables": len(release.deltas),
         "worker": None if worker is None else worker.state,
         "restarts": 0 if worker is None else worker.restarts,
         "processes": {

@@ -81,6 +81,35 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explain: bool = False
 
 
+class Rank(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In which order a user would want these items; nothing is recalled."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_K)]
+    user_id: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
+    profile: Annotated[dict[Word, Word], Meta(max_length=50)] = {}
+    deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+
+
+class RankedItem(msgspec.Struct, frozen=True):
+    """One item; ``probability`` is calibrated: that it is taken, among the candidates that recall would give."""
+
+    item_id: str
+    rank: int
+    score: float
+    probability: float
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """The answer to Rank: every known item once, best first; ``unknown`` are ids that the bundle does not know."""
+
+    request_id: str
+    items: list[RankedItem]
+    unknown: list[str]
+    versions: Versions
+    timing_ms: dict[str, float]
+
+
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One behaviour. An event with a known ``event_id`` is not counted again."""
 
@@ -117,7 +146,8 @@ class Placed(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answered item.
 
-    ``score`` is the fusion's; ``sequence_score`` the generative channel's Σ log p over the SID's codes, if it found it.
+    ``score`` orders the list: the ranker's where one ranked (``versions.ranker``), else the fusion's;
+    ``sequence_score`` is the generative channel's Σ log p over the SID's codes, if it found it.
     """
 
     item_id: str
@@ -160,7 +190,7 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What answered; all of it from one bundle."""
+    """What answered; all of it from one bundle. ``tables`` counts the deltas that the ranker's tables had taken in."""
 
     bundle: str
     catalog: str
@@ -168,6 +198,8 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
     genrecall: str
     release: str
     arms: dict[str, str] = {}
+    ranker: str = ""
+    tables: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):

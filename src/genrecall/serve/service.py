@@ -1,17 +1,17 @@
-"""The online path: state → admission → channels in parallel, each with its own budget → fusion → fallback → answer."""
+"""The online path: state → admission → channels in parallel, each with its budget → fusion → ranker → fallback."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering, arranging
+from genrecall.serve import answering, arranging, ranking
 from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms
@@ -22,11 +22,12 @@ from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
+from genrecall.serve.ranking import Order
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
 from genrecall.serve.scenario import Scenario
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Rank, Ranked, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
 from genrecall.serve.tiers import Tiers
@@ -86,7 +87,9 @@ class Service:
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            answer = self._pack(request, request_id, release, role, plan, outcomes)
+            order = await self._order(request, release, plan, outcomes, begun)
+            ranked = time.perf_counter()
+            answer = self._pack(request, request_id, release, role, plan, outcomes, order)
             answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
@@ -95,7 +98,8 @@ class Service:
         marks = {
             "state": planned - begun,
             "channels": recalled - planned,
-            "fusion": done - recalled,
+            "rank": ranked - recalled,
+            "fusion": done - ranked,
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
@@ -108,7 +112,39 @@ class Service:
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
-    def _deadline_s(self, request: Recommend | Search) -> float:
+    async def rank(self, request: Rank, request_id: str) -> Ranked:
+        """Order items that the caller has.
+
+        Raises:
+            Problem: the bundle has no ranker, or it does not answer in time.
+        """
+        begun = time.perf_counter()
+        release, role = self.releases.pick(request.user_id or request_id)
+        if release.ranks is None:
+            raise Problem("conflict", "the active bundle has no ranker")
+        release.inflight += 1
+        try:
+            history, times, profile = self._past(request, release)
+            items, places = release.indices(list(dict.fromkeys(request.items)))
+            query = Query(history=history, times=times, profile=profile)
+            left_s = ranking.left_of(self._deadline_s(request), begun)
+            found, tables = await ranking.scored(
+                release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
+            )
+        finally:
+            release.inflight -= 1
+        known, took = set(places.tolist()), time.perf_counter() - begun
+        self.metrics.stage.labels("rank").observe(took)
+        distinct = enumerate(dict.fromkeys(request.items))
+        return Ranked(
+            request_id=request_id,
+            items=found,
+            unknown=[item for place, item in distinct if place not in known],
+            versions=answering.versions_of(release, role, release.chosen(None, search=False), tables=tables),
+            timing_ms={"total": round(took * 1e3, 3)},
+        )
+
+    def _deadline_s(self, request: Recommend | Search | Rank) -> float:
         return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
 
     async def forget(self, user_id: str) -> int:
@@ -144,7 +180,8 @@ class Service:
         )
         rules = self._rules(request)
         channels = release.chosen(request.channels or rules.channels, search=isinstance(request, Search))
-        budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
+        reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
+        budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
@@ -160,7 +197,7 @@ class Service:
         )  # fmt: skip
 
     def _past(
-        self, request: Recommend | Search, release: Release
+        self, request: Recommend | Search | Rank, release: Release
     ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
         if request.history is not None:
             return release.indices(request.history)[0], None, request.profile
@@ -201,6 +238,25 @@ class Service:
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
 
+    async def _order(
+        self,
+        request: Recommend | Search,
+        release: Release,
+        plan: _Plan,
+        outcomes: Mapping[str, Outcome],
+        begun: float,
+    ) -> Order:
+        """Fused candidates, in the ranker's order where the bundle has one."""
+        rules, ranked = plan.rules, _is_ranked(request, release)
+        fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
+        found = answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules)
+        if not ranked:
+            return Order(found=self._kept(release, found))
+        assert release.ranks is not None
+        left_s = ranking.left_of(self._deadline_s(request), begun)
+        order = await ranking.ordered(release.ranks, release.deltas, found, plan.query, request.user_id, left_s)
+        return replace(order, found=self._kept(release, order.found))
+
     def _pack(
         self,
         request: Recommend | Search,
@@ -209,11 +265,10 @@ class Service:
         role: str,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
+        order: Order,
     ) -> Answer:
         rules = plan.rules
-        fetch = rules.depth(request.k, request.spread or rules.spread)
-        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules))
-        found = arranging.arranged(release, found, rules, request.spread, request.k)
+        found = arranging.arranged(release, order.found, rules, request.spread, request.k)
         missing = request.k - len(found)
         filled: Sequence[Filled] = []
         if missing > 0:
@@ -225,6 +280,7 @@ class Service:
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
         reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
+        reasons += [order.reason] if order.reason else []
         generative = outcomes.get("generative")
         ran = generative.listed if generative is not None else None
         if ran is not None and ran.narrowed and _NARROWED not in reasons:
@@ -241,7 +297,7 @@ class Service:
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
-            versions=answering.versions_of(release, role, plan.channels, rules),
+            versions=answering.versions_of(release, role, plan.channels, rules, order.version),
             timing_ms={},
         )
 
@@ -268,6 +324,11 @@ class Service:
         if "shed: generative" in coverage.reasons:
             metrics.shed.labels("rows").inc()
         metrics.fill.labels(tier).observe((len(answer.items) - coverage.filled) / k)
+
+
+def _is_ranked(request: Recommend | Search, release: Release) -> bool:
+    """Rankers learn from histories, not from searches."""
+    return release.ranks is not None and isinstance(request, Recommend)
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:

@@ -78,11 +78,13 @@ class Reading:
 
     Attributes:
         hidden: (R, E), the states that the first code is written from.
+        state: (R, E), what the model made of the whole prompt: the user's state, for rankers.
         table: int32 (R, Q), pages that beams look back at.
         length: int32 (R,), tokens in them.
     """
 
     hidden: torch.Tensor
+    state: torch.Tensor
     table: torch.Tensor
     length: torch.Tensor
 
@@ -135,7 +137,8 @@ class Decoder:
 
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """``prefill`` of packed prompt tokens int32 (T,)."""
-        return Reading(hidden=self.prefill(self.embed(tokens), rows), table=rows.table, length=rows.length)
+        hidden = self.prefill(self.embed(tokens), rows)
+        return Reading(hidden=hidden, state=hidden, table=rows.table, length=rows.length)
 
     def prefill(self, x: torch.Tensor, rows: PromptRows) -> torch.Tensor:
         """Read prompts from input vectors (T, E). Returns normed hidden states (R, E) of the prompts' last tokens."""

@@ -104,6 +104,7 @@ class Runner:
         self._sent: list[torch.cuda.Event | None] = [None] * len(self._staged)
         self._place = torch.arange(room.requests + 1, dtype=torch.int32, device=self.device)
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
+        self._state = torch.zeros_like(self._hidden)
         self.graphs = Graphs(self.device, graphs)
 
     def load(self, trie: Trie) -> None:
@@ -131,7 +132,7 @@ class Runner:
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
     ) -> Flight:
-        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R).
+        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R), states (R, E).
 
         Args:
             plan: who is in the batch.
@@ -160,7 +161,7 @@ class Runner:
             trail = self.search.search(batch, reading, sizes, between)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
-            return torch.cat(parts), trail
+            return torch.cat((*parts, _as_integers(reading.state))), trail
 
         key = ("levels", shape.requests, shape.pages, sizes)
         # Where forced beams are skipped, the host reads how many rows remain: no graph holds that.
@@ -169,13 +170,14 @@ class Runner:
         return Flight(plan, results, traces, began)
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
-        """Score. Results are float32 (L, n) seen as integers."""
+        """Score. Results are, after each other: scores float32 (L, n) seen as integers, states (R, E)."""
         began = self._begin()
         nothing = [-1] * len(prompts)
         batch, shape = self._send(plan, prompts, nothing, nothing)
         self.decoder.suffix.reserve(sum(plan.rows[:-1]))
-        found = self.scoring.score(batch, self._read(batch, shape), wanted)
-        return Flight(plan, found.flatten().view(torch.int32), None, began)
+        reading = self._read(batch, shape)
+        found = self.scoring.score(batch, reading, wanted)
+        return Flight(plan, torch.cat((_as_integers(found), _as_integers(reading.state))), None, began)
 
     def _begin(self) -> torch.cuda.Event | float:
         if not self._cuda:
@@ -204,15 +206,21 @@ class Runner:
         return Batch.view(self._flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:
-        """The prompts; hidden states at an address that does not depend on how many tokens were read."""
+        """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
 
         def read() -> Reading:
             reading = self.decoder.read(batch.tokens, batch.prompts)
-            hidden = self._hidden[: shape.requests]
+            hidden, state = self._hidden[: shape.requests], self._state[: shape.requests]
             hidden.copy_(reading.hidden)
-            return Reading(hidden=hidden, table=reading.table, length=reading.length)
+            state.copy_(reading.state)
+            return Reading(hidden=hidden, state=state, table=reading.table, length=reading.length)
 
         return self.graphs.run(("prompts", shape), read)
+
+
+def _as_integers(values: torch.Tensor) -> torch.Tensor:
+    """float32 bits, int32, flat."""
+    return values.float().flatten().view(torch.int32)
 
 
 def _on_host(frontier: Frontier) -> list[np.ndarray]:

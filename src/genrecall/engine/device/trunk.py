@@ -103,8 +103,8 @@ class TrunkDecoder:
 
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """The trunk's last state, as the depth decoder has read it; the trunk's own keys are not needed any more."""
-        hidden = self._trunk.prefill(self._trunk.embed(tokens), rows)
-        places = len(hidden)
+        state = self._trunk.prefill(self._trunk.embed(tokens), rows)
+        places = len(state)
         place = self._place[:places]
         one = PromptRows(
             position=self._zero[:places],
@@ -115,8 +115,8 @@ class TrunkDecoder:
             table=place[:, None],
             length=self._one[:places],
         )
-        hidden = self._depth.prefill(F.linear(hidden, self._bridge), one)
-        return Reading(hidden=hidden, table=one.table, length=one.length)
+        hidden = self._depth.prefill(F.linear(state, self._bridge), one)
+        return Reading(hidden=hidden, state=state, table=one.table, length=one.length)
 
     def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
         """The depth decoder's."""

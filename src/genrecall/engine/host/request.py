@@ -24,6 +24,7 @@ class Request:
         user: whose prompt it is: what it has in common with the user's earlier ones is not read again. Nobody else's
             request sees any of it. None keeps nothing.
         timeout_s: an answer that cannot be there so many seconds after the request was made is not computed.
+        state: give the model's state after the prompt with the answer, for rankers.
         seed: draw W SIDs without replacement, in proportion to their probability, instead of the best; the same seed
             draws the same. Scores stay those of the SIDs. None searches. Needs ``normalise="trie"``.
         narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
@@ -39,6 +40,7 @@ class Request:
     narrowest: int | None = None
     seed: int | None = None
     tag: int | None = None
+    state: bool = False
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
@@ -141,6 +143,7 @@ class Answer:
         levels: what survived each level, where the request asked for a trace.
         narrowed: beams were cut below what was asked for, so that the timeout held.
         beam: W of the last level as it ran.
+        state: float32 (E,) of the last prompt token after the last layer (of a trunk: of the trunk), where asked for.
     """
 
     sids: list[Sid]
@@ -149,3 +152,12 @@ class Answer:
     levels: tuple[LevelTrace, ...] | None = None
     narrowed: bool = False
     beam: int = 0
+    state: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Scores float32 (n,) of given SIDs, with the state of a request that asked for it."""
+
+    scores: np.ndarray
+    state: np.ndarray

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from genrecall.serve.http.body import decoded, raw, require_json, while_connected
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
-from genrecall.serve.schema import MAX_HISTORY, Events, EventsStored, ItemPage, Recommend, Search
+from genrecall.serve.schema import MAX_HISTORY, Events, EventsStored, ItemPage, Rank, Recommend, Search
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import IngestFullError, StorageError
 
@@ -37,6 +37,7 @@ class NativeApi:
         return [
             Route("/v1/recommend", self.recommend, methods=["POST"]),
             Route("/v1/search", self.search, methods=["POST"]),
+            Route("/v1/rank", self.rank, methods=["POST"]),
             Route("/v1/events", self.events, methods=["POST"]),
             Route("/v1/items/{item_id:path}", self.item, methods=["GET"]),
             Route("/v1/explain/{request_id}", self.explain, methods=["GET"]),
@@ -51,6 +52,11 @@ class NativeApi:
     async def search(self, request: Request) -> Response:
         """Which items a text asks for."""
         return await self._answer(request, Search)
+
+    async def rank(self, request: Request) -> Response:
+        """In which order a user would want given items."""
+        asked = await self._read(request, Rank)
+        return json_response(await while_connected(request, self._service.rank(asked, request.state.request_id)))
 
     async def events(self, request: Request) -> Response:
         """Store events; answered when they are on disk. With ``Idempotency-Key`` a repeated batch counts once."""

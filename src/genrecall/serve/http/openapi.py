@@ -11,13 +11,14 @@ from starlette.routing import Route
 
 from genrecall import __version__
 from genrecall.serve.problems import STATUS
-from genrecall.serve.schema import Answer, Events, EventsStored, Explained, ItemPage, Recommend, Search
+from genrecall.serve.schema import Answer, Events, EventsStored, Explained, ItemPage, Rank, Ranked, Recommend, Search
 
 PATH = "/openapi.json"
-_TYPES = (Recommend, Search, Events, EventsStored, Answer, Explained, ItemPage)
+_TYPES = (Recommend, Search, Rank, Ranked, Events, EventsStored, Answer, Explained, ItemPage)
 _OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
     ("post", "/v1/recommend", "Which items next", Recommend, Answer),
     ("post", "/v1/search", "Which items a text asks for", Search, Answer),
+    ("post", "/v1/rank", "In which order a user would want given items", Rank, Ranked),
     ("post", "/v1/events", "Store events; answered when they are on disk", Events, EventsStored),
     ("get", "/v1/items/{item_id}", "What is known of an item", None, ItemPage),
     ("get", "/v1/explain/{request_id}", "Why an answer was as it was", None, Explained),

@@ -26,7 +26,7 @@ import numpy as np
 from genrecall.bundle.load import Recommender
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.config import Budgets, Parallel
-from genrecall.engine.host.request import Answer, LevelTrace
+from genrecall.engine.host.request import Answer, LevelTrace, Scores
 from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler, handlers_of
@@ -35,6 +35,7 @@ from genrecall.recall.ensemble import ranked, union
 from genrecall.serve.default import FALLBACK
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
+from genrecall.serve.worker.ranking import RankingDesk
 
 _TARGET_BATCH_S = 0.05
 _SWITCH_S = 0.0005
@@ -69,6 +70,7 @@ class Desk:
         rows = batch_rows or int(np.clip((_TARGET_BATCH_S - base_s) / row_s, 32, 4096))
         record.moved([], (0, 0))
         self.engine = AsyncEngine(*(member.engine for member in self.members), observer=record)
+        self.ranking = None if shop.ranker is None else RankingDesk(shop.ranker, self._read)
         self.opened = {
             "kind": "opened", "digest": shop.digest, "device": str(self.members[0].engine.device), "base_s": base_s,
             "row_s": row_s, "batch_rows": rows, "reads_search": shop.reads_search("a"),
@@ -91,6 +93,8 @@ class Desk:
         else:
             items, scores = await self._joined(query, answers, k, limits)
             levels = None
+        if self.ranking is not None and answers[0].state is not None:
+            self.ranking.remember(query, answers[0].state, items, scores)
         told = {
             "kind": "listed", "cold": False, "narrowed": any(answer.narrowed for answer in answers),
             "beam": min(answer.beam for answer in answers), "levels": _written(levels),
@@ -102,6 +106,7 @@ class Desk:
         request = replace(
             member.request(query, limits.beam, limits.trace),
             user=limits.user, timeout_s=limits.timeout_s, narrowest=limits.narrowest, tag=limits.tag,
+            state=self.ranking is not None and place == 0,
         )  # fmt: skip
         answer = await self.engine.generate(request, place)
         member.count(answer)
@@ -131,6 +136,21 @@ class Desk:
             for begin in range(0, max(len(sids), 1), most)
         ]
         return np.concatenate(parts)
+
+    async def _read(self, query: Query, items: np.ndarray, user: str | None) -> Scores:
+        """Mean scores of items by all members, and the first one's state."""
+        states: list[np.ndarray] = []
+        scores = []
+        for place, member in enumerate(self.members):
+            request = replace(member.request(query, 1), allowed=None, user=user)
+            sids, most = member.table.sids[items], member.engine.loop.scheduler.limits.rows - 1
+            parts = [
+                await self.engine.read(request, sids[begin : begin + most], place)
+                for begin in range(0, max(len(sids), 1), most)
+            ]
+            states.append(parts[0].state)
+            scores.append(np.concatenate([part.scores for part in parts]))
+        return Scores(scores=np.mean(scores, axis=0, dtype=np.float32), state=states[0])
 
     def _is_cold(self, query: Query) -> bool:
         """Nothing is known that the prompt could show: the model would only repeat its prior."""
@@ -179,6 +199,8 @@ def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str
         if not desk:
             desk.append(await asyncio.to_thread(load))
             handlers.update(handlers_of(desk[0].engine) | {"recall": desk[0].recall})
+            if desk[0].ranking is not None:
+                handlers["rank"] = desk[0].ranking.rank
         return Frame(head=desk[0].opened)
 
     handlers: dict[str, Handler] = {"open": open_}

@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genrecall.engine.host.request import LevelTrace, TracedBeam
 from genrecall.engine.worker.connection import WorkerDied
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import GenrecallError
 from genrecall.recall.channel import Query
-from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
+from genrecall.serve.lanes import (
+    Asked,
+    LaneDiedError,
+    LaneFailedError,
+    LaneShedError,
+    Listed,
+    RankAsked,
+    RankListed,
+)
 from genrecall.serve.worker import messages
 from genrecall.serve.worker.child import Child
 from genrecall.serve.worker.config import WorkerConfig
@@ -143,6 +153,32 @@ class WorkerLane:
             self._rows -= asked.beam
         self._learn(child)
         return _listed(reply)
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Scores of candidates by the bundle's ranker; raises as ``ask`` does."""
+        child = self.process.child
+        if child is None or not self.is_ready:
+            raise LaneFailedError(f"the worker is {self.process.state}")
+        query = asked.query
+        head = {
+            "user": asked.user_id, "user_id": asked.user_id, "profile": dict(query.profile), "text": query.text,
+            "timeout_s": max(asked.budget_s, 1e-6), "deltas": list(asked.deltas),
+        }  # fmt: skip
+        arrays = messages.arrays_of(query) | {"items": asked.items.astype(np.int32)}
+        arrays |= {f"place {name}": places.astype(np.int32) for name, places in asked.places.items()}
+        if asked.fused is not None:
+            arrays["fused"] = asked.fused.astype(np.float32)
+        try:
+            reply = await child.connection.ask("rank", head, arrays)
+        except WorkerDied:
+            raise LaneDiedError("the worker ended") from None
+        except GenrecallError as error:
+            raise LaneFailedError(error.what) from error
+        return RankListed(
+            logits=reply.arrays["logits"],
+            probabilities=reply.arrays["probabilities"],
+            version=reply.head["version"],
+        )
 
     async def purge(self, user: str) -> None:
         """Forget what the engine keeps of a user; a worker that is not there keeps nothing."""

@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, Listed
+from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, Listed, RankAsked, RankListed
 from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.lane import Facts, Suspects, WorkerLane
 
@@ -103,6 +103,13 @@ class Replicas:
                 raise
         self.retried += 1
         return await other.ask(replace(asked, budget_s=left_s))
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Scores of candidates, by the worker that searched for this user."""
+        lane = self.of(asked.user_id)
+        if lane is None:
+            raise LaneFailedError(f"the workers are {self.state}")
+        return await lane.rank(asked)
 
     async def purge(self, user: str) -> None:
         """Forget what the engines keep of a user."""
