@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from genrecall.engine.host.request import Answer, Refused, Request, Sid
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
+from genrecall.hardware import pick_device
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
 
@@ -60,7 +62,8 @@ class Engine:
         self.config = config or EngineConfig()
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
-        with torch.no_grad():
+        self._device = pick_device(self.config.device)
+        with torch.no_grad(), self._on_device():
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
         self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
@@ -161,13 +164,21 @@ class Engine:
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             return self.loop.cancel(number)
 
     def advance(self) -> None:
         """Drive the engine on by a moment."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.advance()
+
+    def prepare(self, trie: Trie) -> None:
+        """The part of ``swap`` that takes long and that no batch waits for; ``swap`` does the rest.
+
+        Raises:
+            CapacityError: as ``swap``.
+        """
+        self.loop.runner.catalog.prepare(trie)
 
     def swap(self, trie: Trie) -> None:
         """Make another catalog of the same SID space the active one; requests asked before are answered with theirs.
@@ -175,13 +186,15 @@ class Engine:
         Raises:
             CapacityError: it does not fit into the buffers (``Budgets.catalog_headroom``).
         """
+        catalog = self.loop.runner.catalog
+        if not catalog.prepared(trie):
+            catalog.prepare(trie)
         with self.lock:
-            self.loop.runner.catalog.require(trie)
             self.trie, self._version = trie, self._version + 1
 
     def purge(self, user: str) -> None:
         """Forget all that is kept of a user; no byte of their prompts stays in the engine's memory."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.purge(user)
 
     def warm_up(self, requests: Sequence[Request], batches: Sequence[int] = (1,)) -> float:
@@ -202,6 +215,10 @@ class Engine:
             for _ in range(3):  # compiled, captured, timed
                 self.generate([requests[index % len(requests)] for index in range(size)])
         return time.monotonic() - start
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Kernels are launched on whichever GPU is the current one."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _submit_scoring(
         self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]

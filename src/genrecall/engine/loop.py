@@ -69,6 +69,8 @@ class Loop:
         self._flights: deque[Flight] = deque()
         self._most_flights = 2 if runner.device.type == "cuda" else 1
         self._busy_until = 0.0
+        self._unwiped = 0
+        """Batches that must end before their scratch memory holds nothing more of a purged user."""
 
     @property
     def idle(self) -> bool:
@@ -105,9 +107,10 @@ class Loop:
         return found
 
     def purge(self, user: str) -> None:
-        """Forget a user; pages that running batches read are wiped when these end."""
+        """Forget a user; what running batches read and write is wiped when these end."""
         self.scheduler.purge(user)
-        self._wipe()
+        self._unwiped = max(len(self._flights), 1)
+        self._wipe(ended=not self._flights)
 
     def advance(self) -> None:
         """Launch what can be launched, end what has ended. Returns soon, having slept a moment if there was nothing."""
@@ -158,12 +161,13 @@ class Loop:
         plan = flight.plan
         wanted = self.scheduler.finish(plan, seconds)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
-        outcomes = self._searched(flight, results, tasks) if plan.kind is Kind.SEARCH else _scored(results, tasks)
+        searched = plan.kind is Kind.SEARCH
+        outcomes = self._searched(flight, results, tasks) if searched else _scored(results, tasks, len(plan.rows))
         for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
         self._tell_dropped()
-        self._wipe()
+        self._wipe(ended=True)
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.plan), flight.plan
@@ -197,15 +201,19 @@ class Loop:
         for number, why in self.scheduler.dropped():
             self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
 
-    def _wipe(self) -> None:
+    def _wipe(self, *, ended: bool) -> None:
         pages = self.scheduler.cache.wipeable()
         if pages:
             self.runner.decoder.memory.wipe(pages)
+        if self._unwiped and ended:
+            self._unwiped -= 1
+            if self._unwiped == 0:
+                self.runner.wipe()
 
 
-def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:
+def _scored(results: np.ndarray, tasks: Sequence[Task], levels: int) -> list[Outcome]:
     counts = [len(task.wanted.codes) for task in tasks if task.wanted is not None]
-    by_level = results.view(np.float32).reshape(-1, sum(counts))
+    by_level = results.view(np.float32).reshape(levels, -1)[:, : sum(counts)]
     outcomes: list[Outcome] = []
     for part in np.split(by_level, np.cumsum(counts)[:-1], axis=1):
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))

@@ -77,6 +77,7 @@ def assemble(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
         pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
+        rows=fit(limits.widest),
     )
     runner = Runner(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
     cache = PrefixCache(PageAllocator(pages), budgets.page_tokens)
