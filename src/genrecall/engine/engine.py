@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from genrecall.engine.compiled import use_cache
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.scoring import Candidates
@@ -63,6 +64,7 @@ class Engine:
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
         self._device = pick_device(self.config.device)
+        self._compiled = use_cache(self._device)
         with torch.no_grad(), self._on_device():
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
@@ -214,6 +216,8 @@ class Engine:
         for size in batches:
             for _ in range(3):  # compiled, captured, timed
                 self.generate([requests[index % len(requests)] for index in range(size)])
+        if self._compiled is not None:
+            self._compiled.seal()
         return time.monotonic() - start
 
     def _on_device(self) -> AbstractContextManager[object]:

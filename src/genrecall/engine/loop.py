@@ -147,7 +147,8 @@ class Loop:
                 masks = [task.request.allowed for task in tasks]
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
-                flight = self.runner.launch(plan, prompts, masks, seeds, trace=traced)
+                caps = [task.request.most_a_code for task in tasks]
+                flight = self.runner.launch(plan, prompts, masks, seeds, caps, trace=traced)
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:

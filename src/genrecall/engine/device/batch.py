@@ -1,6 +1,6 @@
 """A plan as tensors: the only place where host data goes to the device, in one copy of 32-bit integers.
 
-    | table R·Q | length R | new R | there R | last R | filter R | seed R | starts R+1 | widths L·R | begins L·(R+1) |
+    | table R·Q | length R | new R | there R | last R | filter R | seed R | cap R | starts R+1 | widths L·R | begins L·(R+1) |
     | token T | position T | slot T |
 
 Fields, and rows of ``widths`` and ``begins``, start at multiples of 16 bytes. The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
@@ -50,7 +50,7 @@ class BatchShape:
         r, levels, t = self.requests, self.levels, self.tokens
         starts, place = {}, 0
         sizes = {
-            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r,
+            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r, "cap": r,
             "starts": r + 1,
             "widths": levels * aligned(r), "begins": levels * aligned(r + 1), "token": t, "position": t, "slot": t,
         }  # fmt: skip
@@ -74,6 +74,7 @@ class Batch:
         prompts: where they belong.
         filters: int32 (R,), the row of each request's item filter; -1 for none.
         seeds: int32 (R,), of requests that want a sample; -1 for none.
+        caps: int32 (R,), the most beams under one first code.
         widths: int32 (L, R).
         begins: int32 (L, R+1), the first row of each request after each level.
         root: one row for each request that is there.
@@ -83,6 +84,7 @@ class Batch:
     prompts: PromptRows
     filters: torch.Tensor
     seeds: torch.Tensor
+    caps: torch.Tensor
     widths: torch.Tensor
     begins: torch.Tensor
     root: RowRanges
@@ -107,6 +109,7 @@ class Batch:
             prompts=prompts,
             filters=at["filter"],
             seeds=at["seed"],
+            caps=at["cap"],
             widths=at["widths"].view(shape.levels, -1)[:, :r],
             begins=at["begins"].view(shape.levels, -1)[:, : r + 1],
             root=root,
@@ -119,6 +122,7 @@ def pack(
     prompts: Sequence[Sequence[int]],
     filters: Sequence[int],
     seeds: Sequence[int],
+    caps: Sequence[int],
     page_tokens: int,
     out: np.ndarray,
 ) -> None:
@@ -130,6 +134,7 @@ def pack(
         prompts: the tokens of each seat.
         filters: the row of each seat's item filter, -1 for none.
         seeds: of each seat, -1 for none.
+        caps: of each seat.
         page_tokens: P.
         out: int32 (``shape.size``,).
     """
@@ -149,6 +154,7 @@ def pack(
     at["filter"][: len(seats)] = filters
     at["seed"][:] = -1
     at["seed"][: len(seats)] = seeds
+    at["cap"][: len(seats)] = caps
     at["slot"][:] = -1
     for row, (seat, tokens, end) in enumerate(zip(seats, prompts, ends.tolist(), strict=True)):
         table[row, : len(seat.pages)] = seat.pages

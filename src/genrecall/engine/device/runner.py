@@ -25,6 +25,9 @@ from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import StepPlan, fit
 
 
+_NO_CAP = 2**31 - 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """The largest batch that fits.
@@ -114,13 +117,14 @@ class Runner:
         prompts: Sequence[Sequence[int]],
         masks: Sequence[np.ndarray | None],
         seeds: Sequence[int],
+        caps: Sequence[int | None],
         *,
         trace: bool = False,
     ) -> Flight:
         """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R)."""
         began, unusual = self._begin(), self.graphs.unusual
         filters = self.catalog.filter(masks)
-        batch, shape = self._send(plan, prompts, filters, seeds)
+        batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
         reading = self._read(batch, shape)
         widest = max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
@@ -129,6 +133,7 @@ class Runner:
             most_children=self.catalog.most_children,
             filtered=any(row >= 0 for row in filters),
             sampled=any(seed >= 0 for seed in seeds),
+            capped=any(cap is not None for cap in caps),
         )
         self._reserve(plan)
 
@@ -148,7 +153,7 @@ class Runner:
         """Score. Results are float32 (L, n) seen as integers."""
         began, unusual = self._begin(), self.graphs.unusual
         nothing = [-1] * len(prompts)
-        batch, shape = self._send(plan, prompts, nothing, nothing)
+        batch, shape = self._send(plan, prompts, nothing, nothing, nothing)
         self._reserve(plan)
         forest = Forest.of(wanted, self.catalog.trie, shape.requests)
         sent = self._forests.send(sum(forest.shape.sizes), forest.write)
@@ -180,11 +185,16 @@ class Runner:
         return event
 
     def _send(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], filters: Sequence[int], seeds: Sequence[int]
+        self,
+        plan: StepPlan,
+        prompts: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        seeds: Sequence[int],
+        caps: Sequence[int],
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
-        flat = self._batches.send(shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, page_tokens, out))
+        flat = self._batches.send(shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out))
         return Batch.view(flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:

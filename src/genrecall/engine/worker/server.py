@@ -84,6 +84,7 @@ def request_of(frame: Frame) -> Request:
         timeout_s=head["timeout_s"],
         narrowest=head["narrowest"],
         seed=head["seed"],
+        most_a_code=head["most_a_code"],
     )
 
 
