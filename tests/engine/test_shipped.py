@@ -217,3 +217,23 @@ def test_rounding_errors_are_those_of_the_number_formats():
         ours = errors(engine.score(requests, asked), exact)
         print(f"{weights}: {ours:.4f}, transformers in bf16: {base:.4f}")
         assert ours <= factor * base
+
+
+def test_a_purge_leaves_nothing_in_scratch_memory_either(setting):
+    """Tokens that were sent, hidden states, keys and values of beams; also of a batch that runs while it comes."""
+    config, _, _ = setting
+    engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), config)
+    runner = engine.loop.runner
+    told: list = []
+    for request in ask(histories(3), catalog(0)):
+        engine.submit(request, told.append)
+    with engine.lock, torch.inference_mode():
+        engine.loop._launch()
+    engine.purge("user 2")
+    assert runner._batches.flat.any(), "the batch is not disturbed"
+    while not engine.loop.idle:
+        engine.advance()
+    engine.purge("user 2")
+    held = (runner._batches.flat, runner._hidden, *runner.decoder.suffix.keys, *runner.decoder.suffix.values)
+    assert not any(tensor.any() for tensor in held)
+    assert all(isinstance(outcome, Answer) for outcome in told)

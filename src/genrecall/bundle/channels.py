@@ -88,7 +88,8 @@ def config_of(raw: Mapping[str, Any]) -> ClassicConfig:
 
     kinds = {name: _KINDS[name][1] for name in _COUNTED}
     kinds |= {"segment": SegmentConfig, "two_tower": TwoTowerConfig, "index": IndexConfig}
-    return ClassicConfig(**{name: None if raw[name] is None else kinds[name](**raw[name]) for name in raw})
+    settings: dict[str, Any] = {name: None if raw[name] is None else kinds[name](**raw[name]) for name in raw}
+    return ClassicConfig(**settings)
 
 
 def fit(

@@ -65,7 +65,7 @@ class AsyncEngine:
             if observer is not None:
                 engine.loop.landed = observer.landed
         self._inbox: queue.SimpleQueue[tuple[Future[Any], Callable[[], object]] | None] = queue.SimpleQueue()
-        self._ended = threading.Event()
+        self._ended, self._putting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._drive, name="engine", daemon=True)
         self._thread.start()
 
@@ -95,7 +95,8 @@ class AsyncEngine:
         return replace(outcome, scores=scores[:-1])
 
     async def swap(self, trie: Trie) -> None:
-        """See ``Engine.swap``."""
+        """See ``Engine.swap``; what takes long is done on another thread."""
+        await asyncio.to_thread(self.engine.prepare, trie)
         await self._call(lambda: self.engine.swap(trie))
 
     async def purge(self, user: str) -> None:
@@ -129,9 +130,10 @@ class AsyncEngine:
         await asyncio.wrap_future(future)
 
     def _put(self, future: Future[Any], run: Callable[[], object]) -> None:
-        if self._ended.is_set():
-            raise RuntimeError("the engine's thread has ended: it was closed, or its device failed")
-        self._inbox.put((future, run))
+        with self._putting:  # nothing is put where nobody looks any more
+            if self._ended.is_set():
+                raise RuntimeError("the engine's thread has ended: it was closed, or its device failed")
+            self._inbox.put((future, run))
 
     def _drive(self) -> None:
         try:
@@ -143,7 +145,8 @@ class AsyncEngine:
                     if not engine.loop.idle:
                         engine.advance()
         finally:  # whatever ended this thread, nobody waits forever
-            self._ended.set()
+            with self._putting:
+                self._ended.set()
             for engine in self.engines:
                 engine.loop.fail(_ENDED)
             while not self._inbox.empty():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from genrecall.engine.compiled import use_cache
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.scoring import Candidates
@@ -25,6 +27,7 @@ from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
+from genrecall.hardware import pick_device
 from genrecall.index.trie import ROOT, Trie
 from genrecall.model.trunk import ItemTrunk
 
@@ -63,7 +66,9 @@ class Engine:
         self.config = config or EngineConfig()
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
-        with torch.no_grad():
+        self._device = pick_device(self.config.device)
+        self._compiled = use_cache(self._device)
+        with torch.no_grad(), self._on_device():
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
         self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
@@ -179,13 +184,21 @@ class Engine:
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             return self.loop.cancel(number)
 
     def advance(self) -> None:
         """Drive the engine on by a moment."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.advance()
+
+    def prepare(self, trie: Trie) -> None:
+        """The part of ``swap`` that takes long and that no batch waits for; ``swap`` does the rest.
+
+        Raises:
+            CapacityError: as ``swap``.
+        """
+        self.loop.runner.catalog.prepare(trie)
 
     def swap(self, trie: Trie) -> None:
         """Make another catalog of the same SID space the active one; requests asked before are answered with theirs.
@@ -193,13 +206,15 @@ class Engine:
         Raises:
             CapacityError: it does not fit into the buffers (``Budgets.catalog_headroom``).
         """
+        catalog = self.loop.runner.catalog
+        if not catalog.prepared(trie):
+            catalog.prepare(trie)
         with self.lock:
-            self.loop.runner.catalog.require(trie)
             self.trie, self._version = trie, self._version + 1
 
     def purge(self, user: str) -> None:
         """Forget all that is kept of a user; no byte of their prompts stays in the engine's memory."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.purge(user)
 
     def close(self) -> None:
@@ -224,7 +239,13 @@ class Engine:
         for size in batches:
             for _ in range(3):  # compiled, captured, timed
                 self.generate([requests[index % len(requests)] for index in range(size)])
+        if self._compiled is not None:
+            self._compiled.seal()
         return time.monotonic() - start
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Kernels are launched on whichever GPU is the current one."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _submit_scoring(
         self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]

@@ -1,6 +1,6 @@
 """Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
 
-open · load · filter · search · score · wipe · compare · close · end
+open · load · filter · search · score · wipe · scratch · compare · close · end
 
 A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
 beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
@@ -70,12 +70,19 @@ class LeadingRunner(Runner):
             self._tell("wipe", {}, pages=np.array(pages, dtype=np.int32))
             super().wipe(pages)
 
+    def wipe_scratch(self) -> None:
+        """See ``Runner``."""
+        with self.leader.group.lock:
+            self._tell("scratch", {})
+            super().wipe_scratch()
+
     def launch(
         self,
         plan: StepPlan,
         prompts: Sequence[Sequence[int]],
         filters: Sequence[int],
         seeds: Sequence[int],
+        caps: Sequence[int | None],
         *,
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
@@ -85,9 +92,10 @@ class LeadingRunner(Runner):
         Nothing is ``given_up`` within a batch: ranks that drop beams at different levels would wait for each other.
         """
         with self.leader.group.lock:
-            self._tell("search", {**_plan_head(plan), "filters": filters, "seeds": seeds}, tokens=_tails(plan, prompts))
+            head = {**_plan_head(plan), "filters": filters, "seeds": seeds, "caps": caps}
+            self._tell("search", head, tokens=_tails(plan, prompts))
             try:
-                self._last = super().launch(plan, prompts, filters, seeds, trace=trace)
+                self._last = super().launch(plan, prompts, filters, seeds, caps, trace=trace)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
             return self._last
@@ -220,9 +228,12 @@ class Follower:
                 runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
             case "wipe":
                 runner.wipe(arrays["pages"].tolist())
+            case "scratch":
+                runner.wipe_scratch()
             case "search":
                 plan = _plan_of(head)
-                self._flights.append(runner.launch(plan, _prompts(plan, arrays), head["filters"], head["seeds"]))
+                prompts = _prompts(plan, arrays)
+                self._flights.append(runner.launch(plan, prompts, head["filters"], head["seeds"], head["caps"]))
             case "score":
                 plan = _plan_of(head)
                 wanted = _candidates(head["sizes"], arrays, runner.search.levels)

@@ -77,6 +77,8 @@ class Loop:
         """Called when other requests are being computed than before."""
         self.landed: Callable[[int, float], None] = lambda rows, seconds: None
         """Told of every batch that was done: its beams, and how long it took."""
+        self._unwiped = 0
+        """Batches that must end before their scratch memory holds nothing more of a purged user."""
 
     @property
     def idle(self) -> bool:
@@ -113,9 +115,10 @@ class Loop:
         return found
 
     def purge(self, user: str) -> None:
-        """Forget a user; pages that running batches read are wiped when these end."""
+        """Forget a user; what running batches read and write is wiped when these end."""
         self.scheduler.purge(user)
-        self._wipe()
+        self._unwiped = max(len(self._flights), 1)
+        self._wipe(ended=not self._flights)
 
     def advance(self) -> None:
         """Launch what can be launched, end what has ended. Returns soon, having slept a moment if there was nothing."""
@@ -160,8 +163,8 @@ class Loop:
                 filters = self.runner.filter([task.request.allowed for task in tasks])
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
-                gone = partial(self._given_up, plan)
-                flight = self.runner.launch(plan, prompts, filters, seeds, trace=traced, given_up=gone)
+                caps, gone = [task.request.most_a_code for task in tasks], partial(self._given_up, plan)
+                flight = self.runner.launch(plan, prompts, filters, seeds, caps, trace=traced, given_up=gone)
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:
@@ -184,14 +187,15 @@ class Loop:
         if plan.kind is Kind.SEARCH:
             outcomes = self._searched(flight, results, tasks)
         else:
-            outcomes = _scored(results, tasks, plan.requests)
+            outcomes = _scored(results, tasks, plan.requests, self.runner.width)
         for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
         self._tell_dropped()
-        self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
+        if seconds is not None:
+            self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
         self.moved()
-        self._wipe()
+        self._wipe(ended=True)
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.plan), flight.plan
@@ -228,17 +232,20 @@ class Loop:
         for number, why in self.scheduler.dropped():
             self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
 
-    def _wipe(self) -> None:
+    def _wipe(self, *, ended: bool) -> None:
         pages = self.scheduler.cache.wipeable()
         if pages:
             self.runner.wipe(pages)
+        if self._unwiped and ended:
+            self._unwiped -= 1
+            if self._unwiped == 0:
+                self.runner.wipe_scratch()
 
 
-def _scored(results: np.ndarray, tasks: Sequence[Task], places: int) -> list[Outcome]:
+def _scored(results: np.ndarray, tasks: Sequence[Task], places: int, width: int) -> list[Outcome]:
     counts = [len(task.wanted.codes) for task in tasks if task.wanted is not None]
-    levels = tasks[0].trie.space.levels
-    scores, states = np.split(results.view(np.float32), [levels * sum(counts)])
-    by_level, by_seat = scores.reshape(levels, sum(counts)), states.reshape(places, -1)
+    scores, states = np.split(results.view(np.float32), [-places * width])
+    by_level, by_seat = scores.reshape(tasks[0].trie.space.levels, -1)[:, : sum(counts)], states.reshape(places, width)
     outcomes: list[Outcome] = []
     for seat, part in enumerate(np.split(by_level, np.cumsum(counts)[:-1], axis=1)):
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))

@@ -141,6 +141,7 @@ def build(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
         pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
+        rows=fit(limits.widest),
     )
     runner = make(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
     return Built(runner=runner, limits=limits, pages=pages)

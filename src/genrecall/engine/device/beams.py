@@ -19,7 +19,8 @@ from genrecall.engine.device.batch import Batch, request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
-from genrecall.engine.device.sampling import draw
+from genrecall.engine.device.diversity import drop_removed
+from genrecall.engine.device.sampling import Caps, draw
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
 from genrecall.kernels.rows import RowRanges, compact_rows
@@ -36,6 +37,7 @@ class SearchShape:
         most_children: of a node before each level.
         filtered: whether any request has an item filter.
         sampled: whether any request wants a sample.
+        capped: whether any request has a most number of beams under one first code.
     """
 
     rows: tuple[int, ...]
@@ -43,6 +45,7 @@ class SearchShape:
     most_children: tuple[int, ...]
     filtered: bool
     sampled: bool
+    capped: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,13 +133,19 @@ class BeamSearch:
                 key = frontier.key
             children, drawn = self.catalog.children(level), None
             ranked, by = beams, logits
-            if shape.sampled:
-                drawn = draw(logits, beams, children, key, batch.seeds)
+            capped = shape.capped and level > 0  # a first code has one beam at first
+            if shape.sampled or capped:
+                caps = Caps(first_code=codes[:, 0], most=batch.caps, node_filter=node_filter) if capped else None
+                drawn = draw(
+                    logits, beams, children, key, batch.seeds, over_children=self.normalise == "trie", caps=caps
+                )
                 ranked, by = drawn.beams, drawn.logits
             best = trie_select(
                 by, ranked, children, batch.widths[level], batch.begins[level],
-                rows=rows, most_beams=widest, normalise=self.normalise, node_filter=node_filter,
+                rows=rows, most_beams=widest, normalise="trie" if drawn else self.normalise, node_filter=node_filter,
             )  # fmt: skip
+            if capped:
+                best = drop_removed(best)
             codes = torch.cat([codes[best.parent], best.code[:, None]], dim=1)
             trail.append(
                 Frontier(

@@ -135,6 +135,10 @@ class Decoder:
         )
         self.suffix = SuffixMemory(self.architecture, rows=suffix_rows, dtype=like.dtype, device=like.device)
 
+    def wipe(self) -> None:
+        """Overwrite what batches left behind outside the pages of prompts."""
+        self.suffix.wipe()
+
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """``prefill`` of packed prompt tokens int32 (T,)."""
         hidden = self.prefill(self.embed(tokens), rows)

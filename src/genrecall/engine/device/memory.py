@@ -35,7 +35,7 @@ class PromptMemory:
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Overwrite pages with zeros."""
-        chosen = torch.tensor(pages, dtype=torch.int64, device=self._keys.device)
+        chosen = torch.tensor(list(pages), dtype=torch.int64, device=self._keys.device)
         for tensor in (self._keys, self._values):
             tensor.view(torch.uint8).index_fill_(1, chosen, 0)  # as bytes: fp8 has no fill of its own
 
@@ -57,6 +57,11 @@ class SuffixMemory:
         self.rows = rows
         self.keys = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
         self.values = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
+
+    def wipe(self) -> None:
+        """Overwrite the block with zeros."""
+        for tensor in (*self.keys, *self.values):
+            tensor.zero_()
 
     @property
     def nbytes(self) -> int:

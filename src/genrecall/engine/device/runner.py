@@ -20,12 +20,13 @@ from genrecall.engine.device.batch import Batch, BatchShape, pack
 from genrecall.engine.device.beams import BeamSearch, Frontier, SearchShape
 from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.device.scoring import Candidates, Scoring
+from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
+from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import StepPlan, fit
 from genrecall.index.trie import Trie
 
-_STAGES = 3
-"""Batches whose integers may be on their way at once: two in flight and one being packed."""
+
+_NO_CAP = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,13 @@ class Room:
         requests: R.
         tokens: prompt tokens to read.
         pages: of one prompt.
+        rows: beams of one level.
     """
 
     requests: int
     tokens: int
     pages: int
+    rows: int
 
 
 class Flight:
@@ -51,6 +54,7 @@ class Flight:
         results: int32 on the device.
         staged: pinned memory of the same size where the device is not the host's.
         began: event before the batch.
+        usual: whether its time says something of later batches.
     """
 
     def __init__(
@@ -59,8 +63,9 @@ class Flight:
         results: torch.Tensor,
         traces: list[list[np.ndarray]] | None,
         began: torch.cuda.Event | float,
+        usual: bool,
     ) -> None:
-        self.plan, self.traces, self._began = plan, traces, began
+        self.plan, self.traces, self._began, self._usual = plan, traces, began, usual
         self._host, self._ended = results, None
         if not isinstance(began, float):
             self._host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
@@ -74,12 +79,14 @@ class Flight:
         """Whether ``wait`` would return at once."""
         return self._ended is None or self._ended.query()
 
-    def wait(self) -> tuple[np.ndarray, float]:
-        """Results int32, and the seconds that the batch took on its device."""
+    def wait(self) -> tuple[np.ndarray, float | None]:
+        """Results int32, and the seconds that the batch took on its device; None where kernels were compiled or graphs
+        captured meanwhile.
+        """
         if self._ended is not None and not isinstance(self._began, float):
             self._ended.synchronize()
             self._seconds = self._began.elapsed_time(self._ended) / 1e3
-        return self._host.numpy(), self._seconds
+        return self._host.numpy(), self._seconds if self._usual else None
 
 
 class Runner:
@@ -99,13 +106,17 @@ class Runner:
         self.device = like.device
         self._cuda = self.device.type == "cuda"
         most = BatchShape(room.requests, room.pages, search.levels, fit(room.tokens)).size
-        self._flat = torch.zeros(most, dtype=torch.int32, device=self.device)
-        self._staged = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES * self._cuda)]
-        self._sent: list[torch.cuda.Event | None] = [None] * len(self._staged)
+        self._batches = Staging(most, self.device)
+        self._forests = Staging(ForestShape.most(room.requests, room.rows, search.levels), self.device)
         self._place = torch.arange(room.requests + 1, dtype=torch.int32, device=self.device)
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
         self._state = torch.zeros_like(self._hidden)
         self.graphs = Graphs(self.device, graphs)
+
+    @property
+    def width(self) -> int:
+        """E, of states."""
+        return self._state.shape[1]
 
     def load(self, trie: Trie) -> None:
         """Make a catalog the active one, in stream order."""
@@ -128,6 +139,7 @@ class Runner:
         prompts: Sequence[Sequence[int]],
         filters: Sequence[int],
         seeds: Sequence[int],
+        caps: Sequence[int | None],
         *,
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
@@ -139,11 +151,12 @@ class Runner:
             prompts: of each seat.
             filters: of each seat, as ``filter`` returned them for this batch.
             seeds: of each seat; -1 for none.
+            caps: most SIDs under a code, of each seat; None for any number.
             trace: keep the beams of every level.
             given_up: asked between levels where these are launched one by one; a graph of all levels runs through.
         """
-        began = self._begin()
-        batch, shape = self._send(plan, prompts, filters, seeds)
+        began, unusual = self._begin(), self.graphs.unusual
+        batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
         reading = self._read(batch, shape)
         widest = max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
@@ -152,8 +165,9 @@ class Runner:
             most_children=self.catalog.most_children,
             filtered=any(row >= 0 for row in filters),
             sampled=any(seed >= 0 for seed in seeds),
+            capped=any(cap is not None for cap in caps),
         )
-        self.decoder.suffix.reserve(sum(plan.rows[:-1]))
+        self._reserve(plan)
 
         between = None if self._cuda and not self.search.skip_forced else given_up
 
@@ -167,17 +181,37 @@ class Runner:
         # Where forced beams are skipped, the host reads how many rows remain: no graph holds that.
         results, trail = levels() if self.search.skip_forced else self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
-        return Flight(plan, results, traces, began)
+        return Flight(plan, results, traces, began, self.graphs.unusual == unusual)
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
-        """Score. Results are, after each other: scores float32 (L, n) seen as integers, states (R, E)."""
-        began = self._begin()
+        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E)."""
+        began, unusual = self._begin(), self.graphs.unusual
         nothing = [-1] * len(prompts)
-        batch, shape = self._send(plan, prompts, nothing, nothing)
-        self.decoder.suffix.reserve(sum(plan.rows[:-1]))
+        batch, shape = self._send(plan, prompts, nothing, nothing, nothing)
+        self._reserve(plan)
+        forest = Forest.of(wanted, self.catalog.trie, shape.requests)
+        sent = self._forests.send(sum(forest.shape.sizes), forest.write)
         reading = self._read(batch, shape)
-        found = self.scoring.score(batch, reading, wanted)
-        return Flight(plan, torch.cat((_as_integers(found), _as_integers(reading.state))), None, began)
+
+        def levels() -> torch.Tensor:
+            found = self.scoring.score(forest.shape, sent, reading)
+            return torch.cat((_as_integers(found), _as_integers(reading.state)))
+
+        key = ("scores", shape.requests, shape.pages, forest.shape, self.catalog.most_children)
+        return Flight(plan, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
+
+    def wipe_scratch(self) -> None:
+        """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams."""
+        self._hidden.zero_()
+        self._state.zero_()
+        self.decoder.wipe()
+        self._batches.wipe()
+        self._forests.wipe()
+
+    def _reserve(self, plan: StepPlan) -> None:
+        rows = sum(plan.rows[:-1])
+        assert not self._cuda or rows <= self.decoder.suffix.rows, "graphs hold the address of the suffix block"
+        self.decoder.suffix.reserve(rows)
 
     def _begin(self) -> torch.cuda.Event | float:
         if not self._cuda:
@@ -187,23 +221,17 @@ class Runner:
         return event
 
     def _send(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], filters: Sequence[int], seeds: Sequence[int]
+        self,
+        plan: StepPlan,
+        prompts: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        seeds: Sequence[int],
+        caps: Sequence[int],
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
-        if not self._cuda:
-            pack(plan, shape, prompts, filters, seeds, page_tokens, self._flat[: shape.size].numpy())
-        else:
-            staged, sent = self._staged[0], self._sent[0]
-            if sent is not None:
-                sent.synchronize()
-            pack(plan, shape, prompts, filters, seeds, page_tokens, staged[: shape.size].numpy())
-            self._flat[: shape.size].copy_(staged[: shape.size], non_blocking=True)
-            sent = torch.cuda.Event()
-            sent.record()
-            self._staged = [*self._staged[1:], staged]
-            self._sent = [*self._sent[1:], sent]
-        return Batch.view(self._flat, shape, self._place), shape
+        flat = self._batches.send(shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out))
+        return Batch.view(flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""

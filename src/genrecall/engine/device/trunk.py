@@ -101,6 +101,11 @@ class TrunkDecoder:
         place = torch.arange(requests, dtype=torch.int32, device=self._bridge.device)
         self._place, self._one, self._zero = place, torch.ones_like(place), torch.zeros_like(place)
 
+    def wipe(self) -> None:
+        """The depth decoder's pages belong to places, not to users: all of them."""
+        self._depth.wipe()
+        self._depth.memory.wipe(range(len(self._place)))
+
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """The trunk's last state, as the depth decoder has read it; the trunk's own keys are not needed any more."""
         state = self._trunk.prefill(self._trunk.embed(tokens), rows)

@@ -27,6 +27,7 @@ class Request:
         state: give the model's state after the prompt with the answer, for rankers.
         seed: draw W SIDs without replacement, in proportion to their probability, instead of the best; the same seed
             draws the same. Scores stay those of the SIDs. None searches. Needs ``normalise="trie"``.
+        most_a_code: at most so many SIDs that begin with the same code, at every level of the search; None: any number.
         narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
         tag: what the caller calls it; whoever observes the engine is told which ones are being computed.
     """
@@ -41,6 +42,7 @@ class Request:
     seed: int | None = None
     tag: int | None = None
     state: bool = False
+    most_a_code: int | None = None
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
@@ -75,10 +77,11 @@ class Request:
                 allowed=f"at most {window}, so that the SID fits after it",
                 fix="shorten the history (history.max_items); the oldest items go first",
             )
-        if (self.timeout_s is not None and self.timeout_s <= 0) or (self.narrowest is not None and self.narrowest < 1):
+        least = min(one for one in (self.narrowest, self.most_a_code, 1) if one is not None)
+        if (self.timeout_s is not None and self.timeout_s <= 0) or least < 1:
             raise ConfigError(
                 "a request's limits cannot be used",
-                seen=f"timeout_s={self.timeout_s}, narrowest={self.narrowest}",
+                seen=f"timeout_s={self.timeout_s}, narrowest={self.narrowest}, most_a_code={self.most_a_code}",
                 allowed="a positive timeout; at least 1 beam",
                 fix="leave them out, or raise them",
             )

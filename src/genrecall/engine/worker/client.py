@@ -123,6 +123,7 @@ def _head(request: Request) -> dict[str, Any]:
         "timeout_s": request.timeout_s,
         "narrowest": request.narrowest,
         "seed": request.seed,
+        "most_a_code": request.most_a_code,
         "items": None if request.allowed is None else len(request.allowed),
     }
 

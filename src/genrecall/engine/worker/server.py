@@ -135,6 +135,7 @@ def request_of(frame: Frame) -> Request:
         narrowest=head["narrowest"],
         seed=head["seed"],
         tag=head.get("tag"),
+        most_a_code=head.get("most_a_code"),
     )
 
 
