@@ -261,4 +261,4 @@ def _padded(bag: Ragged, device: torch.device) -> tuple[torch.Tensor, torch.Tens
 
 
 def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)

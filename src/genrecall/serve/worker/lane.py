@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genrecall.engine.host.request import LevelTrace, TracedBeam
 from genrecall.engine.worker.connection import WorkerDied
 from genrecall.engine.worker.frames import Frame
@@ -159,26 +157,14 @@ class WorkerLane:
         child = self.process.child
         if child is None or not self.is_ready:
             raise LaneFailedError(f"the worker is {self.process.state}")
-        query = asked.query
-        head = {
-            "user": asked.user_id, "user_id": asked.user_id, "profile": dict(query.profile), "text": query.text,
-            "timeout_s": max(asked.budget_s, 1e-6), "deltas": list(asked.deltas),
-        }  # fmt: skip
-        arrays = messages.arrays_of(query) | {"items": asked.items.astype(np.int32)}
-        arrays |= {f"place {name}": places.astype(np.int32) for name, places in asked.places.items()}
-        if asked.fused is not None:
-            arrays["fused"] = asked.fused.astype(np.float32)
+        frame = messages.rank_frame(asked)
         try:
-            reply = await child.connection.ask("rank", head, arrays)
+            reply = await child.connection.ask("rank", frame.head, frame.arrays)
         except WorkerDied:
             raise LaneDiedError("the worker ended") from None
         except GenrecallError as error:
             raise LaneFailedError(error.what) from error
-        return RankListed(
-            logits=reply.arrays["logits"],
-            probabilities=reply.arrays["probabilities"],
-            version=reply.head["version"],
-        )
+        return messages.rank_listed(reply)
 
     async def purge(self, user: str) -> None:
         """Forget what the engine keeps of a user; a worker that is not there keeps nothing."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from genrecall.engine.worker.frames import Frame
 from genrecall.recall.channel import Query
+from genrecall.serve.lanes import RankAsked, RankListed
 
 
 def query_of(frame: Frame) -> Query:
@@ -23,6 +24,26 @@ def arrays_of(query: Query) -> dict[str, np.ndarray]:
     """A query's arrays; profile and text go into the head."""
     arrays = {"history": query.history.astype(np.int32), "exclude": query.exclude.astype(np.int32)}
     return arrays if query.times is None else {**arrays, "times": query.times.astype(np.int64)}
+
+
+def rank_frame(asked: RankAsked) -> Frame:
+    """What a ranker is asked, as ``ranking`` reads it."""
+    query = asked.query
+    head = {
+        "user": asked.user_id, "profile": dict(query.profile), "text": query.text,
+        "timeout_s": max(asked.budget_s, 1e-6), "deltas": list(asked.deltas),
+    }  # fmt: skip
+    arrays = arrays_of(query) | {"items": asked.items.astype(np.int32)}
+    arrays |= {f"place {name}": places.astype(np.int32) for name, places in asked.places.items()}
+    return Frame(
+        head=head, arrays=arrays if asked.fused is None else {**arrays, "fused": asked.fused.astype(np.float32)}
+    )
+
+
+def rank_listed(reply: Frame) -> RankListed:
+    """What it answered."""
+    arrays = reply.arrays
+    return RankListed(logits=arrays["logits"], probabilities=arrays["probabilities"], version=reply.head["version"])
 
 
 def generative(*arguments: str) -> None:

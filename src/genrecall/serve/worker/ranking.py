@@ -2,7 +2,7 @@
 
 | kind | head, arrays | reply |
 |---|---|---|
-| rank | user, user_id, profile, text, timeout_s, deltas (paths, oldest first); history int32, exclude int32, times
+| rank | user, profile, text, timeout_s, deltas (paths, oldest first); history int32, exclude int32, times
   int64, items int32 (n,), fused float32 (n,), ``place NAME`` int32 (n,) | ranked: version; logits, probabilities |
 
 A state and scores that a search of the same query left behind are taken as they are, so that no prompt is read twice;
@@ -77,7 +77,7 @@ class RankingDesk:
             )
             schema = self.ranker.schema
             asked = Asked(
-                users=[head["user_id"]],
+                users=[head["user"]],
                 profiles=[head["profile"]],
                 histories=Ragged.of([query.history]),
                 candidates=found.candidates,
