@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit lint docs bench clean
+.PHONY: demo test unit test-tf lint docs bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -11,11 +11,15 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 # One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST)
+test: $(VENV)/.ready  ## every test but TensorFlow's; GPU tests are skipped, and counted, where there is no GPU
+	$(PYTEST) -m "not tf"
 
 unit: $(VENV)/.ready  ## the quick tier alone
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not tf"
+
+test-tf: $(VENV)/.ready  ## the TensorFlow graph; takes the wheel (1 GB) and compiles the operators
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tf]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m tf tests/graph
 
 lint: $(VENV)/.ready  ## style, types, import contract
 	$(BIN)/ruff check src tests

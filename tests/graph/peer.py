@@ -40,10 +40,8 @@ class _Threaded:
         self._task = self._loop.create_task(self._serve())
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        if left := asyncio.all_tasks(self._loop):
+            self._loop.run_until_complete(asyncio.wait(left, timeout=0.5))
 
     async def _serve(self) -> None:
         raise NotImplementedError
@@ -80,15 +78,21 @@ class FakePeer(_Threaded):
         self.asked: list[dict[str, Any]] = []
         self.cancelled: list[int] = []
         self.connections = 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def _serve(self) -> None:
         server = await asyncio.start_unix_server(self._connection, self.socket)
         self._ready.set()
-        async with server:
-            await server.serve_forever()
+        try:
+            async with server:
+                await server.serve_forever()
+        finally:
+            for writer in self._writers:
+                writer.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         with contextlib.suppress(ConnectionError):
             while (frame := await read(reader)) is not None:
                 if frame.head["kind"] == "cancel":
@@ -124,7 +128,7 @@ def death(peer: FakePeer, frame: Frame, writer: asyncio.StreamWriter) -> None:
 
 def garbage(peer: FakePeer, frame: Frame, writer: asyncio.StreamWriter) -> None:
     """Writes what is no frame."""
-    writer.write(b"\x10\x00\x00\x00\x08\x00\x00\x00{\"kind\"!garbage!")
+    writer.write(b'\x10\x00\x00\x00\x08\x00\x00\x00{"kind"!garbage!')
 
 
 def refusal(peer: FakePeer, frame: Frame, writer: asyncio.StreamWriter) -> None:

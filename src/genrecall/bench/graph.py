@@ -95,7 +95,8 @@ def _rounds(graphs: dict[str, Callable[[], object]], bench: GraphBench) -> dict[
             "per_s": round(statistics.median(together[name]), 1),
             # Each round is compared with the identity graph's beside it.
             "of_identity": round(
-                statistics.median(own / other for own, other in zip(together[name], together["identity"], strict=True)), 3
+                statistics.median(own / other for own, other in zip(together[name], together["identity"], strict=True)),
+                3,
             ),
         }
         for name in graphs

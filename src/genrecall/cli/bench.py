@@ -253,16 +253,16 @@ def graph(
     """
     from genrecall.bench.graph import GraphBench, measure
 
-    found = measure(
-        GraphBench(items=items, history=history, k=k, threads=threads, rounds=rounds, round_s=round_s)
-    )
+    found = measure(GraphBench(items=items, history=history, k=k, threads=threads, rounds=rounds, round_s=round_s))
     if as_json:
         print(json.dumps(found, indent=2))
         return
     print(f"TensorFlow {found['tensorflow']}; operators compiled in {found['compile_s']} s; {threads} threads")
     print(f"{'':32}{'p50 µs':>9}{'overhead µs':>13}{'calls/s':>10}{'of identity':>13}")
     for name, told in found["graphs"].items():
-        print(f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}{told['of_identity']:13.1%}")
+        print(
+            f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}{told['of_identity']:13.1%}"
+        )
 
 
 def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:

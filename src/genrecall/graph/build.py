@@ -1,6 +1,6 @@
 """The standard graph of a bundle: histories in, lists out, with a place for the caller's own operators.
 
-    history → items → prompt → generative recall → (between) → ids, SIDs, scores, status
+history → items → prompt → generative recall → (between) → ids, SIDs, scores, status
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class GraphConfig:
             )
 
 
-def build(
-    bundle: Path | str, out: Path | str, config: GraphConfig, *, between: Between | None = None
-) -> Artifact:
+def build(bundle: Path | str, out: Path | str, config: GraphConfig, *, between: Between | None = None) -> Artifact:
     """Write the standard graph of a bundle as a SavedModel.
 
     Its signature takes ``history`` string (R, T), oldest first and padded with "", and optionally ``times`` int64

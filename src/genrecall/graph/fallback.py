@@ -52,7 +52,9 @@ def _written(layout: Layout, head: np.ndarray, items: np.ndarray, times: np.ndar
     tail = layout.tail if len(items) else layout.empty_tail
     room = layout.max_tokens - len(head) - len(tail) if layout.max_tokens else None
     if room is not None and room < 0:
-        raise ValueError(f"a prompt without any history is longer than the model's window of {layout.max_tokens} tokens")
+        raise ValueError(
+            f"a prompt without any history is longer than the model's window of {layout.max_tokens} tokens"
+        )
     for first in range(len(items) + 1):  # the oldest events are left out until the others fit
         body = _body(layout, items[first:], None if times is None else times[first:])
         if room is None or len(body) <= room:
@@ -146,9 +148,7 @@ async def _asked(engines: np.ndarray, message: bytes) -> Frame | None:
     return None
 
 
-def _owned(
-    reply: Frame, leaves: Sequence[np.ndarray], gone: set[int], items_per_sid: int
-) -> list[tuple[int, float]]:
+def _owned(reply: Frame, leaves: Sequence[np.ndarray], gone: set[int], items_per_sid: int) -> list[tuple[int, float]]:
     sids, begin, owners = leaves
     place = {sid: at for at, sid in enumerate(map(tuple, sids.tolist()))}
     found = []

@@ -134,7 +134,9 @@ def _sources() -> Any:
 
 def digest_of_sources() -> str:
     """Of what the operators are compiled from."""
-    files = sorted((entry for entry in _sources().iterdir() if entry.name.endswith((".cc", ".h"))), key=lambda e: e.name)
+    files = sorted(
+        (entry for entry in _sources().iterdir() if entry.name.endswith((".cc", ".h"))), key=lambda e: e.name
+    )
     digest = hashlib.sha256()
     for entry in files:
         digest.update(entry.name.encode() + b"\0" + entry.read_bytes() + b"\0")
@@ -159,7 +161,9 @@ def _compile(compiler: str, source: Path, out: Path, tf: Any) -> None:
     command = [compiler, *_FLAGS, str(source), "-o", str(out), *flags, *link, "-pthread"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        wrong = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
+        wrong = (
+            [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["nothing"]
+        )
         raise CompilerError(
             "the compiler could not build the TensorFlow operators",
             seen=f"{_says(compiler, '--version').splitlines()[0]}: {wrong[0]}",

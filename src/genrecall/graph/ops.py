@@ -181,8 +181,6 @@ def gen_recall(
         leaves.items,
     )
     if ops is None:
-        found = tf.numpy_function(
-            fallback.recall(bundle, items_per_sid or 0), inputs, (tf.int32, tf.float32, tf.int32)
-        )
+        found = tf.numpy_function(fallback.recall(bundle, items_per_sid or 0), inputs, (tf.int32, tf.float32, tf.int32))
         return tuple(tf.ensure_shape(part, shape) for part, shape in zip(found, ([None] * 2, [None] * 2, [None])))
     return tuple(ops.gen_recall(*inputs, bundle=bundle, items_per_sid=items_per_sid or 0))

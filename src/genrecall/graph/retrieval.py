@@ -1,12 +1,12 @@
 """A bundle as pieces of TensorFlow graphs: look-ups, prompts and generative recall, for any ``tf.function``.
 
-    graph = Retrieval.open("runs/quickstart/bundle", engines=["/tmp/engine.sock"])
+graph = Retrieval.open("runs/quickstart/bundle", engines=["/tmp/engine.sock"])
 
-    @tf.function
-    def answer(history):                                 # string (R, T), oldest first, padded with ""
-        items = graph.items_of(history)
-        found = graph.recall(graph.prompts(items), k=10, exclude=items)
-        return graph.ids_of(found.items), found.scores
+@tf.function
+def answer(history):                                 # string (R, T), oldest first, padded with ""
+    items = graph.items_of(history)
+    found = graph.recall(graph.prompts(items), k=10, exclude=items)
+    return graph.ids_of(found.items), found.scores
 """
 
 from __future__ import annotations
@@ -197,5 +197,7 @@ def _leaves(sids: np.ndarray, counts: np.ndarray) -> Leaves:
     first[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
     begin = np.append(np.flatnonzero(first), len(sids))
     return Leaves(
-        sids=tf.constant(ranked[first], tf.int32), begin=tf.constant(begin, tf.int32), items=tf.constant(order, tf.int32)
+        sids=tf.constant(ranked[first], tf.int32),
+        begin=tf.constant(begin, tf.int32),
+        items=tf.constant(order, tf.int32),
     )

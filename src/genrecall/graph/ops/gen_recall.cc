@@ -50,6 +50,7 @@ class Call : public std::enable_shared_from_this<Call> {
  private:
   struct Row {
     int tries = 0;
+    uint64_t first = 0;  // of the engines, the one that was tried first
     EngineClient* engine = nullptr;
     uint64_t id = 0;
   };
@@ -188,18 +189,21 @@ int32_t Call::Dispatch(int64_t row) {
   const bool bounded = deadline != Clock::time_point::max();
   // A user stays with one engine while it runs, because that one keeps the user's prompt; others take turns.
   static std::atomic<uint64_t> turn{0};
-  const uint64_t first = ask.user.empty() ? turn++ : std::hash<std::string>()(ask.user);
   const uint64_t engines = static_cast<uint64_t>(inputs_[kEngines].NumElements());
+  uint64_t first = 0;
   int tries = 0;
   {
     std::lock_guard<std::mutex> lock(mu_);
+    if (finished_) return kUnavailable;
     tries = rows_[row].tries++;
+    if (tries == 0) rows_[row].first = ask.user.empty() ? turn++ : std::hash<std::string>()(ask.user);
+    first = rows_[row].first + static_cast<uint64_t>(tries);
   }
   for (uint64_t next = 0; next < engines; ++next) {
     const double left = std::chrono::duration<double>(deadline - Clock::now()).count();
     if (bounded && left <= 0) return kDeadline;
     ask.timeout_s = bounded ? left : 0;
-    EngineClient* engine = EngineClient::Of(Data<tstring>(kEngines)[(first + tries + next) % engines]);
+    EngineClient* engine = EngineClient::Of(Data<tstring>(kEngines)[(first + next) % engines]);
     auto self = shared_from_this();
     const uint64_t id = engine->Send(ask, deadline, [self, row](Outcome outcome, const Frame& frame) {
       self->OnOutcome(row, outcome, frame);

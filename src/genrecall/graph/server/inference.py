@@ -18,7 +18,14 @@ from genrecall.serve.dialects.tensors import EVERYTHING
 from genrecall.serve.http.api import json_response
 from genrecall.serve.http.body import while_connected
 
-_DATATYPES = {"string": "BYTES", "int32": "INT32", "int64": "INT64", "float32": "FP32", "float64": "FP64", "bool": "BOOL"}
+_DATATYPES = {
+    "string": "BYTES",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bool": "BOOL",
+}
 
 
 class GraphInference:
