@@ -85,16 +85,17 @@ class Desk:
         )  # fmt: skip
         answers = await asyncio.gather(*(self._generate(place, query, limits) for place in range(len(self.members))))
         if len(answers) == 1:
-            items, scores = self.members[0].expand(answers[0], query, k)
-            levels = answers[0].levels
+            found = self.members[0].expand(answers[0], query, k)
+            items, scores = np.array(found[0], np.int32), np.array(found[1], np.float32)
         else:
             items, scores = await self._joined(query, answers, k, limits)
-            levels = None
+        levels = answers[0].levels if len(answers) == 1 else None
         told = {
             "kind": "listed", "cold": False, "narrowed": any(answer.narrowed for answer in answers),
             "beam": min(answer.beam for answer in answers), "levels": _written(levels),
         }  # fmt: skip
-        return Frame(head=told, arrays={"items": np.asarray(items, np.int32), "scores": np.asarray(scores, np.float32)})
+        arrays = {"items": items.astype(np.int32), "scores": scores.astype(np.float32)}
+        return Frame(head=told, arrays=arrays)
 
     async def _generate(self, place: int, query: Query, limits: _Limits) -> Answer:
         member = self.members[place]
