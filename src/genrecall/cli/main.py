@@ -17,6 +17,7 @@ from genrecall.cli import (
     doctor,
     embed,
     evaluate,
+    fuse,
     quickstart,
     recommend,
     run,
@@ -41,6 +42,7 @@ app.command("train")(train.command)
 app.command("run")(run.command)
 app.command("export")(bundle.export)
 app.command("load")(bundle.load)
+app.command("fuse")(fuse.command)
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
 app.command("recommend")(recommend.command)
