@@ -80,26 +80,39 @@ class OpenInference:
 
     async def metadata(self, request: Request) -> Response:
         """Inputs and outputs of a model."""
-        model = request.path_params["model"]
+        return json_response(self.described(request.path_params["model"]))
+
+    def described(self, model: str) -> dict[str, Any]:
+        """A model's page.
+
+        Raises:
+            Problem: no such model.
+        """
         channels_of(model)
-        outputs = [{"name": n, "datatype": "FP32" if n == "score" else "BYTES", "shape": [-1, -1]} for n in _OUTPUTS]
-        return json_response(
-            {
-                "name": model,
-                "versions": [self._service.releases.pick("")[0].digest],
-                "platform": "genrecall",
-                "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in _INPUTS],
-                "outputs": outputs,
-            }
-        )
+        outputs = [{"name": name, "datatype": datatype_of(name), "shape": [-1, -1]} for name in _OUTPUTS]
+        return {
+            "name": model,
+            "versions": [self._service.releases.pick("")[0].digest],
+            "platform": "genrecall",
+            "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in _INPUTS],
+            "outputs": outputs,
+        }
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a model answers.
+
+        Raises:
+            Problem: no such model.
+        """
+        channels_of(model)
+        release = self._service.releases.pick("")[0]
+        generates = release.worker is None or release.worker.state == "ready"
+        return MODELS[model] is None or ("generative" in release.lanes and generates)
 
     async def model_ready(self, request: Request) -> Response:
         """Whether a model answers: 200 or 503."""
         model = request.path_params["model"]
-        channels_of(model)
-        release = self._service.releases.pick("")[0]
-        generates = release.worker is None or release.worker.state == "ready"
-        ready = MODELS[model] is None or ("generative" in release.lanes and generates)
+        ready = self.is_ready(model)
         return json_response({"name": model, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, request: Request) -> Response:
@@ -110,13 +123,23 @@ class OpenInference:
             raise Problem("malformed", f"{_HEADER} does not fit the body")
         length = len(body) if announced is None else int(announced)
         asked = decoded(body[:length], Infer)
-        requests = _requests(asked, body[length:], channels_of(request.path_params["model"]))
+        requests = requests_of(asked, body[length:], channels_of(request.path_params["model"]))
         work = answer_all(self._service, requests, request.state.request_id)
         answers = await while_connected(request, work)
         return _response(request.path_params["model"], asked, answers, max(r.k for r in requests))
 
 
-def _requests(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+def datatype_of(output: str) -> str:
+    """Of an output."""
+    return "FP32" if output == "score" else "BYTES"
+
+
+def requests_of(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+    """The native requests of N rows; ``tail`` holds the binary tensors.
+
+    Raises:
+        Problem: tensors that do not fit each other, or bounds that are not kept.
+    """
     arrays: dict[str, np.ndarray] = {}
     for tensor in asked.inputs:
         if tensor.name not in {name for name, _, _ in _INPUTS}:
@@ -149,22 +172,32 @@ def _requests(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Rec
     ]
 
 
-def _response(model: str, asked: Infer, answers: Sequence[Answer], k: int) -> Response:
-    wanted = asked.outputs or [Wanted(name) for name in _OUTPUTS]
-    outputs, tails = [], []
-    for output in wanted:
+def output_columns(asked: Infer, answers: Sequence[Answer], k: int) -> list[tuple[str, str, list[Any]]]:
+    """Name, datatype and the (N · k) cells of every output that is asked for; all of them where none is named.
+
+    Raises:
+        Problem: no such output.
+    """
+    found = []
+    for output in asked.outputs or [Wanted(name) for name in _OUTPUTS]:
         if output.name not in _OUTPUTS:
             raise Problem("invalid", f"no output {output.name[:100]}; there are {', '.join(_OUTPUTS)}")
         rows = [[_OUTPUTS[output.name](item) for item in answer.items] for answer in answers]
         padding: Any = _LOWEST if output.name == "score" else ""
         flat = [value for row in rows for value in [*row, *[padding] * (k - len(row))]]
-        told: dict[str, Any] = {
-            "name": output.name,
-            "datatype": "FP32" if output.name == "score" else "BYTES",
-            "shape": [len(answers), k],
-        }
-        if output.parameters.get("binary_data", asked.parameters.get("binary_data_output", False)):
-            tail = np.asarray(flat, "<f4").tobytes() if output.name == "score" else encode_bytes(flat)
+        found.append((output.name, datatype_of(output.name), flat))
+    return found
+
+
+def _response(model: str, asked: Infer, answers: Sequence[Answer], k: int) -> Response:
+    outputs, tails = [], []
+    binary = {
+        output.name: output.parameters["binary_data"] for output in asked.outputs if "binary_data" in output.parameters
+    }
+    for name, datatype, flat in output_columns(asked, answers, k):
+        told: dict[str, Any] = {"name": name, "datatype": datatype, "shape": [len(answers), k]}
+        if binary.get(name, asked.parameters.get("binary_data_output", False)):
+            tail = np.asarray(flat, "<f4").tobytes() if datatype == "FP32" else encode_bytes(flat)
             told["parameters"] = {"binary_data_size": len(tail)}
             tails.append(tail)
         else:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from genrecall.serve.problems import Problem
 
-_INTEGERS = {"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT32": "<u4", "UINT64": "<u8"}
+INTEGERS = {"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT32": "<u4", "UINT64": "<u8"}
 _LENGTH = struct.Struct("<I")
 _MOST_CELLS = 1 << 20
 
@@ -35,7 +35,7 @@ def decode_tensor(tensor: Tensor, tail: bytes) -> tuple[np.ndarray, bytes]:
         Problem: of another type, or not of its shape.
     """
     size = tensor.parameters.get("binary_data_size")
-    if tensor.datatype != "BYTES" and tensor.datatype not in _INTEGERS:
+    if tensor.datatype != "BYTES" and tensor.datatype not in INTEGERS:
         raise Problem("invalid", f"input {tensor.name[:100]}: datatype BYTES or an integer")
     if prod(tensor.shape) > _MOST_CELLS:
         raise Problem("invalid", f"input {tensor.name[:100]}: at most {_MOST_CELLS} cells")
@@ -63,8 +63,8 @@ def encode_bytes(texts: Sequence[str]) -> bytes:
 
 
 def _unpacked(body: bytes, datatype: str) -> list[Any]:
-    if datatype in _INTEGERS:
-        kind = np.dtype(_INTEGERS[datatype])
+    if datatype in INTEGERS:
+        kind = np.dtype(INTEGERS[datatype])
         if len(body) % kind.itemsize:
             raise Problem("malformed", "binary data of an incomplete number")
         return [int(value) for value in np.frombuffer(body, kind)]
