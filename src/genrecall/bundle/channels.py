@@ -28,8 +28,8 @@ from genrecall.recall.transition import TransitionChannel, TransitionConfig, in_
 if TYPE_CHECKING:
     from genrecall.recall.two_tower import TwoTowerConfig
 
-_SETTINGS = "settings.json"
-_FUSED = "fused"
+SETTINGS = "settings.json"
+FUSED = "fused"
 ClassicChannel = (
     PopularityChannel
     | ItemCfChannel
@@ -139,14 +139,14 @@ def save(channels: Mapping[str, ClassicChannel | FusedChannel], directory: Path)
         state = {key: np.ascontiguousarray(value) for key, value in channel.state().items()}
         save_file(state, directory / f"{name}.safetensors")
     settings = {name: asdict(channel.config) for name, channel in channels.items()}
-    (directory / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (directory / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load(directory: Path, only: Collection[str] | None = None) -> dict[str, ClassicChannel]:
     """Read what ``save`` wrote, or ``only`` these of it, but for the fused channel (see :func:`load_fused`)."""
     channels = {}
     for name, settings in _settings(directory).items():
-        if name != _FUSED and (only is None or name in only):
+        if name != FUSED and (only is None or name in only):
             kind, config = _KINDS[name]
             state = load_file(directory / f"{name}.safetensors")
             channels[name] = _named(kind.from_state(state, config(**settings)), name)
@@ -161,14 +161,14 @@ def load_fused(directory: Path, channels: Sequence[Channel]) -> FusedChannel | N
 
 def load_fusion(directory: Path) -> Fusion | None:
     """The fusion alone, for those who ask the channels themselves; None where none was saved."""
-    settings = _settings(directory).get(_FUSED)
+    settings = _settings(directory).get(FUSED)
     if settings is None:
         return None
-    return Fusion.from_state(load_file(directory / f"{_FUSED}.safetensors"), FusionConfig(**settings))
+    return Fusion.from_state(load_file(directory / f"{FUSED}.safetensors"), FusionConfig(**settings))
 
 
 def _settings(directory: Path) -> dict[str, Any]:
-    return dict(json.loads((directory / _SETTINGS).read_text(encoding="utf-8")))
+    return dict(json.loads((directory / SETTINGS).read_text(encoding="utf-8")))
 
 
 def _named(channel: Any, name: str) -> Any:

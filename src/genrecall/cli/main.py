@@ -18,6 +18,7 @@ from genrecall.cli import (
     embed,
     engine,
     evaluate,
+    fuse,
     graph,
     quickstart,
     rank,
@@ -45,6 +46,7 @@ app.command("train")(train.command)
 app.command("run")(run.command)
 app.command("export")(bundle.export)
 app.command("load")(bundle.load)
+app.command("fuse")(fuse.command)
 app.add_typer(bundle.app, name="bundle")
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)

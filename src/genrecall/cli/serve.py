@@ -29,6 +29,9 @@ def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Also speak the Open Inference Protocol over gRPC there; 0 takes a free port.")
+    ] = None,
     state: State = None,
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog whose histories are taken in. Default: the bundle's own, if beside it.")
@@ -76,6 +79,7 @@ def command(
         state=state or bundle.resolve().parent / "state",
         host=host,
         port=port,
+        grpc_port=grpc_port,
         keys=key_file,
         deadline_s=deadline_ms / 1e3,
         max_inflight=max_inflight,
@@ -237,6 +241,8 @@ def _tell(running: Running, config: ServeConfig) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"\nconsole    {running.url}/\napi        {running.url}/v1/recommend")
+    if running.grpc_port is not None:
+        console.print(f"grpc       {config.host}:{running.grpc_port}  inference.GRPCInferenceService")
     console.print(f"health     {running.url}/health/ready\nadmin      {running.admin}  (genrecall release …)")
     console.print("\nready; Ctrl-C drains and stops", soft_wrap=True)
 

@@ -21,6 +21,7 @@ class ServeConfig:
     Attributes:
         state: directory of events, histories and profiles.
         host, port: of the data listener; port 0 takes a free one.
+        grpc_port: of the gRPC listener on the same host, likewise; None: there is none.
         keys: file of API keys; None lets everybody in, which only a loopback address may.
         deadline_s: of requests that name none.
         max_inflight: requests at a time, at most; how many really is found out by what is answered in time. More are
@@ -41,6 +42,7 @@ class ServeConfig:
     state: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
     keys: Path | None = None
     deadline_s: float = 0.25
     max_inflight: int = 256
@@ -71,8 +73,13 @@ class ServeConfig:
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} is too small", seen=value, allowed=f"{least} or more", fix=f"raise {name}")
-        if not 0 <= self.port < 65536:
-            raise ConfigError("no such port", seen=self.port, allowed="0 to 65535", fix="choose another --port")
+        if not (0 <= self.port < 65536 and 0 <= (self.grpc_port or 0) < 65536):
+            raise ConfigError(
+                "no such port",
+                seen=f"{self.port}, {self.grpc_port}",
+                allowed="0 to 65535",
+                fix="choose another --port or --grpc-port",
+            )
 
     @property
     def is_loopback(self) -> bool:

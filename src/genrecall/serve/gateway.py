@@ -40,6 +40,7 @@ class Running:
     """Told once the service answers."""
 
     url: str
+    grpc_port: int | None
     admin: Path
     service: Service
     seeded_users: int
@@ -79,7 +80,12 @@ async def serve(
     if certificate is not None:
         watching.append(asyncio.create_task(certificate.watch()))
     tasks = [asyncio.create_task(server.serve(sockets=[connection])) for server, connection in servers]
+    grpc = None
     try:
+        if config.grpc_port is not None:
+            from genrecall.serve.grpc import server as grpc_server
+
+            grpc = await grpc_server.start(service, gate, config, config.grpc_port)
         starting = asyncio.create_task(releases.start(bundle))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((starting, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -88,13 +94,23 @@ async def serve(
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             scheme = "http" if certificate is None else "https"
-            told(Running(url=f"{scheme}://{shown}:{port}", admin=admin_path, service=service, seeded_users=seeded))
+            told(
+                Running(
+                    url=f"{scheme}://{shown}:{port}",
+                    grpc_port=None if grpc is None else grpc.port,
+                    admin=admin_path,
+                    service=service,
+                    seeded_users=seeded,
+                )
+            )
             await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         else:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
         await drain(gate, config.drain_s)
     finally:
+        if grpc is not None:
+            await grpc.close(grace_s=1.0)
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)

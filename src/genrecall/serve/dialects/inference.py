@@ -86,6 +86,19 @@ def plain(array: np.ndarray) -> list[Any]:
     return list(array.tolist())
 
 
+def chosen(asked: Infer, outputs: Mapping[str, np.ndarray]) -> list[tuple[Wanted, np.ndarray]]:
+    """The outputs that are asked for; all where none is named.
+
+    Raises:
+        Problem: an unknown output is asked for.
+    """
+    wanted = asked.outputs or [Wanted(name) for name in outputs]
+    unknown = [one.name for one in wanted if one.name not in outputs]
+    if unknown:
+        raise Problem("invalid", f"no output {unknown[0][:100]}; there are {', '.join(outputs)}")
+    return [(one, outputs[one.name]) for one in wanted]
+
+
 def infer_response(
     asked: Infer, *, model: str, version: str, parameters: Mapping[str, Any], outputs: Mapping[str, np.ndarray]
 ) -> Response:
@@ -95,10 +108,7 @@ def infer_response(
         Problem: an unknown output is asked for.
     """
     told, tails = [], []
-    for wanted in asked.outputs or [Wanted(name) for name in outputs]:
-        if wanted.name not in outputs:
-            raise Problem("invalid", f"no output {wanted.name[:100]}; there are {', '.join(outputs)}")
-        array = outputs[wanted.name]
+    for wanted, array in chosen(asked, outputs):
         one: dict[str, Any] = {"name": wanted.name, "datatype": datatype_of(array), "shape": list(array.shape)}
         if wanted.parameters.get("binary_data", asked.parameters.get("binary_data_output", False)):
             tails.append(encode_tensor(array))

@@ -61,38 +61,58 @@ class OpenInference:
 
     async def metadata(self, request: Request) -> Response:
         """Inputs and outputs of a model."""
-        model = request.path_params["model"]
+        return json_response(self.described(request.path_params["model"]))
+
+    def described(self, model: str) -> dict[str, Any]:
+        """A model's page.
+
+        Raises:
+            Problem: no such model.
+        """
         channels_of(model)
-        outputs = [{"name": n, "datatype": "FP32" if n == "score" else "BYTES", "shape": [-1, -1]} for n in _OUTPUTS]
-        return json_response(
-            {
-                "name": model,
-                "versions": [self._service.releases.pick("")[0].digest],
-                "platform": "genrecall",
-                "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in _INPUTS],
-                "outputs": outputs,
-            }
-        )
+        outputs = [
+            {"name": name, "datatype": "FP32" if name == "score" else "BYTES", "shape": [-1, -1]} for name in _OUTPUTS
+        ]
+        return {
+            "name": model,
+            "versions": [self._service.releases.pick("")[0].digest],
+            "platform": "genrecall",
+            "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in _INPUTS],
+            "outputs": outputs,
+        }
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a model answers.
+
+        Raises:
+            Problem: no such model.
+        """
+        channels_of(model)
+        release = self._service.releases.pick("")[0]
+        generates = release.worker is None or release.worker.state == "ready"
+        return MODELS[model] is None or ("generative" in release.lanes and generates)
 
     async def model_ready(self, request: Request) -> Response:
         """Whether a model answers: 200 or 503."""
         model = request.path_params["model"]
-        channels_of(model)
-        release = self._service.releases.pick("")[0]
-        generates = release.worker is None or release.worker.state == "ready"
-        ready = MODELS[model] is None or ("generative" in release.lanes and generates)
+        ready = self.is_ready(model)
         return json_response({"name": model, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Recommend, or search, for N users."""
         asked, tail = await read_infer(request, self._service.config)
-        requests = _requests(asked, tail, channels_of(request.path_params["model"]))
+        requests = requests_of(asked, tail, channels_of(request.path_params["model"]))
         work = answer_all(self._service, requests, request.state.request_id)
         answers = await while_connected(request, work)
         return _response(request.path_params["model"], asked, answers, max(r.k for r in requests))
 
 
-def _requests(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+def requests_of(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+    """The native requests of N rows; ``tail`` holds the binary tensors.
+
+    Raises:
+        Problem: tensors that do not fit each other, or bounds that are not kept.
+    """
     arrays = inputs_of(asked, tail, {name for name, _, _ in _INPUTS})
     k = int(arrays.pop("k").reshape(-1)[0]) if "k" in arrays and arrays["k"].size else 10
     columns = {name: array.reshape(len(array), -1) for name, array in arrays.items() if array.ndim > 0}
@@ -117,17 +137,22 @@ def _requests(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Rec
     ]
 
 
-def _response(model: str, asked: Infer, answers: Sequence[Answer], k: int) -> Response:
+def outputs_of(answers: Sequence[Answer], k: int) -> dict[str, np.ndarray]:
+    """All outputs (N, k), padded."""
     outputs = {}
     for name, told in _OUTPUTS.items():
         padding: Any = _LOWEST if name == "score" else ""
         rows = [[told(item) for item in answer.items] for answer in answers]
         padded = [[*row, *[padding] * (k - len(row))] for row in rows]
         outputs[name] = np.array(padded, dtype=np.float32 if name == "score" else object)
+    return outputs
+
+
+def _response(model: str, asked: Infer, answers: Sequence[Answer], k: int) -> Response:
     return infer_response(
         asked,
         model=model,
         version=answers[0].versions.bundle,
         parameters={"degraded": any(answer.coverage.degraded for answer in answers)},
-        outputs=outputs,
+        outputs=outputs_of(answers, k),
     )

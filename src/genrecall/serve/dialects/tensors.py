@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from genrecall.serve.problems import Problem
 
-_INTEGERS = {"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT32": "<u4", "UINT64": "<u8"}
-_NUMBERS = {**_INTEGERS, "FP32": "<f4", "FP64": "<f8", "BOOL": "|b1"}
-TEXTS_AND_INTEGERS = frozenset({"BYTES", *_INTEGERS})
+INTEGERS = {"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT32": "<u4", "UINT64": "<u8"}
+_NUMBERS = {**INTEGERS, "FP32": "<f4", "FP64": "<f8", "BOOL": "|b1"}
+TEXTS_AND_INTEGERS = frozenset({"BYTES", *INTEGERS})
 EVERYTHING = frozenset({"BYTES", *_NUMBERS})
 _LENGTH = struct.Struct("<I")
 _MOST_CELLS = 1 << 20
