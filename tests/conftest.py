@@ -1,4 +1,4 @@
-"""GPU tests are skipped, with a reason that is counted, where there is no CUDA device; tiers run where they are named."""
+"""GPU tests are skipped, with a reason, where there is no CUDA device; tiers run where they are named."""
 
 from pathlib import Path
 

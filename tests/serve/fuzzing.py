@@ -46,7 +46,8 @@ def fuzz(url: str, key: str, out: Path, *, examples: int, phases: str, seed: int
     report = out / "report.ndjson"
     done = subprocess.run(
         [
-            sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--header", f"Authorization: Bearer {key}",
+            sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json",
+            "--header", f"Authorization: Bearer {key}",
             "--checks", ",".join(CHECKS), "--phases", phases, "--max-examples", str(examples), "--seed", str(seed),
             "--continue-on-failure", "--suppress-health-check", "all", "--request-timeout", "30", "--warnings", "off",
             "--report", "ndjson", "--report-ndjson-path", str(report),
