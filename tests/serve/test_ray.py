@@ -74,7 +74,8 @@ def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) 
     state, port = tmp_path / "state", 18_431
     command = [
         sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--ray", "--replicas", "2",
-        "--port", str(port), "--state", str(state), "--catalog", str(run / "catalog"), "--deadline-ms", "8000", "--no-spare",
+        "--port", str(port), "--state", str(state), "--catalog", str(run / "catalog"),
+        "--deadline-ms", "8000", "--no-spare",
     ]  # fmt: skip
     log = (tmp_path / "log").open("w")
     cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
