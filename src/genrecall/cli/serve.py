@@ -51,11 +51,12 @@ def command(
     scenarios: Annotated[
         Path | None, typer.Option(help="TOML file: channels, budgets, fusion and fallbacks of each scenario.")
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Engine workers; with --device cuda, one a GPU.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Engine workers, one a GPU; with --ray, gateways.")] = 1,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Replicas on a Ray cluster, users sticky to theirs.")] = False,
     tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -64,6 +65,8 @@ def command(
     Example: genrecall serve runs/quickstart/bundle --port 8080
 
     Example: genrecall serve runs/large/bundle --tp 2
+
+    Example: genrecall serve runs/shop/bundle --ray --replicas 4 --host 0.0.0.0 --keys keys.txt
     """
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
@@ -92,6 +95,9 @@ def command(
         tls=pair(tls_cert, tls_key),
         insecure=insecure,
     )
+    if ray:
+        _on_ray(bundle, config, replicas, sys.argv)
+        return
     seed = _seeding(bundle, catalog)
     with asyncio.Runner(loop_factory=_loop()) as runner:
         runner.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
@@ -173,6 +179,59 @@ def add(
     from genrecall.serve.http.keys import add as add_key
 
     print(add_key(file, name))
+
+
+def _on_ray(bundle: Path, config: ServeConfig, replicas: int, arguments: list[str]) -> None:
+    """Deploy, and stay until a signal; every replica is started with the options that were given here."""
+    import signal
+    import threading
+
+    from genrecall.errors import ConfigError
+    from genrecall.serve.cluster.on_ray import ClusterConfig, start
+
+    if config.tls is not None:
+        raise ConfigError(
+            "Ray Serve's proxy speaks plain HTTP", seen="--tls-cert with --ray", allowed="one of them",
+            fix="let a load balancer in front speak TLS",
+        )  # fmt: skip
+    cluster = ClusterConfig(
+        bundle=bundle,
+        state=config.state,
+        replicas=replicas,
+        host=config.host,
+        port=config.port,
+        options=_of_replicas(arguments[arguments.index("serve") + 1 :], bundle),
+        gpus=1.0 if config.worker is not None and config.worker.device.startswith("cuda") else 0.0,
+        inflight=config.max_inflight,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ray_serve = start(cluster)
+    print(f"{replicas} replicas answer at http://{config.host}:{config.port}/v1/recommend")
+    print(f"admin      {config.state}/replica-i/admin.sock  (genrecall release …, for each of them)")
+    print("ready; Ctrl-C drains and stops", flush=True)
+    stop.wait()
+    ray_serve.shutdown()
+
+
+_OWN = {"--ray": 0, "--insecure": 0, "--replicas": 1, "--host": 1, "--port": 1, "--state": 1}
+"""Options that are the front's own, and how many values follow."""
+
+
+def _of_replicas(arguments: list[str], bundle: Path) -> tuple[str, ...]:
+    """What of the command line every replica is started with."""
+    kept: list[str] = []
+    skip = 0
+    for argument in arguments:
+        name, given, _ = argument.partition("=")
+        if skip:
+            skip -= 1
+        elif name in _OWN:
+            skip = 0 if given else _OWN[name]
+        elif argument != str(bundle):
+            kept.append(argument)
+    return tuple(kept)
 
 
 def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

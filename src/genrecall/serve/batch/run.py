@@ -56,6 +56,22 @@ def run_batch(bundle: Path, catalog: Path, out: Path, config: BatchConfig, *, de
         device: of the engine; it decides rounding, so one batch should keep to one kind.
     """
     contents, users = Contents.open(bundle), Catalog.load(catalog)
+    shards = planned(contents, users, out, config)
+    if shards.finish():
+        log(f"{out}: all {shards.count} shards are done")
+        return True
+    work = Work(contents, Recommender.load(bundle, device=device), users, config)
+    for shard in shards.todo():
+        shards.write(shard, work.shard(shard))
+    return shards.finish()
+
+
+def planned(contents: Contents, users: Catalog, out: Path, config: BatchConfig) -> Shards:
+    """The output directory of this batch, with its plan written.
+
+    Raises:
+        ArtifactError: the directory holds another batch.
+    """
     total = users.events.num_users
     plan = {
         "bundle": contents.digest,
@@ -64,18 +80,10 @@ def run_batch(bundle: Path, catalog: Path, out: Path, config: BatchConfig, *, de
         "shards": -(-total // config.shard_users),
         **asdict(config),
     }
-    shards = Shards(out, plan)
-    if shards.finish():
-        log(f"{out}: all {shards.count} shards are done")
-        return True
-    work = _Work(contents, Recommender.load(bundle, device=device), users, config)
-    for shard in shards.todo():
-        first = shard * config.shard_users
-        shards.write(shard, work.table(range(first, min(first + config.shard_users, total)), f"shard {shard}"))
-    return shards.finish()
+    return Shards(out, plan)
 
 
-class _Work:
+class Work:
     """The bundle with its model, and the users."""
 
     def __init__(self, contents: Contents, shop: Recommender, users: Catalog, config: BatchConfig) -> None:
@@ -86,6 +94,12 @@ class _Work:
         # Items of the users' catalog that the bundle knows, by its own numbers.
         index = contents.items.index
         self.number = np.array([index.get(item, -1) for item in users.items.ids], dtype=np.int32)
+
+    def shard(self, number: int) -> pa.Table:
+        """The answers of one shard."""
+        first = number * self.config.shard_users
+        last = min(first + self.config.shard_users, self.users.events.num_users)
+        return self.table(range(first, last), f"shard {number}")
 
     def table(self, rows: range, label: str) -> pa.Table:
         """The answers for these users, in their order."""

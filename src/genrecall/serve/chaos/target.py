@@ -78,20 +78,29 @@ class Target:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, state: Path, *more: str, environment: Mapping[str, str] | None = None) -> Iterator[Target]:
+def serving(
+    bundle: Path, state: Path, *more: str, environment: Mapping[str, str] | None = None, guarded: bool = False
+) -> Iterator[Target]:
     """Start a service on a free port, wait until it is ready, and stop it in the end.
 
     Args:
         bundle, state: directories.
         more: further options.
         environment: variables beside those of this process.
+        guarded: it ends with this process, however that ends: nobody else could hold its state then.
 
     Raises:
         ConfigError: it ended before it was ready.
     """
-    command = [sys.executable, "-m", "genrecall", "serve", str(bundle), "--port", "0", "--state", str(state), *more]
-    variables = os.environ | {"COLUMNS": "120"} | dict(environment or {})
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
+    module = "genrecall.serve.cluster.guard" if guarded else "genrecall"
+    command = [sys.executable, "-m", module, "serve", str(bundle), "--port", "0", "--state", str(state), *more]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if guarded else None,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "120"} | dict(environment or {}),
+    )
     assert process.stdout is not None
     port, told = 0, ""
     while _READY not in told:

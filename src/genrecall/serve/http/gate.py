@@ -94,7 +94,8 @@ class Gate:
         except Problem as problem:
             await _tell(problem, scope, out)
         except HTTPException as error:
-            await _tell(Problem(_ROUTING.get(error.status_code, "malformed")), scope, out)
+            allow = (error.headers or {}).get("Allow")
+            await _tell(Problem(_ROUTING.get(error.status_code, "malformed"), allow=allow), scope, out)
         except ClientGoneError:
             self._metrics.cancelled.inc()
             status = status or 499
