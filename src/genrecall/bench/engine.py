@@ -166,7 +166,8 @@ def _points(
         if beam in theirs:
             point["transformers_requests_per_s"] = theirs[beam]
             point["ratio"] = point["requests_per_s"] / theirs[beam]
-        log(f"{precision} W={beam}, {ranks} ranks: {point['requests_per_s']:.1f} requests/s, {point['share_of_floor']:.1%} of floor")
+        rate, share = point["requests_per_s"], point["share_of_floor"]
+        log(f"{precision} W={beam}, {ranks} ranks: {rate:.1f} requests/s, {share:.1%} of floor")
         yield point
     engine.close()
 

@@ -96,9 +96,7 @@ class Recommender:
         for place, (codes, normalise) in enumerate(zip(config["spaces"], config["normalise"], strict=True)):
             sid, model = parts_of(place)
             table = SidTable.read(bundle.file(f"{sid}/{FILE}"), SidSpace(tuple(codes)), bundle.manifest.parents[sid])
-            settings = EngineConfig(
-                normalise=normalise, device=device, dtype=dtype, parallel=parallel or Parallel()
-            )
+            settings = EngineConfig(normalise=normalise, device=device, dtype=dtype, parallel=parallel or Parallel())
             engine, prompts = open_generator(bundle.path / model, table, items.titles, settings)
             members.append(GenerativeChannel(engine, prompts, table, counts, search))
         return cls(

@@ -17,6 +17,7 @@ from genrecall.cli import (
     doctor,
     embed,
     evaluate,
+    plan,
     quickstart,
     recommend,
     run,
@@ -51,6 +52,7 @@ app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
 app.add_typer(ab.app, name="ab")
 app.add_typer(bench.app, name="bench")
+app.command("plan")(plan.command)
 app.command("doctor")(doctor.command)
 
 

@@ -65,7 +65,8 @@ def command(
     from genrecall.serve.worker.lane import WorkerConfig
 
     worker = WorkerConfig(
-        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare, ranks=tp
+        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare,
+        ranks=tp,
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
