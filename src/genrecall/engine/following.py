@@ -12,7 +12,7 @@ import os
 import sys
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -250,7 +250,9 @@ def _checksum(flight: Flight) -> int:
 
 def _trie_arrays(trie: Trie) -> dict[str, np.ndarray]:
     if trie.num_items >= 2**31:
-        raise CapacityError("a catalog is too large to be told", seen=trie.num_items, allowed=2**31 - 1, fix="split it")
+        raise CapacityError(
+            "a catalog is too large to be told", seen=trie.num_items, allowed=f"{2**31 - 1}", fix="split it"
+        )
     return {name: vars(trie)[name].astype(np.int32) for name in _TRIE}
 
 
@@ -264,9 +266,11 @@ def _plan_head(plan: StepPlan) -> dict[str, Any]:
     return {"plan": [plan.kind.value, plan.catalog, [asdict(seat) for seat in plan.seats]]}
 
 
-def _plan_of(head: dict[str, Any]) -> StepPlan:
+def _plan_of(head: Mapping[str, Any]) -> StepPlan:
     kind, catalog, seats = head["plan"]
-    whole = [{name: tuple(v) if isinstance(v, list) else v for name, v in seat.items()} for seat in seats]
+    whole: list[dict[str, Any]] = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in seat.items()} for seat in seats
+    ]
     return StepPlan(kind=Kind(kind), catalog=catalog, seats=tuple(Seat(**seat) for seat in whole))
 
 

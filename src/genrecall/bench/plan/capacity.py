@@ -207,7 +207,7 @@ def _tiers(demand: Demand, memory: Mapping[str, float], replicas: int, cost: Cos
 
 def _check(measured: Measured, demand: Demand, cost: Cost) -> list[dict[str, float]]:
     """What the simulation says of open loops that were measured in the same run, beside what was measured."""
-    found = []
+    found: list[dict[str, float]] = []
     for probe in measured.probes:
         rows = rows_of(probe["input"], probe["beam"], [demand.codes] * demand.levels)
         work = Workload(tokens=probe["input"], rows=(*rows[1:], probe["beam"]), batch=probe["batch"])

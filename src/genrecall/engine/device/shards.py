@@ -129,12 +129,12 @@ class Files:
         listed = sorted(directory.glob("*.safetensors"))
         index = directory / "model.safetensors.index.json"
         if index.is_file():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            listed = [directory / name for name in sorted(set(names))]
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            listed = [directory / name for name in sorted(set(weight_map.values()))]
         self._files: dict[str, Any] = {}
         for path in listed:
             opened = safe_open(path, framework="pt")
-            names: list[str] = opened.keys()
+            names = opened.keys()
             # Old checkpoints store frequencies, which the configuration says anyway.
             self._files |= {name: opened for name in names if not name.endswith("rotary_emb.inv_freq")}
         if not self._files:
