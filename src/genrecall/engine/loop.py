@@ -200,7 +200,7 @@ class Loop:
     def _wipe(self) -> None:
         pages = self.scheduler.cache.wipeable()
         if pages:
-            self.runner.wipe(pages)
+            self.runner.wipe_pages(pages)
 
 
 def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:

@@ -114,7 +114,7 @@ class Runner:
         """The row of each seat's item mask in the next batch; -1 for None."""
         return self.catalog.filter(masks)
 
-    def wipe(self, pages: Sequence[int]) -> None:
+    def wipe_pages(self, pages: Sequence[int]) -> None:
         """Overwrite pages of prompts with zeros."""
         self.decoder.memory.wipe(pages)
 
