@@ -72,7 +72,11 @@ def peak_flops(device: torch.device) -> float | None:
 
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
+    return stated_flops(torch.cuda.get_device_name(device))
+
+
+def stated_flops(name: str) -> float | None:
+    """Dense bf16 peak of a GPU by its name, in FLOP/s; None where it is not known."""
     return next((peak for known, peak in _PEAK_FLOPS if known in name), None)
 
 

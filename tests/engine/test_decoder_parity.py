@@ -60,7 +60,9 @@ def test_prefill_and_steps_equal_transformers(name):
     model = make_model(name)
     shape = Architecture.read(model)
     tokens_of = sid_tokens(CODES)
-    weights = read_weights(Held(model.state_dict()), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain())
+    weights = read_weights(
+        Held(model.state_dict()), shape, tokens_of, device=CPU, dtype=torch.float32, arithmetic=Plain()
+    )
     decoder = Decoder(shape, weights, Plain())
     decoder.allocate(pages=12, page_tokens=PAGE, prompt_dtype=torch.float32, suffix_rows=10, requests=4)
     generator = torch.Generator().manual_seed(1)

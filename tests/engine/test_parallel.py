@@ -1,7 +1,7 @@
-"""One model on several ranks (gloo): the lists of one rank and of the reference, on every rank; nobody outlives another.
+"""One model on several ranks (gloo): the lists of one rank and of the reference, on every rank; all end together.
 
-A process of its own leads, because torch.distributed would stay in this one. It answers `SCENARIOS` and then waits to
-be killed; every rank's results are compared bit by bit there, lists are compared here.
+A process of its own leads, because torch.distributed would stay in this one. It answers and then waits to be killed;
+every rank's results are compared bit by bit there, lists are compared here.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def start(ranks: int, directory: Path) -> Played:
     )
     until = time.monotonic() + 300
     while not (directory / "told.json").exists():
-        assert leader.poll() is None and time.monotonic() < until, "the leading process failed; see its words above"
+        assert leader.poll() is None, "the leading process failed; see its words above"
+        assert time.monotonic() < until
         time.sleep(0.05)
     return Played(json.loads((directory / "told.json").read_text()), leader)
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from genrecall.errors import ConfigError
 from genrecall.model.lora import LoraSettings
 from genrecall.model.weights import load_model
 from genrecall.train.config import TrainConfig
+from genrecall.train.sharding import read_parts
 
 ROOT = Path(__file__).parents[2]
 LAST_STEP = 7
@@ -35,6 +37,32 @@ class Interrupted(BaseException):
     """Stands for a kill in the middle of a step."""
 
 
+def settings_of(name: str) -> TrainConfig:
+    """``qwen2`` runs have no dropout, so that their losses do not depend on how many processes there are."""
+    golden = name.startswith("qwen2")
+    return TrainConfig(
+        epochs=5, batch_tokens=400, accumulate=1 if golden else 2, log_every=2, dropout=0.0 if golden else 0.2,
+        learning_rate=1e-2, optimizer="adamw", ema_decay=0.9, device="cpu", precision="float32", checkpoint_every_s=0,
+        checkpoint_every_steps=3, shard=golden or name.startswith("shard"), gradient_checkpointing=golden,
+    )  # fmt: skip
+
+
+def model_of(world, name: str):
+    """A tiny Qwen2 with fewer KV heads than heads, or the world's own model."""
+    if not name.startswith("qwen2"):
+        return world.model()
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    rows = world.model().config.vocab_size
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=rows, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
 def play(world, directory: Path, names: list[str]) -> None:
     """Train one run after another in this process; a run's name says whether it is sharded."""
     from genrecall.train.loop import train
@@ -42,12 +70,7 @@ def play(world, directory: Path, names: list[str]) -> None:
 
     original = Run.step
     for name in names:
-        sharded = name.startswith("shard")
-        settings = TrainConfig(
-            epochs=5, batch_tokens=400, accumulate=2, log_every=2, dropout=0.2, learning_rate=1e-2, optimizer="adamw",
-            ema_decay=0.9, device="cpu", precision="float32", checkpoint_every_s=0, checkpoint_every_steps=3,
-            shard=sharded,
-        )  # fmt: skip
+        settings = settings_of(name)
 
         def step(self, progress, end=name[-1]):
             if progress.step == LAST_STEP and end == "!":
@@ -59,8 +82,8 @@ def play(world, directory: Path, names: list[str]) -> None:
         Run.step = step
         with contextlib.suppress(Interrupted):
             train(
-                world.model(), world.prompts(), world.histories, out=directory / name.rstrip("!?"), config=settings,
-                profile_of=world.profile_of,
+                model_of(world, name), world.prompts(), world.histories, out=directory / name.rstrip("!?"),
+                config=settings, profile_of=world.profile_of,
                 validate=lambda model: float(model.get_input_embeddings().weight.abs().sum()),
             )  # fmt: skip
 
@@ -87,7 +110,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def runs(tmp_path_factory) -> Path:
     """Two whole runs, two that were killed at step 7 and went on from step 6, and one by a single process."""
     directory = tmp_path_factory.mktemp("processes")
-    first = launch(directory, "copies", "shards", "shards_parts!")
+    first = launch(directory, "copies", "shards", "qwen2", "qwen2_parts?", "shards_parts!")
     assert first.returncode != 0
     assert (directory / "copies" / "manifest.json").exists(), first.stderr
     assert (directory / "shards" / "manifest.json").exists(), first.stderr
@@ -118,6 +141,48 @@ def test_shards_learn_what_copies_learn(runs):
     )
     np.testing.assert_allclose(copies, shards, rtol=1e-4)
     assert copies[-1] < 0.8 * copies[0]
+
+
+def alone(directory: Path, name: str, settings: TrainConfig) -> None:
+    """The same run by this process alone."""
+    from tests.train.conftest import World
+
+    from genrecall.train.loop import train
+
+    world = World()
+    train(
+        model_of(world, name), world.prompts(), world.histories, out=directory / name, config=settings,
+        profile_of=world.profile_of,
+        validate=lambda model: float(model.get_input_embeddings().weight.abs().sum()),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(runs):
+    """FSDP2 with activations computed twice against plain training: the same batches, the same curve."""
+    alone(runs, "qwen2_alone", replace(settings_of("qwen2"), accumulate=2, shard=False, gradient_checkpointing=False))
+    two, one = (
+        np.array([line["loss"] for line in curve(runs / name) if "loss" in line]) for name in ("qwen2", "qwen2_alone")
+    )
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    assert one[-1] < 0.8 * one[0]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_stopped(runs, capsys):
+    """Every process wrote its part alone; weights, average and moments come back whole."""
+    parts = sorted((runs / "qwen2_parts.work/checkpoint/shards").iterdir())
+    assert len(parts) == 2
+    whole = read_parts(parts[0].parent, {})
+    moments = {name: tensor for name, tensor in whole.items() if name.endswith("exp_avg_sq")}
+    assert len(moments) == len([name for name in whole if name.startswith("weight/")]) > 10
+    assert all(tensor.min() >= 0 and tensor.max() > 0 for tensor in moments.values())
+    alone(runs, "qwen2_parts", settings_of("qwen2"))
+    assert "going on from the checkpoint at step 6" in capsys.readouterr().err
+    losses = [line["loss"] for line in curve(runs / "qwen2_parts") if "loss" in line]
+    before = [line["loss"] for line in curve(runs / "qwen2") if "loss" in line]
+    np.testing.assert_allclose(losses[:3], before[:3], rtol=1e-4)
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_lora_is_not_sharded():

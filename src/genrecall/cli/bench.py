@@ -89,7 +89,8 @@ def engine(
         waits = f"{loop['p99_ms']:6.1f} at {loop['rate']:6.1f}" if loop else ""
         theirs = point.get("transformers_requests_per_s")
         print(
-            f"{point['precision']:9s} {point['ranks']:6d} {point['beam']:5d} {point['requests_per_s']:12.1f} {point['batch']:7d}"
+            f"{point['precision']:9s} {point['ranks']:6d} {point['beam']:5d} {point['requests_per_s']:12.1f}"
+            f" {point['batch']:7d}"
             f" {point['share_of_floor']:14.1%} {point['alone_ms']:10.1f}   {waits:14s}"
             + (f" {theirs:16.2f}" if theirs else "")
         )

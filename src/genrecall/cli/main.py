@@ -20,6 +20,7 @@ from genrecall.cli import (
     evaluate,
     fuse,
     graph,
+    plan,
     quickstart,
     rank,
     recommend,
@@ -62,6 +63,7 @@ app.add_typer(ab.app, name="ab")
 app.add_typer(engine.app, name="engine")
 app.add_typer(graph.app, name="graph")
 app.add_typer(bench.app, name="bench")
+app.command("plan")(plan.command)
 app.command("doctor")(doctor.command)
 
 

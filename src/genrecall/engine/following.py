@@ -1,6 +1,6 @@
 """Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
 
-open · load · filter · search · score · wipe · scratch · compare · close · end
+open · (methods of the runner) · write · launch · launch_scoring · compare · close · end
 
 A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
 beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
@@ -12,8 +12,8 @@ import os
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,29 @@ from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
 
-_TRIE = ("child_begin", "child_code", "level_begin", "item_order", "item_begin", "item_end")
 _KEPT_FLIGHTS = 2
+
+
+def _told(name: str) -> Callable[..., None]:
+    """A method of ``Runner`` that every rank calls with the same arguments: a trie, or what JSON holds."""
+
+    def method(self: LeadingRunner, *arguments: Any) -> None:
+        tries = [argument for argument in arguments if isinstance(argument, Trie)]
+        with self.leader.group.lock:
+            if tries:
+                self.tell(name, {"codes": tries[0].space.codes}, **_trie_arrays(tries[0]))
+            else:
+                self.tell(name, {"arguments": arguments})
+            getattr(Runner, name)(self, *arguments)
+
+    return method
 
 
 class LeadingRunner(Runner):
     """Rank 0's runner: tells the others what it is about to do, then does it.
+
+    Whatever else ``Runner`` does to the device must be told, too: where it takes a trie or plain values, by one line
+    beside ``load``.
 
     Args:
         leader: of the ranks.
@@ -44,64 +61,42 @@ class LeadingRunner(Runner):
         arguments: of ``Runner``.
     """
 
+    TOLD = ("load", "wipe_pages", "wipe")
+    load = _told("load")
+    wipe_pages = _told("wipe_pages")
+    wipe = _told("wipe")
+
     def __init__(self, *arguments: Any, leader: Leader, number: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.leader, self._number = leader, number
         self._last: Flight | None = None
-
-    def load(self, trie: Trie) -> None:
-        """See ``Runner``."""
-        with self.leader.group.lock:
-            self._tell("load", {"codes": trie.space.codes}, **_trie_arrays(trie))
-            super().load(trie)
 
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """See ``Runner``; a mask travels once for as long as its row is kept."""
         rows, fresh = self.catalog.place(masks)
         with self.leader.group.lock:
             for row, mask in fresh:
-                self._tell("filter", {"row": row, "items": len(mask)}, mask=np.packbits(mask))
+                self.tell("write", {"row": row, "items": len(mask)}, mask=np.packbits(mask))
                 self.catalog.write(row, mask)
         return rows
 
-    def wipe(self, pages: Sequence[int]) -> None:
-        """See ``Runner``."""
-        with self.leader.group.lock:
-            self._tell("wipe", {}, pages=np.array(pages, dtype=np.int32))
-            super().wipe(pages)
-
-    def wipe_scratch(self) -> None:
-        """See ``Runner``."""
-        with self.leader.group.lock:
-            self._tell("scratch", {})
-            super().wipe_scratch()
-
     def launch(
-        self,
-        plan: StepPlan,
-        prompts: Sequence[Sequence[int]],
-        filters: Sequence[int],
-        seeds: Sequence[int],
-        caps: Sequence[int | None],
-        *,
-        trace: bool = False,
-        given_up: Callable[[], Sequence[int]] | None = None,
+        self, plan: StepPlan, prompts: Sequence[Sequence[int]], *integers: Any, trace: bool = False, **_: Any
     ) -> Flight:
-        """See ``Runner``. A rank without memory ends all: the others are on their way already.
+        """See ``Runner``. What would change a batch between its levels is left out, as it is where a graph runs them.
 
-        Nothing is ``given_up`` within a batch: ranks that drop beams at different levels would wait for each other.
+        A rank without memory ends all: the others are on their way already.
         """
         with self.leader.group.lock:
-            head = {**_plan_head(plan), "filters": filters, "seeds": seeds, "caps": caps}
-            self._tell("search", head, tokens=_tails(plan, prompts))
+            self.tell("launch", {**_plan_head(plan), "integers": integers}, tokens=_tails(plan, prompts))
             try:
-                self._last = super().launch(plan, prompts, filters, seeds, caps, trace=trace)
+                self._last = super().launch(plan, prompts, *integers, trace=trace)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
             return self._last
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
-        """See ``Runner``."""
+        """See ``Runner`` and ``launch``."""
         sizes = [[len(one.codes), *map(len, one.prefixes)] for one in wanted]
         arrays = {
             "codes": np.concatenate([one.codes.ravel() for one in wanted]),
@@ -110,7 +105,7 @@ class LeadingRunner(Runner):
         }
         integers = {name: array.astype(np.int32) for name, array in arrays.items()}
         with self.leader.group.lock:
-            self._tell("score", {**_plan_head(plan), "sizes": sizes}, tokens=_tails(plan, prompts), **integers)
+            self.tell("launch_scoring", {**_plan_head(plan), "sizes": sizes}, tokens=_tails(plan, prompts), **integers)
             try:
                 self._last = super().launch_scoring(plan, prompts, wanted)
             except torch.OutOfMemoryError as error:
@@ -121,15 +116,16 @@ class LeadingRunner(Runner):
         """Whether the latest batch had the same results, bit by bit, on every rank."""
         assert self._last is not None, "a batch ran"
         with self.leader.group.lock:
-            self._tell("compare", {})
+            self.tell("compare", {})
             return len(set(self.leader.group.gather(_checksum(self._last)))) == 1
 
     def close(self) -> None:
         """The other ranks forget this engine."""
         with self.leader.group.lock:
-            self._tell("close", {})
+            self.tell("close", {})
 
-    def _tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
+    def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
+        """Send a message of this engine."""
         self.leader.group.send(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
 
 
@@ -222,19 +218,12 @@ class Follower:
     def _do(self, runner: Runner, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
         match head["kind"]:
-            case "load":
-                runner.load(_trie_of(frame))
-            case "filter":
+            case "write":
                 runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
-            case "wipe":
-                runner.wipe(arrays["pages"].tolist())
-            case "scratch":
-                runner.wipe_scratch()
-            case "search":
+            case "launch":
                 plan = _plan_of(head)
-                prompts = _prompts(plan, arrays)
-                self._flights.append(runner.launch(plan, prompts, head["filters"], head["seeds"], head["caps"]))
-            case "score":
+                self._flights.append(runner.launch(plan, _prompts(plan, arrays), *head["integers"]))
+            case "launch_scoring":
                 plan = _plan_of(head)
                 wanted = _candidates(head["sizes"], arrays, runner.search.levels)
                 self._flights.append(runner.launch_scoring(plan, _prompts(plan, arrays), wanted))
@@ -243,6 +232,9 @@ class Follower:
             case "close":
                 self._flights.clear()
                 self._runners[head["engine"]] = None
+            case kind:
+                assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
+                getattr(runner, kind)(*([_trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:
         from genrecall.engine.setup import build
@@ -265,23 +257,28 @@ def _checksum(flight: Flight) -> int:
 
 def _trie_arrays(trie: Trie) -> dict[str, np.ndarray]:
     if trie.num_items >= 2**31:
-        raise CapacityError("a catalog is too large to be told", seen=trie.num_items, allowed=2**31 - 1, fix="split it")
-    return {name: vars(trie)[name].astype(np.int32) for name in _TRIE}
+        raise CapacityError(
+            "a catalog is too large to be told", seen=trie.num_items, allowed=f"{2**31 - 1}", fix="split it"
+        )
+    return {field.name: vars(trie)[field.name].astype(np.int32) for field in fields(trie) if field.name != "space"}
 
 
 def _trie_of(frame: Frame) -> Trie:
-    arrays = {name: frame.arrays[name].astype(np.int64) for name in _TRIE}
-    arrays |= {name: frame.arrays[name] for name in ("child_code", "item_order")}
-    return Trie(space=SidSpace(tuple(frame.head["codes"])), **arrays)
+    names = [field.name for field in fields(Trie) if field.name != "space"]
+    wide = {name: frame.arrays[name].astype(np.int64) for name in names}
+    narrow = {name: frame.arrays[name] for name in ("child_code", "item_order")}
+    return Trie(space=SidSpace(tuple(frame.head["codes"])), **(wide | narrow))
 
 
 def _plan_head(plan: StepPlan) -> dict[str, Any]:
     return {"plan": [plan.kind.value, plan.catalog, [asdict(seat) for seat in plan.seats]]}
 
 
-def _plan_of(head: dict[str, Any]) -> StepPlan:
+def _plan_of(head: Mapping[str, Any]) -> StepPlan:
     kind, catalog, seats = head["plan"]
-    whole = [{name: tuple(v) if isinstance(v, list) else v for name, v in seat.items()} for seat in seats]
+    whole: list[dict[str, Any]] = [
+        {name: tuple(value) if isinstance(value, list) else value for name, value in seat.items()} for seat in seats
+    ]
     return StepPlan(kind=Kind(kind), catalog=catalog, seats=tuple(Seat(**seat) for seat in whole))
 
 

@@ -235,11 +235,11 @@ class Loop:
     def _wipe(self, *, ended: bool) -> None:
         pages = self.scheduler.cache.wipeable()
         if pages:
-            self.runner.wipe(pages)
+            self.runner.wipe_pages(pages)
         if self._unwiped and ended:
             self._unwiped -= 1
             if self._unwiped == 0:
-                self.runner.wipe_scratch()
+                self.runner.wipe()
 
 
 def _scored(results: np.ndarray, tasks: Sequence[Task], places: int, width: int) -> list[Outcome]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from genrecall.engine.device.parallel import Group
 
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
-_KV_SHARE, _MOST_KV_TOKENS = 0.4, 1_000_000
+KV_SHARE, MOST_KV_TOKENS = 0.4, 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,13 +154,13 @@ def _pages(decoder: SidDecoder, config: EngineConfig, device: torch.device, dtyp
     tokens = budgets.kv_tokens or 2 * least
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-        room = int(free * _KV_SHARE) // bytes_a_token(decoder.architecture, dtype)
-        tokens = budgets.kv_tokens or min(room, _MOST_KV_TOKENS)
-        if tokens > room / _KV_SHARE or tokens < decoder.window:
+        room = int(free * KV_SHARE) // bytes_a_token(decoder.architecture, dtype)
+        tokens = budgets.kv_tokens or min(room, MOST_KV_TOKENS)
+        if tokens > room / KV_SHARE or tokens < decoder.window:
             raise CapacityError(
                 "the engine's key-value memory does not fit the device or the model's window",
                 seen=f"{tokens} tokens",
-                allowed=f"{decoder.window} to {int(room / _KV_SHARE)}",
+                allowed=f"{decoder.window} to {int(room / KV_SHARE)}",
                 fix="set Budgets.kv_tokens, or use a smaller model or window",
             )
     return 1 + -(-tokens // budgets.page_tokens)

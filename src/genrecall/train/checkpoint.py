@@ -1,11 +1,16 @@
-"""Everything a run needs to go on as if it had never stopped, in safetensors and JSON, swapped in as one artifact."""
+"""Everything a run needs to go on as if it had never stopped, in safetensors and JSON, swapped in as one artifact.
+
+A model that is spread over processes is never whole anywhere: each process writes its part to ``shards/`` (by
+torch.distributed.checkpoint), and as many processes as there are the next time read what they need of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,9 @@ from torch import nn
 
 from genrecall import artifacts, telemetry
 from genrecall.errors import ArtifactError
-from genrecall.train.sharding import on_cpu, part_of
+from genrecall.train.sharding import is_spread, on_cpu, part_of, read_parts, write_parts
 
+SHARDS = "shards"
 KIND = "checkpoint"
 
 
@@ -60,17 +66,14 @@ def state_of(
     weights: Mapping[str, torch.Tensor],
     average: Mapping[str, torch.Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
-    *,
-    best: Mapping[str, torch.Tensor] | None = None,
-    keep: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """All tensors of a run, full and in main memory; where they are sharded, every process must ask."""
+    """All tensors of a run, where and as they are."""
     tensors = {f"weight/{name}": tensor for name, tensor in weights.items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
     for which, optimizer in enumerate(optimizers):
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{which}/{number}/{name}": torch.as_tensor(value) for name, value in state.items()}
-    return on_cpu(tensors, keep=keep)
+    return tensors
 
 
 def random_state() -> dict[str, torch.Tensor]:
@@ -88,32 +91,66 @@ def save(
     progress: Progress,
     tensors: Mapping[str, torch.Tensor],
     random: Sequence[Mapping[str, torch.Tensor]],
+    main: bool = True,
+    agree: Callable[[Any], Any] = lambda value: value,
 ) -> None:
-    """Write a checkpoint; kill it anywhere and the one before remains.
+    """Write a checkpoint; kill it anywhere and the one before remains. All processes of a run must call it.
 
     Args:
         path: of the artifact.
         identity: of the run.
         progress: where it stands.
         tensors: of ``state_of``.
-        random: ``random_state`` of each process.
+        random: ``random_state`` of each process, in the main one.
+        main: whether this is the process that writes what is not spread.
+        agree: gives every process the main one's value.
     """
     from safetensors.torch import save_file
 
-    named = {f"random{rank}/{name}": state for rank, own in enumerate(random) for name, state in own.items()}
-    with artifacts.write_artifact(path, kind=KIND, config=dict(identity)) as writer:
-        save_file({**tensors, **named}, writer.path / "state.safetensors")
-        (writer.path / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    spread = any(map(is_spread, tensors.values()))
+    held = {} if spread else on_cpu(tensors, keep=main)
+    held |= {f"random{rank}/{name}": state for rank, own in enumerate(random) for name, state in own.items()}
+    opened = artifacts.write_artifact(path, kind=KIND, config=dict(identity)) if main else contextlib.nullcontext()
+    with opened as writer:
+        if spread:
+            write_parts(tensors, Path(agree(str(writer.path / SHARDS) if writer is not None else "")))
+        if writer is not None:
+            save_file(held, writer.path / "state.safetensors")
+            (writer.path / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
 
 
-def load(path: Path, *, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, torch.Tensor]] | None:
-    """Progress and tensors of a checkpoint of the same run; None where there is none."""
+def load(
+    path: Path, *, identity: Mapping[str, Any], likes: Mapping[str, torch.Tensor] | None = None
+) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+    """Progress and tensors of a checkpoint of the same run; None where there is none.
+
+    Args:
+        path: of the artifact.
+        identity: of the run.
+        likes: see ``likes_of``; tensors that were spread come back laid out like these, others whole.
+    """
     from safetensors.torch import load_file
 
     if not artifacts.is_current(path, kind=KIND, config=dict(identity)):
         return None
     raw = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-    return Progress(**raw), load_file(path / "state.safetensors")
+    tensors = load_file(path / "state.safetensors")
+    if (path / SHARDS).is_dir():
+        tensors |= read_parts(path / SHARDS, likes or {})
+    return Progress(**raw), tensors
+
+
+def likes_of(
+    parameters: Mapping[str, nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
+    """For the beginning of each name of ``state_of`` the parameter that its tensors are laid out like."""
+    likes: dict[str, torch.Tensor] = {}
+    for kind in ("weight", "average"):
+        likes |= {f"{kind}/{name}": parameter for name, parameter in parameters.items()}
+    for which, optimizer in enumerate(optimizers):
+        moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        likes |= {f"optimizer{which}/{number}": parameter for number, parameter in enumerate(moved)}
+    return likes
 
 
 def restore(

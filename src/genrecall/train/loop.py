@@ -117,7 +117,8 @@ class _Loop:
     ) -> None:
         self.run, self.config, self.work, self.identity, self.validate = run, config, work, identity, validate
         self.progress, self.last_loss, self._tokens_s = Progress(), float("nan"), 0.0
-        found = checkpoint.load(work / "checkpoint", identity=identity)
+        likes = checkpoint.likes_of(run.parameters, run.optimizers)
+        found = checkpoint.load(work / "checkpoint", identity=identity, likes=likes)
         if found is not None:
             self.progress, tensors = found
             rank = int(run.accelerator.process_index)
@@ -230,16 +231,16 @@ class _Loop:
         """Write a checkpoint; every process holds a part of what goes into it."""
         run = self.run
         self.progress.seconds = self._before + time.monotonic() - self._begun
-        tensors = checkpoint.state_of(run.parameters, run.average.tensors, run.optimizers, keep=run.main)
         loss, random = run.total_loss(), run.random_states()
-        if run.main:
-            checkpoint.save(
-                self.work / "checkpoint",
-                identity=self.identity,
-                progress=dataclasses.replace(self.progress, loss_sum=loss),
-                tensors=tensors,
-                random=random,
-            )
+        checkpoint.save(
+            self.work / "checkpoint",
+            identity=self.identity,
+            progress=dataclasses.replace(self.progress, loss_sum=loss),
+            tensors=checkpoint.state_of(run.parameters, run.average.tensors, run.optimizers),
+            random=random,
+            main=run.main,
+            agree=run.agree,
+        )
         self._saved = time.monotonic()
 
     def _write(self, **figures: Any) -> None:

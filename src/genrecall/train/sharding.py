@@ -11,7 +11,9 @@ is what runs on NCCL.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,9 +55,51 @@ def part_of(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+    if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def is_spread(tensor: torch.Tensor) -> bool:
+    """Whether each process holds a part of it."""
+    if not _several():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def write_parts(tensors: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Each process writes what it holds, as safetensors; all of them must call it, and all is written after it."""
+    from torch.distributed import checkpoint
+
+    writer = checkpoint.HuggingFaceStorageWriter(str(directory), save_distributed=True)
+    checkpoint.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+
+
+def read_parts(directory: Path, likes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What ``write_parts`` wrote, by whatever number of processes.
+
+    Args:
+        directory: of the parts.
+        likes: by name, or by what a name begins with before its last slash: what a tensor of that shape is laid out
+            like; all others come back whole.
+    """
+    from torch.distributed import checkpoint
+
+    reader = checkpoint.HuggingFaceStorageReader(str(directory))
+    tensors: dict[str, torch.Tensor] = {}
+    for name, found in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(found, checkpoint.metadata.TensorStorageMetadata), "nothing else was written"
+        like, dtype = likes.get(name, likes.get(name.rpartition("/")[0])), found.properties.dtype
+        if like is not None and like.shape == found.size:
+            tensors[name] = torch.empty_like(like.detach(), dtype=dtype)
+        else:
+            tensors[name] = torch.empty(found.size, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is meant to read alone
+        checkpoint.load(tensors, storage_reader=reader, no_dist=not _several())
+    return tensors
 
 
 def on_cpu(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:

@@ -148,6 +148,13 @@ class Leader:
     """Rank 0's hold on the processes of the other ranks, which end with it, and it with them."""
 
     def __init__(self, parallel: Parallel, device: torch.device) -> None:
+        if parallel.all_reduce == "one_shot" and device.type != "cuda":
+            raise ConfigError(
+                "sums over symmetric memory need GPUs",
+                seen=f"all_reduce=one_shot on {device.type}",
+                allowed="library",
+                fix="leave --all-reduce out on CPUs",
+            )
         first = (device.index or 0) if device.type == "cuda" else 0
         _require_devices(parallel.ranks, first, device)
         for name, value in _ENVIRONMENT.items():

@@ -126,7 +126,7 @@ class Runner:
         """The row of each seat's item mask in the next batch; -1 for None."""
         return self.catalog.filter(masks)
 
-    def wipe(self, pages: Sequence[int]) -> None:
+    def wipe_pages(self, pages: Sequence[int]) -> None:
         """Overwrite pages of prompts with zeros."""
         self.decoder.memory.wipe(pages)
 
@@ -200,7 +200,7 @@ class Runner:
         key = ("scores", shape.requests, shape.pages, forest.shape, self.catalog.most_children)
         return Flight(plan, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
 
-    def wipe_scratch(self) -> None:
+    def wipe(self) -> None:
         """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams."""
         self._hidden.zero_()
         self._state.zero_()

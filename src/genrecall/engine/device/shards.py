@@ -2,8 +2,8 @@
 
     y = Σ_r ( act(x · A_rᵀ) · B_rᵀ ),   A split by rows (queries, keys, values, gate, up), B by columns (out, down)
 
-Tensor parallelism of Shoeybi et al. 2019 (Megatron-LM, arXiv 1909.08053). We deviate: embedding and LM head are whole on
-every rank (only a level's C rows of the head are ever read), and where there are fewer KV heads than ranks, each is
+Tensor parallelism of Shoeybi et al. 2019 (Megatron-LM, arXiv 1909.08053). We deviate: embedding and LM head are whole
+on every rank (only a level's C rows of the head are ever read), and where there are fewer KV heads than ranks, each is
 kept by several ranks instead of being split.
 """
 
@@ -129,13 +129,14 @@ class Files:
         listed = sorted(directory.glob("*.safetensors"))
         index = directory / "model.safetensors.index.json"
         if index.is_file():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            listed = [directory / name for name in sorted(set(names))]
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            listed = [directory / name for name in sorted(set(weight_map.values()))]
         self._files: dict[str, Any] = {}
         for path in listed:
             opened = safe_open(path, framework="pt")
-            # Old checkpoints store what the configuration says anyway.
-            self._files |= {name: opened for name in opened.keys() if not name.endswith("rotary_emb.inv_freq")}
+            names = opened.keys()
+            # Old checkpoints store frequencies, which the configuration says anyway.
+            self._files |= {name: opened for name in names if not name.endswith("rotary_emb.inv_freq")}
         if not self._files:
             raise ArtifactError(
                 f"there are no weights in {directory}",
