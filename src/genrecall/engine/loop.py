@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from genrecall.engine.answers import Found, not_finite, trace
+from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.runner import Flight, Runner
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.host.request import Answer, Refused, Request
@@ -60,10 +61,11 @@ class Loop:
     Args:
         scheduler: decides.
         runner: does.
+        tier: pages in host memory.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
-        self.scheduler, self.runner = scheduler, runner
+    def __init__(self, scheduler: Scheduler, runner: Runner, tier: HostTier) -> None:
+        self.scheduler, self.runner, self.tier = scheduler, runner, tier
         self._tasks: dict[int, Task] = {}
         self._numbers = itertools.count()
         self._flights: deque[Flight] = deque()
@@ -98,6 +100,7 @@ class Loop:
         )
         self.scheduler.submit(job)
         self._tasks[number] = task
+        self._move()
         return number
 
     def cancel(self, number: int) -> bool:
@@ -135,8 +138,10 @@ class Loop:
     def _launch(self) -> bool:
         now = time.monotonic()
         plan = self.scheduler.plan(max(self._busy_until - now, 0.0) if self._flights else 0.0)
+        self._move()
         if plan is None:
             return False
+        self.tier.wait()
         self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
         if tasks[0].trie is not self.runner.catalog.trie:
@@ -202,10 +207,19 @@ class Loop:
         for number, why in self.scheduler.dropped():
             self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
 
+    def _move(self) -> None:
+        moves = self.scheduler.cache.slots.moves()
+        if moves:
+            self.tier.run(moves)
+
     def _wipe(self, *, ended: bool) -> None:
-        pages = self.scheduler.cache.wipeable()
+        pages, slots = self.scheduler.cache.wipeable(), self.scheduler.cache.slots.wipeable()
+        if slots:
+            self.tier.wipe(slots)
         if pages:
+            self.tier.wait()
             self.runner.decoder.memory.wipe(pages)
+            self.tier.fence()
         if self._unwiped and ended:
             self._unwiped -= 1
             if self._unwiped == 0:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from genrecall.engine.config import EngineConfig
-from genrecall.engine.device.arithmetic import ARITHMETIC
+from genrecall.engine.device.arithmetic import ARITHMETIC, Arithmetic, InBlocks
 from genrecall.engine.device.beams import BeamSearch
 from genrecall.engine.device.catalog import DeviceCatalog
+from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.memory import bytes_a_token
 from genrecall.engine.device.open import SidDecoder, open_decoder
 from genrecall.engine.device.runner import Room, Runner
@@ -25,6 +26,7 @@ from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Limits, Scheduler
 from genrecall.engine.host.step import fit, fit_requests
+from genrecall.engine.host.tier import Slots
 from genrecall.engine.loop import Loop
 from genrecall.errors import CapacityError
 from genrecall.hardware import has_bf16, pick_device
@@ -49,7 +51,8 @@ def assemble(
     """
     device, budgets = pick_device(config.device), config.budgets
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
-    arithmetic = ARITHMETIC[config.weights]()
+    arithmetic: Arithmetic = ARITHMETIC[config.weights]()
+    arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
     decoder = open_decoder(model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
     max_rows = config.max_rows or _max_rows(model, device)
     filters = budgets.filters or max(1, min(_MOST_FILTERS, _MASK_BYTES // trie.num_nodes))
@@ -72,7 +75,8 @@ def assemble(
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"
-    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip)
+    widest = limits.widest if config.batch_invariant else None
+    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip, widest)
     room = Room(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
@@ -80,8 +84,10 @@ def assemble(
         rows=fit(limits.widest),
     )
     runner = Runner(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
-    cache = PrefixCache(PageAllocator(pages), budgets.page_tokens)
-    return Loop(Scheduler(limits, cache, CostModel(), time.monotonic), runner)
+    slots = budgets.host_kv_tokens // budgets.page_tokens
+    cache = PrefixCache(PageAllocator(pages), budgets.page_tokens, Slots(slots))
+    tier = HostTier(decoder.memory, slots)
+    return Loop(Scheduler(limits, cache, CostModel(), time.monotonic), runner, tier)
 
 
 def _pages(decoder: SidDecoder, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:

@@ -126,7 +126,7 @@ class Runner:
         filters = self.catalog.filter(masks)
         batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
         reading = self._read(batch, shape)
-        widest = max(max(seat.rows) for seat in plan.seats)
+        widest = self.search.widest or max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
             rows=plan.rows,
             widest=1 << (widest - 1).bit_length(),
@@ -194,7 +194,9 @@ class Runner:
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
-        flat = self._batches.send(shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out))
+        flat = self._batches.send(
+            shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out)
+        )
         return Batch.view(flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:
