@@ -39,7 +39,9 @@ def test_caps_are_the_references(normalise, forced):
         assert_same(found, expected)
         if request.most_a_code:
             assert max(Counter(sid[0] for sid in found.sids).values()) <= request.most_a_code
-    assert Counter(sid[0] for sid in engine.generate(requests)[1].sids).most_common(1)[0][1] > 2, "the cap does something"
+    assert Counter(sid[0] for sid in engine.generate(requests)[1].sids).most_common(1)[0][1] > 2, (
+        "the cap does something"
+    )
 
 
 def test_a_capped_sample_is_still_a_sample():

@@ -59,7 +59,11 @@ def _catalog(bench: EngineBench, rig: Rig) -> dict[str, Any]:
     sids = np.random.default_rng(1).integers(0, max(space.codes), (trie.num_items, space.levels), dtype=np.int32)
     drawn = time.perf_counter()
     Trie.build(space, sids % np.array(space.codes, dtype=np.int32))
-    figures: dict[str, Any] = {"items": trie.num_items, "build_s": time.perf_counter() - drawn, "drawn_s": drawn - started}
+    figures: dict[str, Any] = {
+        "items": trie.num_items,
+        "build_s": time.perf_counter() - drawn,
+        "drawn_s": drawn - started,
+    }
     for beam in sorted({min(bench.beams), widest(bench)}):
         figures[f"W={beam}"] = saturated_point(bench, rig, beam)
     return figures | rig.facts()
@@ -88,9 +92,7 @@ def _swapped(bench: EngineBench, rig: Rig) -> dict[str, Any]:
         making.start()
 
     for _ in range(3):  # bounds that another catalog has get graphs of their own
-        found = saturated(
-            engine, make, outstanding=3 * still["batch"], seconds=max(bench.seconds, 2.0), meanwhile=swap
-        )
+        found = saturated(engine, make, outstanding=3 * still["batch"], seconds=max(bench.seconds, 2.0), meanwhile=swap)
     making.join()
     engine.swap(rig.trie)
     return {
@@ -195,5 +197,3 @@ def _start(bench: EngineBench) -> dict[str, Any]:
             )  # fmt: skip
             figures[name] = {"process_s": time.perf_counter() - begun, **json.loads(done.stdout.splitlines()[-1])}
     return figures
-
-

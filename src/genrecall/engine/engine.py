@@ -136,7 +136,7 @@ class Engine:
         Raises:
             ConfigError, CapacityError: it cannot be answered.
         """
-        with self.lock:
+        with self.lock, torch.inference_mode(), self._on_device():
             trie = self.trie
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=trie.num_items)
@@ -250,7 +250,7 @@ class Engine:
     def _submit_scoring(
         self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]
     ) -> int:
-        with self.lock:
+        with self.lock, torch.inference_mode(), self._on_device():
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
             wanted = Candidates.of(codes, paths, self.trie, self.config.normalise)

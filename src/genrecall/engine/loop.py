@@ -106,6 +106,7 @@ class Loop:
         )
         self.scheduler.submit(job)
         self._tasks[number] = task
+        self._move()
         return number
 
     def cancel(self, number: int) -> bool:
@@ -150,6 +151,7 @@ class Loop:
     def _launch(self) -> bool:
         now = time.monotonic()
         plan = self.scheduler.plan(max(self._busy_until - now, 0.0) if self._flights else 0.0)
+        self._move()
         if plan is None:
             return False
         self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
@@ -232,8 +234,15 @@ class Loop:
         for number, why in self.scheduler.dropped():
             self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
 
+    def _move(self) -> None:
+        moves = self.scheduler.cache.slots.moves()
+        if moves:
+            self.runner.move([(move.way.value, move.page, move.slot) for move in moves])
+
     def _wipe(self, *, ended: bool) -> None:
-        pages = self.scheduler.cache.wipeable()
+        pages, slots = self.scheduler.cache.wipeable(), self.scheduler.cache.slots.wipeable()
+        if slots:
+            self.runner.wipe_slots(slots)
         if pages:
             self.runner.wipe_pages(pages)
         if self._unwiped and ended:

@@ -81,6 +81,7 @@ class BeamSearch:
         catalog: the trie.
         sid_tokens: per level int32 (C,).
         normalise: see ``EngineConfig``.
+        widest: what every batch counts as its widest beam; None: its own.
         skip_forced: leave resolved beams out of forward passes; costs one read of the device a level.
     """
 
@@ -91,9 +92,10 @@ class BeamSearch:
         sid_tokens: Sequence[torch.Tensor],
         normalise: Normalise,
         skip_forced: bool,
+        widest: int | None = None,
     ) -> None:
         self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
-        self.skip_forced = skip_forced and normalise == "trie"
+        self.skip_forced, self.widest = skip_forced and normalise == "trie", widest
 
     @property
     def levels(self) -> int:

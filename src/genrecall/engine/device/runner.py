@@ -20,9 +20,11 @@ from genrecall.engine.device.batch import Batch, BatchShape, pack
 from genrecall.engine.device.beams import BeamSearch, Frontier, SearchShape
 from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.graphs import Graphs
+from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
 from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import StepPlan, fit
+from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
 
@@ -38,12 +40,14 @@ class Room:
         tokens: prompt tokens to read.
         pages: of one prompt.
         rows: beams of one level.
+        slots: pages that host memory holds beside the device.
     """
 
     requests: int
     tokens: int
     pages: int
     rows: int
+    slots: int
 
 
 class Flight:
@@ -112,6 +116,7 @@ class Runner:
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
         self._state = torch.zeros_like(self._hidden)
         self.graphs = Graphs(self.device, graphs)
+        self.tier = HostTier(self.decoder.memory, room.slots)
 
     @property
     def width(self) -> int:
@@ -127,8 +132,18 @@ class Runner:
         return self.catalog.filter(masks)
 
     def wipe_pages(self, pages: Sequence[int]) -> None:
-        """Overwrite pages of prompts with zeros."""
+        """Overwrite pages of prompts with zeros, between the copies that were decided before and those to come."""
+        self.tier.wait()
         self.decoder.memory.wipe(pages)
+        self.tier.fence()
+
+    def move(self, moves: Sequence[tuple[str, int, int]]) -> None:
+        """Start copies between the device and host memory: way, page, slot of ``host.tier.Move``."""
+        self.tier.run([Move(Way(way), page, slot) for way, page, slot in moves])
+
+    def wipe_slots(self, slots: Sequence[int]) -> None:
+        """Overwrite pages in host memory with zeros."""
+        self.tier.wipe(slots)
 
     def close(self) -> None:
         """Nobody else holds anything of this engine."""
@@ -158,7 +173,7 @@ class Runner:
         began, unusual = self._begin(), self.graphs.unusual
         batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
         reading = self._read(batch, shape)
-        widest = max(max(seat.rows) for seat in plan.seats)
+        widest = self.search.widest or max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
             rows=plan.rows,
             widest=1 << (widest - 1).bit_length(),
@@ -214,6 +229,7 @@ class Runner:
         self.decoder.suffix.reserve(rows)
 
     def _begin(self) -> torch.cuda.Event | float:
+        self.tier.wait()
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -230,7 +246,9 @@ class Runner:
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
-        flat = self._batches.send(shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out))
+        flat = self._batches.send(
+            shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out)
+        )
         return Batch.view(flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.arithmetic import Arithmetic, in_blocks
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.shards import Held
@@ -31,6 +31,7 @@ class TrunkDecoder:
 
     def __init__(self, trunk: Decoder, bridge: torch.Tensor, depth: Decoder) -> None:
         self._trunk, self._bridge, self._depth = trunk, bridge, depth
+        self._invariant = trunk.invariant
 
     @classmethod
     def of(
@@ -120,8 +121,12 @@ class TrunkDecoder:
             table=place[:, None],
             length=self._one[:places],
         )
-        hidden = self._depth.prefill(F.linear(state, self._bridge), one)
+        vector = in_blocks(self._bridged, state) if self._invariant else self._bridged(state)
+        hidden = self._depth.prefill(vector, one)
         return Reading(hidden=hidden, state=state, table=one.table, length=one.length)
+
+    def _bridged(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self._bridge)
 
     def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
         """The depth decoder's."""

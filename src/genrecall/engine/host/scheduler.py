@@ -163,6 +163,7 @@ class Scheduler:
                 fix="ask for a narrower beam, or raise the engine's widest_beam",
             )
         deadline = self.clock() + self.limits.patience_s if job.deadline_s is None else job.deadline_s
+        self.cache.prefetch(job.user, job.tokens)
         insort(self._waiting, _Waiting(job.catalog, deadline, job.number, job))
 
     def cancel(self, number: int) -> bool:
