@@ -135,7 +135,7 @@ def command(
 
     _require_consistent(size, backbone, lora)
     _require_whole(align, align_tasks, train_queries, train_query_items, align > 0 or tasks is not None)
-    if not _is_main():
+    if not is_main():
         telemetry.console.quiet = True
     chosen: Any = normalise  # checked by TrainConfig
     usual_rate = (3e-4 if lora else 1e-4) if backbone else 2e-3
@@ -185,7 +185,7 @@ def command(
         pairs=pairs,
         force=force,
     )
-    if not _is_main():
+    if not is_main():
         return
     facts = model.manifest.facts
     if as_json:
@@ -195,7 +195,7 @@ def command(
         print(f"model  {best}  {facts['epochs']:.1f} epochs in {facts['seconds']:.0f} s  {model.path}  {model.digest}")
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
     """Whether this process speaks: under torchrun, only the first one does."""
     return os.environ.get("RANK", "0") == "0"
 
