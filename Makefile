@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit lint docs bench clean
+.PHONY: demo test test-ranks unit lint docs bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -12,10 +12,13 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST)
+	$(PYTEST) -m "not ranks"
+
+test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
+	$(PYTEST) -m ranks
 
 unit: $(VENV)/.ready  ## the quick tier alone
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not ranks"
 
 lint: $(VENV)/.ready  ## style, types, import contract
 	$(BIN)/ruff check src tests

@@ -178,7 +178,7 @@ def test_a_rank_that_dies_takes_the_others_along(two):
     assert two.leader.wait(ENDS_WITHIN_S) == 70
 
 
-@pytest.mark.slow
+@pytest.mark.ranks
 def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
     played = start(4, tmp_path)
     try:

@@ -16,7 +16,7 @@ from genrecall.serve.lanes import Asked, LaneFailedError
 from genrecall.serve.worker.lane import WorkerConfig, WorkerLane
 from tests.serve.world import shop
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ranks
 HISTORY = np.array([0, 8, 3], np.int32)
 ENDS_WITHIN_S, BACK_WITHIN_S = 30.0, 240.0
 
