@@ -9,7 +9,6 @@ are filled but for rounding. Losses say nothing.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrecall import hardware
+from genrecall import hardware, processes
 from genrecall.bench.shapes import random_model, shape_of
 from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
@@ -98,7 +97,7 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
     examples = examples_of(prompts, histories, None, config, None)
     targets = Targets(Trie.build(space, sids), sids, config.normalise, None)
     # Every process makes the same weights on its own device and then keeps its part of them.
-    device = _own(hardware.pick_device(bench.device))
+    device = hardware.pick_device(bench.device)
     model = random_model(shape, vocabulary.size, device=device, dtype=torch.float32, seed=bench.seed)
     run = Run(model, examples, targets, config)
     if device.type == "cuda":
@@ -138,19 +137,8 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
 
 def _users(bench: TrainBench) -> int:
     """As many as fill every step with room to spare, however many processes there are."""
-    tokens = (_UNTIMED + bench.steps + 1) * bench.batch_tokens * bench.accumulate * _world()
+    tokens = (_UNTIMED + bench.steps + 1) * bench.batch_tokens * bench.accumulate * processes.world()
     return max(2 * tokens // (bench.history * bench.levels), 8)
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _own(device: torch.device) -> torch.device:
-    """This process's GPU of a host."""
-    if device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _now(run: Run) -> float:

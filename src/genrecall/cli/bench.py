@@ -156,11 +156,10 @@ def train(
 
     Example: torchrun --nproc-per-node 2 -m genrecall bench train --shape qwen2.5-7b --fsdp --gradient-checkpointing
     """
-    from genrecall import telemetry
+    from genrecall import processes, telemetry
     from genrecall.bench.train import TrainBench, measure
-    from genrecall.cli.train import is_main
 
-    telemetry.console.quiet = not is_main()
+    telemetry.console.quiet = not processes.is_main()
     found = measure(
         TrainBench(
             shape=shape, history=history, batch_tokens=batch_tokens, accumulate=accumulate, shard=shard,
