@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-ranks unit lint docs bench clean
+.PHONY: demo test unit test-ranks test-tf test-ray fuzz lint docs bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -11,14 +11,25 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 # One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST) -m "not ranks"
+test: $(VENV)/.ready  ## every test but TensorFlow's; GPU tests are skipped, and counted, where there is no GPU
+	$(PYTEST) -m "not tf and not ranks"
+
+unit: $(VENV)/.ready  ## the quick tier alone
+	$(PYTEST) -m "not slow and not gpu and not tf and not ranks"
 
 test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
 	$(PYTEST) -m ranks
 
-unit: $(VENV)/.ready  ## the quick tier alone
-	$(PYTEST) -m "not slow and not gpu and not ranks"
+test-tf: $(VENV)/.ready  ## the TensorFlow graph; takes the wheel (1 GB) and compiles the operators
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tf]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m tf tests/graph
+
+test-ray: $(VENV)/.ready  ## Ray Data and Ray Serve, started for real on this machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/serve
+
+fuzz: $(VENV)/.ready  ## 20,000 generated requests and more, over every dialect
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m pytest -m fuzz tests/serve
 
 lint: $(VENV)/.ready  ## style, types, import contract
 	$(BIN)/ruff check src tests

@@ -1,11 +1,19 @@
-"""GPU tests are skipped, with a reason that is counted, where there is no CUDA device."""
+"""GPU tests are skipped, with a reason, where there is no CUDA device; tiers run where they are named."""
 
 from pathlib import Path
 
 import pytest
 
+TIERS = ("fuzz", "ray")
+"""Markers of tests that take too long, or too much, for everybody: `make test-ray`, `make fuzz`."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    named = config.getoption("markexpr")
+    away = [item for item in items if any(item.get_closest_marker(tier) and tier not in named for tier in TIERS)]
+    if away:
+        config.hook.pytest_deselected(items=away)
+        items[:] = [item for item in items if item not in away]
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch

@@ -180,6 +180,22 @@ def open_artifact(path: Path | str, *, kind: str | None = None, verify: bool = T
     return Artifact(path=path, manifest=manifest)
 
 
+def copy_artifact(source: Path | str, target: Path | str) -> Artifact:
+    """Write the same artifact, under the same digest, at another place; one that is there already is kept."""
+    found = open_artifact(source)
+    manifest = found.manifest
+    with contextlib.suppress(ArtifactError):
+        there = open_artifact(target)
+        if there.digest == found.digest:
+            return there
+    with write_artifact(target, kind=manifest.kind, config=manifest.config, parents=manifest.parents) as writer:
+        for name in manifest.files:
+            (writer.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found.path / name, writer.path / name)
+        writer.facts.update(manifest.facts)
+    return open_artifact(target)
+
+
 def is_current(path: Path | str, *, kind: str, config: Any, parents: Mapping[str, str] | None = None) -> bool:
     """Whether ``path`` already holds a sound artifact made from the same configuration and parents (for resuming)."""
     try:
@@ -210,7 +226,7 @@ def _verify(path: Path, manifest: Manifest, raw: Mapping[str, Any]) -> None:
         raise _damaged(path, f"files that do not belong to it: {', '.join(sorted(foreign)[:5])}")
     for name, entry in manifest.files.items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
+        if "\0" in name or not file.resolve().is_relative_to(path.resolve()):
             raise _damaged(path, f"{name} points outside the artifact")
         if not file.is_file():
             raise _damaged(path, f"{name} is missing")

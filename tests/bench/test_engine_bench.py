@@ -1,50 +1,127 @@
-"""The benchmark measures what it says: engine, floor, loads and transformers' search run and are told apart."""
+"""The benchmark measures what it says: every suite runs, is written as it goes, resumed, and survives a failure."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from genrecall.bench.engine import EngineBench, measure
+from genrecall.bench import suites
+from genrecall.bench.engine import SUITES, EngineBench, failed, measure
 from genrecall.bench.floor import rows_of
 from genrecall.bench.load import open_loop
+from genrecall.bench.plot import draw, rates_against_p99, shares_by_kernel
 from genrecall.bench.shapes import SHAPES, random_model
 from genrecall.cli.main import app
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
-from genrecall.errors import ConfigError
+from genrecall.errors import ConfigError, DataError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
+from genrecall.sid.table import SidTable
+
+BENCH = EngineBench(
+    shape="tiny", beams=(3, 5), input=(8, 8), levels=2, codes=8, catalog_items=50, large_items=60, long_prompt=40,
+    batches=(2,), seconds=0.03, probes=1, checked_beams=40, device="cpu",
+)  # fmt: skip
 
 
-def test_engine_floor_loads_and_baseline_are_timed() -> None:
-    bench = EngineBench(
-        shape="tiny", beams=(3, 5), input=8, levels=2, codes=8, catalog_items=50, batches=(2,), seconds=0.05,
-        rate=50.0, slo_ms=1e4, versus_hf=True, device="cpu",
-    )  # fmt: skip
-    heard: list[dict] = []
-    found = measure(bench, heard.append)
-    assert heard == found["points"]
-    assert [point["beam"] for point in found["points"]] == [3, 5]
-    for point in found["points"]:
-        assert point["rows"] == (8, point["beam"])
+def test_the_table_sets_engine_floor_and_transformers_side_by_side(tmp_path):
+    heard: dict[str, dict] = {}
+    bench = replace(BENCH, rate=50.0, slo_ms=1e4, versus_hf=True)
+    found = measure(bench, tmp_path / "found.json", heard.__setitem__)
+    assert heard == found["cases"] == json.loads((tmp_path / "found.json").read_text())["cases"]
+    assert list(heard) == ["transformers W=3", "transformers W=5", "fp32 W=3", "fp32 W=5"]
+    for beam in (3, 5):
+        point = heard[f"fp32 W={beam}"]
+        assert point["rows"] == [8, beam]
         assert point["share_of_floor"] == point["requests_per_s"] / point["floor"]["requests_per_s"]
         assert point["requests_per_s"] < 1e5, "batches that come at once are not counted as a rate of their own"
-        assert point["ratio"] == point["requests_per_s"] / point["transformers_requests_per_s"]
         assert point["open_loop"]["p50_ms"] <= point["open_loop"]["p99_ms"]
-        assert point["slo"]["rate"] <= point["requests_per_s"]
-    assert found["hardware"]["packages"]["torch"]
+        assert 0 < point["slo"]["rate"] == point["slo_of_saturated"] * point["requests_per_s"]
+        assert point["memory_gb"]["trie"] > 0
+        assert heard[f"transformers W={beam}"]["requests_per_s"] > 0
+    draw(found, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["open-loop", "options", "catalog", "long"])
+def test_every_suite_runs(suite, tmp_path):
+    sids = np.random.default_rng(0).integers(0, 6, (40, 3))
+    ids = [str(place) for place in range(40)]
+    SidTable(space=SidSpace((6, 6, 6)), item_ids=ids, sids=sids.astype(np.int32)).write(tmp_path / "table.parquet")
+    found = measure(replace(BENCH, suites=(suite,), table=tmp_path))
+    assert failed(found) == [], [found["cases"][name]["error"] for name in failed(found)]
+    assert len(found["cases"]) == len(list(SUITES[suite](replace(BENCH, table=tmp_path))))
+    cases = found["cases"]
+    if suite == "options":
+        assert 0 < cases["forced levels"]["rows_that_must_run"] < cases["forced levels"]["rows"]
+        assert cases["schedule"]["widths"] == [1, 5]
+        assert cases["trunk:tiny"]["W=3"]["requests_per_s"] > 0
+        assert cases["score candidates"]["batches of 1"]["over_floor"] > 0
+    if suite == "catalog":
+        assert cases["valid and distinct"]["returned"] >= 40
+        assert cases["catalog swapped under load"]["swaps"] > 0
+        assert cases["large catalog"]["items"] == 60
+    if suite == "long":
+        assert cases["kept prefixes"]["W=5"]["kept"]["requests_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_a_start_is_two_processes() -> None:
+    start = measure(replace(BENCH, suites=("start",)))["cases"]["start"]
+    for name in ("cold caches", "warm caches"):
+        assert start[name]["first_answer_s"] < start[name]["total_s"] < start[name]["process_s"]
+
+
+def test_a_case_that_fails_is_recorded_and_tried_again(tmp_path, monkeypatch):
+    file, bench = tmp_path / "found.json", replace(BENCH, alone=False)
+    point = suites._point
+
+    def broken(bench, rig, beam):
+        if beam == 3:
+            raise RuntimeError("the device is gone")
+        return point(bench, rig, beam)
+
+    monkeypatch.setattr(suites, "_point", broken)
+    found = measure(bench, file)
+    assert failed(found) == ["fp32 W=3"]
+    assert found["cases"]["fp32 W=3"]["error"] == "RuntimeError: the device is gone"
+    kept = found["cases"]["fp32 W=5"]
+    monkeypatch.setattr(suites, "_point", point)
+    heard: dict[str, dict] = {}
+    again = measure(bench, file, heard.__setitem__)
+    assert failed(again) == []
+    assert list(heard) == ["fp32 W=3"]
+    assert again["cases"]["fp32 W=5"] == kept
+    with pytest.raises(ConfigError, match="something else"):
+        measure(replace(bench, codes=16), file)
 
 
 def test_rows_of_the_floor() -> None:
     assert rows_of(150, 300, (256,) * 4) == (150, 256, 300, 300)
     assert rows_of(150, 5, (256,) * 4) == (150, 5, 5, 5)
     assert rows_of(150, 300, (8192,) * 3) == (150, 300, 300)
+
+
+def test_what_a_picture_shows(tmp_path) -> None:
+    loop = {"rate": 10.0, "p99_ms": 5.0}
+    table = {
+        "gpu_time": {"by_kind_ms": {"linear layers": 80.0, "attention": 8.0}}, "batch": 2, "share_of_floor": 0.8,
+        "floor": {"requests_per_s": 100.0}, "slo_probes": {"uncapped": [loop, {"rate": 9.0, "p99_ms": float("inf")}]},
+    }  # fmt: skip
+    found = {"cases": {"bf16 W=5": table, "lost": {"error": "no"}}}
+    assert rates_against_p99(found) == {"bf16 W=5": [(10.0, 5.0)]}
+    shares = shares_by_kernel(found)["bf16 W=5"]
+    assert shares == pytest.approx({"linear layers": 1.0, "attention": 0.1, "idle": 0.15})
+    with pytest.raises(DataError, match="drawn"):
+        draw({"cases": {}}, tmp_path / "none.png")
 
 
 def test_latency_counts_from_the_arrival() -> None:
@@ -60,13 +137,18 @@ def test_latency_counts_from_the_arrival() -> None:
     assert found.answered < found.rate
 
 
-def test_the_verb_prints_json() -> None:
+def test_the_verb_prints_json_and_ends_with_1_where_a_case_failed(tmp_path) -> None:
     arguments = ["bench", "engine", "--shape", "tiny", "--catalog-items", "50", "--input", "8", "--beam", "3"]
-    result = CliRunner().invoke(app, [*arguments, "--batch", "2", "--seconds", "0.05", "--device", "cpu", "--json"])
+    arguments += ["--batch", "2", "--seconds", "0.03", "--device", "cpu", "--json"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["points"][0]["requests_per_s"] > 0
+    assert json.loads(result.stdout)["cases"]["fp32 W=3"]["requests_per_s"] > 0
+    result = CliRunner().invoke(app, [*arguments, "--input", "2000"])  # longer than the model's window
+    assert result.exit_code == 1
+    assert "window" in json.loads(result.stdout)["cases"]["fp32 W=3"]["error"]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot be measured"):
-        EngineBench(precisions=("fp64",))
+    for wrong in ({"precisions": ("fp64",)}, {"suites": ("everything",)}, {"input": (9, 8)}):
+        with pytest.raises(ConfigError, match="cannot be measured"):
+            EngineBench(**wrong)

@@ -14,8 +14,8 @@ from genrecall.errors import GenrecallError
 runner = CliRunner()
 VERBS = (
     ["quickstart"], ["data", "import"], ["data", "validate"], ["embed"], ["sid", "build"], ["sid", "inspect"],
-    ["sid", "append"], ["train"], ["export"], ["load"], ["eval"], ["recommend"], ["doctor"], ["bench", "engine"],
-    ["bench", "serve"],
+    ["sid", "append"], ["train"], ["export"], ["fuse"], ["load"], ["eval"], ["recommend"], ["doctor"],
+    ["bench", "engine"], ["bench", "serve"],
     ["serve"], ["release", "stage"], ["release", "delist"], ["keys", "add"], ["batch"], ["chaos"], ["ab", "report"],
     ["ab", "simulate"],
 )  # fmt: skip

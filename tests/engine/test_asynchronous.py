@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
-from genrecall.engine.host.request import Request
+from genrecall.engine.host.request import Refused, Request
 from genrecall.engine.worker.client import Client, WorkerDied
 from genrecall.engine.worker.frames import Frame, decode, encode, read
+from genrecall.engine.worker.record import Record
 from genrecall.errors import ConfigError, DataError, GenrecallError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -86,6 +88,51 @@ def test_a_cancelled_task_gives_its_request_up():
     assert engine.engine.loop.idle
 
 
+def test_cancelling_and_deadlines_free_rows_before_the_next_step():
+    """The decoder's steps are counted by rows: what was given up after one level takes no part in the next."""
+    engine, steps, outcomes = open_engine(200), [], {}
+    step = engine.loop.runner.decoder.step
+    engine.loop.runner.decoder.step = lambda codes, beams: (
+        steps.append(int(beams.ranges.count.sum())) or step(codes, beams)
+    )  # type: ignore[method-assign]
+    asked = [Request(tokens=(1, 2, 3), beam=6, tag=place) for place in range(4)]
+    numbers = [engine.submit(one, partial(outcomes.__setitem__, place)) for place, one in enumerate(asked)]
+    seen = []
+
+    def meanwhile():
+        seen.append((engine.loop.scheduler.rows()[0], sorted(engine.loop.tags)))
+        if len(seen) == 2:  # before the second step: the first had all four
+            assert engine.cancel(numbers[1])
+            engine.loop.scheduler._due[numbers[3]] = engine.loop.scheduler.clock() - 1e-3
+
+    engine.loop.meanwhile = meanwhile
+    while len(outcomes) < 4:
+        engine.advance()
+    alone = engine.generate([asked[0]])[0]
+    assert [outcomes[1], outcomes[3]] == [Refused(reason="cancelled"), Refused(reason="late")]
+    assert outcomes[0].sids == outcomes[2].sids == alone.sids
+    assert seen[:2] == [(24, [0, 1, 2, 3])] * 2
+    assert engine.loop.scheduler.rows() == (0, 0)
+    assert steps[0] == 4 * steps[2] > 0
+    assert steps[1] == 2 * steps[3] > 0
+    assert engine.loop.idle
+
+
+def test_a_record_outlives_its_writer(tmp_path):
+    record, reader = Record(tmp_path / "record"), Record(tmp_path / "record")
+    assert reader.silence_s > 1e-3
+    engine = AsyncEngine(open_engine(), observer=record)
+    asyncio.run(engine.generate(Request(tokens=(1, 2), beam=6, tag=7)))
+    engine.close()
+    assert reader.batches == 1
+    assert reader.last[0] == 6
+    assert reader.rows == (0, 0)
+    assert not reader.tags
+    record.moved([7, 9], (12, 30))
+    assert (reader.tags, reader.rows) == ({7, 9}, (12, 30))
+    assert reader.silence_s < 60
+
+
 def test_an_engine_that_breaks_tells_everybody(monkeypatch):
     raised: list = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
@@ -100,7 +147,9 @@ def test_an_engine_that_breaks_tells_everybody(monkeypatch):
     outcomes = asyncio.run(run())
     engine._thread.join()
     assert [args.exc_type for args in raised] == [TypeError], "the reason is not hidden"
-    assert all(isinstance(outcome, GenrecallError) for outcome in outcomes)
+    # Whoever came before it ended is told why, whoever comes later that it has.
+    assert isinstance(outcomes[0], GenrecallError)
+    assert all(isinstance(outcome, GenrecallError | RuntimeError) for outcome in outcomes)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def test_masks_of_the_device_are_the_tries_after_every_swap():
     catalog = DeviceCatalog(make(0, 50), headroom=3.0, filters=2, device=torch.device("cpu"))
     for seed, items in ((1, 20), (2, 80), (3, 1)):
         trie = make(seed, items)
-        catalog.require(trie)
+        catalog.prepare(trie)
         catalog.load(trie)
         mask = np.random.default_rng(seed).random(items) < 0.5
         out = torch.ones(catalog.most_nodes, dtype=torch.bool)

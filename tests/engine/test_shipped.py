@@ -7,6 +7,7 @@ computed plainly, captured and replayed.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,3 +218,51 @@ def test_rounding_errors_are_those_of_the_number_formats():
         ours = errors(engine.score(requests, asked), exact)
         print(f"{weights}: {ours:.4f}, transformers in bf16: {base:.4f}")
         assert ours <= factor * base
+
+
+@pytest.mark.parametrize("kept", ["plain", "fp8"])
+def test_prompts_return_from_host_memory(setting, kept):
+    """Pages for two users at a time: what comes back from the host answers as what never left, until it is purged."""
+    config, near, rounds = setting
+    if kept == "fp8" and config.device == "cuda":
+        near = 0.5  # keys in fp8 against fp32 ones
+    budgets = replace(config.budgets, kv_tokens=96, host_kv_tokens=400)
+    config = replace(config, budgets=budgets, prompt_kv=kept, max_prompt_tokens=64)
+    trie, tokens_of = catalog(0), sid_tokens(SPACE.codes)
+    engine = Engine(make_model(), trie, tokens_of, config)
+    fresh = Engine(make_model(), trie, tokens_of, config)
+    cache = engine.loop.scheduler.cache
+    for _ in range(rounds + 1):
+        for user, prompt in enumerate(histories(1)):
+            request = Request(tokens=(*prompt[:40], 3), beam=9, user=f"user {user}")
+            answer = engine.generate([request])[0]
+            expected = fresh.generate([replace(request, user=None)])[0]
+            assert_same(answer, expected, near)
+    assert cache.onboarded_tokens > 0
+    assert engine.loop.runner.tier.held.any()
+    for user in range(6):
+        engine.purge(f"user {user}")
+    assert not engine.loop.runner.tier.held.any()
+    memory = engine.loop.runner.decoder.memory
+    assert all(not tensor.view(torch.uint8).any() for tensor in (*memory.keys, *memory.values))
+
+
+def test_a_purge_leaves_nothing_in_scratch_memory_either(setting):
+    """Tokens that were sent, hidden states, keys and values of beams; also of a batch that runs while it comes."""
+    config, _, _ = setting
+    engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), config)
+    engine.purge("nobody has asked yet")
+    runner = engine.loop.runner
+    told: list = []
+    for request in ask(histories(3), catalog(0)):
+        engine.submit(request, told.append)
+    with engine.lock, torch.inference_mode():
+        engine.loop._launch()
+    engine.purge("user 2")
+    assert runner._batches.flat.any(), "the batch is not disturbed"
+    while not engine.loop.idle:
+        engine.advance()
+    engine.purge("user 2")
+    held = (runner._batches.flat, runner._hidden, *runner.decoder.suffix.keys, *runner.decoder.suffix.values)
+    assert not any(tensor.any() for tensor in held)
+    assert all(isinstance(outcome, Answer) for outcome in told)

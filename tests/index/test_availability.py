@@ -30,9 +30,17 @@ def test_masks_join_stock_and_exclusions():
 def test_tensors_hold_the_same_trie():
     trie = Trie.build(SidSpace((3, 3)), np.array([[0, 1], [2, 2], [2, 0]]))
     tensors = TrieTensors.of(trie, torch.device("cpu"))
-    assert tensors.child_begin.tolist() == trie.child_begin.tolist()
+    assert tensors.child_begin.tolist() == trie.child_begin.tolist()[: trie.leaves.start + 1]
     assert tensors.child_code.tolist() == trie.child_code.tolist()
-    assert tensors.branching.tolist() == [True, False, True, False, False, False]
+    assert tensors.branching.tolist() == [True, False, True]
+
+
+def test_what_branches_has_more_than_one_sid():
+    sids = np.random.default_rng(0).integers(0, 4, (60, 4))
+    trie = Trie.build(SidSpace((4, 5, 6, 7)), sids)
+    branching = TrieTensors.of(trie, torch.device("cpu")).branching
+    assert branching.tolist() == (trie.num_sids > 1).tolist()[: trie.leaves.start]
+    assert 0 < branching.sum() < len(branching)
 
 
 @pytest.mark.parametrize(("codes", "width"), [(256, 1), (257, 2), (40_000, 4)])
@@ -42,8 +50,8 @@ def test_codes_take_the_bytes_that_they_need(codes: int, width: int):
     trie = Trie.build(space, sids)
     tensors = TrieTensors.of(trie, torch.device("cpu"))
     assert tensors.child_code.tolist() == trie.child_code.tolist()
-    spent = sum(part.nbytes for part in (tensors.child_begin, tensors.child_code, tensors.branching))
-    assert spent == 4 * (trie.num_nodes + 1) + width * (trie.num_nodes - 1) + trie.num_nodes
+    inner = trie.leaves.start
+    assert tensors.nbytes == 4 * (inner + 1) + width * (trie.num_nodes - 1) + inner
 
 
 def test_a_trie_that_31_bits_cannot_number_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.prompt.vocabulary import Vocabulary
@@ -78,3 +80,11 @@ def test_a_foreign_layout_file_is_refused(tmp_path, space):
     (tmp_path / "vocabulary.json").write_text(json.dumps({**facts, "first_sid_token": 2}))
     with pytest.raises(ArtifactError, match="not the one"):
         Vocabulary.load(tmp_path)
+
+
+@given(texts=st.lists(st.text(max_size=30), max_size=4))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_many_texts_at_once_are_read_as_one_by_one_and_as_transformers_reads_them(vocabulary, texts):
+    singly = [vocabulary.encode(text) for text in texts]
+    assert vocabulary.encode_many(texts) == singly
+    assert singly == [list(vocabulary.tokenizer.encode(text, add_special_tokens=False)) for text in texts]

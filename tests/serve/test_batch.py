@@ -71,14 +71,14 @@ def test_a_leased_shard_is_left_to_its_holder(tmp_path: Path) -> None:
 _HELPER = """
 import sys
 from pathlib import Path
-from genrecall.serve.batch.run import BatchConfig, run_batch, _Work
-slow = _Work.table
+from genrecall.serve.batch.run import BatchConfig, run_batch, Work
+slow = Work.table
 def table(self, rows, label):
     import time
     found = slow(self, rows, label)
     time.sleep(0.15)
     return found
-_Work.table = table
+Work.table = table
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
 print("ready", flush=True)
 run_batch(run / "bundle", run / "catalog", out, BatchConfig(k=5, shard_users=7, batch_users=4), device="cpu")

@@ -45,7 +45,7 @@ def test_the_admin_socket_is_the_owners_alone(served: Served) -> None:
 
 
 def test_a_killed_worker_is_covered_for_and_comes_back(served: Served) -> None:
-    os.kill(served.worker_pid(), signal.SIGKILL)
+    os.kill(served.pid(), signal.SIGKILL)
     answer = served.recommend(user_id="u3", k=5)
     assert len(answer["items"]) == 5
     begun = time.monotonic()

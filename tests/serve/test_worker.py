@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 
 from genrecall.recall.channel import Query
 from genrecall.serve.admission import grant
-from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError
-from genrecall.serve.worker import lane as lane_module
-from genrecall.serve.worker.lane import WorkerConfig, WorkerLane
+from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
+from genrecall.serve.worker.config import WorkerConfig
+from genrecall.serve.worker.cost import BatchCost
+from genrecall.serve.worker.lane import Facts, Suspects, WorkerLane
+from genrecall.serve.worker.remote import ClassicProcess
+from genrecall.serve.worker.replicas import Replicas
 from tests.serve.world import shop
 
 pytestmark = pytest.mark.slow
@@ -23,12 +27,12 @@ HISTORY = np.array([0, 8, 3], np.int32)
 
 def _asked(beam: int = 12, k: int = 10, budget_s: float = 5.0, trace: bool = False) -> Asked:
     query = Query(history=HISTORY, exclude=np.unique(HISTORY))
-    return Asked(query=query, k=k, beam=beam, budget_s=budget_s, trace=trace)
+    return Asked(query=query, k=k, beam=beam, budget_s=budget_s, trace=trace, user="u1")
 
 
 def _with_worker(run: Path, scenario: Callable[[WorkerLane], Awaitable[None]]) -> None:
     async def whole() -> None:
-        worker = WorkerLane((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1, spare=False))
+        worker = WorkerLane((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1))
         await worker.start()
         try:
             await scenario(worker)
@@ -76,7 +80,11 @@ async def _batches_what_waits(worker: WorkerLane) -> None:
     alone = (await worker.ask(_asked())).items.tolist()
     found = await asyncio.gather(*(worker.ask(_asked()) for _ in range(40)))
     assert all(listed.items.tolist() == alone for listed in found)
-    assert len({(listed.ran_s, listed.waited_s > 0) for listed in found}) < 40
+    child = worker.process.child
+    assert child is not None
+    before = child.record.batches
+    await asyncio.gather(*(worker.ask(_asked()) for _ in range(40)))
+    assert child.record.batches - before < 40
     assert worker.rows == 0
 
 
@@ -92,53 +100,105 @@ async def _cold_late_and_cancelled(worker: WorkerLane) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert worker.rows == 0
+    child = worker.process.child
+    assert child is not None
+    await _until(lambda: child.record.rows == (0, 0), 2.0)  # nor did the engine keep any of their beams
     assert len((await worker.ask(_asked())).items) == 10
+    await worker.purge("u1")
 
 
 async def _stopped_is_not_ready(worker: WorkerLane) -> None:
-    assert worker.pid is not None
-    assert worker.state == "ready"
-    os.kill(worker.pid, signal.SIGSTOP)
-    assert await _until(lambda: worker.state == "stalled", 4.0) < 2.0
+    assert worker.process.pid is not None
+    assert worker.process.state == "ready"
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    assert await _until(lambda: worker.process.state == "stalled", 4.0) < 2.0
     with pytest.raises(LaneFailedError, match="stalled"):
         await worker.ask(_asked())
-    os.kill(worker.pid, signal.SIGCONT)
-    await _until(lambda: worker.state == "ready", 2.0)
+    os.kill(worker.process.pid, signal.SIGCONT)
+    await _until(lambda: worker.process.state == "ready", 2.0)
 
 
 async def _killed_is_started_again(worker: WorkerLane) -> None:
-    first = worker.pid
+    first = worker.process.pid
     assert first is not None
+    asked = [asyncio.create_task(worker.ask(_asked())) for _ in range(8)]
+    await asyncio.sleep(0)
     os.kill(first, signal.SIGKILL)
-    await _until(lambda: worker.state != "ready", 2.0)
+    assert {type(found) for found in await asyncio.gather(*asked, return_exceptions=True)} <= {LaneDiedError, Listed}
+    await _until(lambda: worker.process.state != "ready", 2.0)
     with pytest.raises(LaneFailedError):
         await worker.ask(_asked())
-    took = await _until(lambda: worker.state == "ready", 30.0)
-    assert worker.pid != first
-    assert worker.restarts == 1
+    took = await _until(lambda: worker.process.state == "ready", 30.0)
+    assert worker.process.pid != first
+    assert worker.process.restarts == 1
     assert len((await worker.ask(_asked())).items) == 10
     print(f"back after {took:.1f} s")
 
 
-def test_a_request_that_kills_workers_twice_is_refused(run: Path) -> None:
-    async def scenario() -> None:
-        worker = WorkerLane(run / "bundle")
-        entry = lane_module._Asked(
-            lane_module.Ask(1, HISTORY.astype("<i4").tobytes(), None, b"", {}, None, 10, 12, False, 1.0),
-            asyncio.get_running_loop().create_future(),
-            b"f" * 16,
-            running=True,
-        )
-        for _ in range(2):
-            assert not worker._is_quarantined(b"f" * 16)
-            worker._pending = {1: entry}
-            worker._bury()
-        assert isinstance(entry.future.exception(), LaneFailedError)
-        assert worker._is_quarantined(b"f" * 16)
-        assert not worker._is_quarantined(b"g" * 16)
-        worker._suspects[b"f" * 16] = 2, time.monotonic() - 601
-        assert not worker._is_quarantined(b"f" * 16)
+def test_a_request_that_kills_workers_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspects = Suspects()
+    for _ in range(2):
+        assert not suspects.is_quarantined(b"f")
+        suspects.blame(b"f")
+    assert suspects.is_quarantined(b"f")
+    assert not suspects.is_quarantined(b"g")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 601)
+    assert not suspects.is_quarantined(b"f")
 
+
+def test_one_of_two_dies_and_nobody_notices(run: Path) -> None:
+    async def scenario() -> None:
+        workers = Replicas((run / "bundle").resolve(), WorkerConfig(device="cpu", threads=1, replicas=2))
+        await workers.start()
+        try:
+            own = workers.of("u1")
+            assert own is not None
+            assert own is workers.of("u1")
+            assert {workers.of(f"u{n}") for n in range(20)} == set(workers.lanes)
+            pid = own.process.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)  # so that what is asked is on its way when it dies
+            asked = [asyncio.create_task(workers.ask(_asked())) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+            found = await asyncio.gather(*asked)
+            assert all(len(listed.items) == 10 for listed in found)
+            assert workers.retried > 0
+            assert workers.state == "ready"
+            other = workers.of("u1")
+            assert other is not None
+            assert other is not own
+        finally:
+            await workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_classic_process_answers_as_its_channels(run: Path) -> None:
+    async def scenario() -> None:
+        process = ClassicProcess((run / "bundle").resolve())
+        lanes = await process.start()
+        try:
+            names = ["popularity", "item_cf", "transition"]
+            found = await asyncio.gather(*(lanes[name].ask(asked) for name in names))
+            for name, listed in zip(names, found, strict=True):
+                expected = shop(run).channels[name].recall([asked.query], 10).items[0]
+                assert listed.items.tolist() == expected[expected >= 0].tolist()
+            late = await asyncio.gather(lanes["item_cf"].ask(replace(asked, budget_s=0.0)), return_exceptions=True)
+            assert isinstance(late[0], TimeoutError)
+            pid = process.process.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await _until(lambda: process.process.state != "ready", 2.0)
+            with pytest.raises(LaneFailedError):
+                await lanes["item_cf"].ask(asked)
+            await _until(lambda: process.process.state == "ready", 60.0)
+            assert len((await lanes["item_cf"].ask(asked)).items) == len(found[1].items)
+        finally:
+            await process.close()
+
+    asked = _asked()
     asyncio.run(scenario())
 
 
@@ -152,11 +212,9 @@ def test_a_bundle_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 
 def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
-    from genrecall.serve.worker.messages import Opened
-
     worker = WorkerLane(run / "bundle")
-    worker.facts = Opened("d", "cpu", 0.01, 0.001, 256, False)
-    worker.cost = lane_module.BatchCost(0.01, 0.001)
+    worker.facts = Facts(digest="d", device="cpu", passes=1, reads_search=False)
+    worker.cost = BatchCost(0.01, 0.001)
     seen = []
     for rows in range(0, 400, 10):
         worker._rows = rows
@@ -176,7 +234,7 @@ def test_a_shed_error_is_no_failure() -> None:
 
 
 def test_the_cost_of_batches_is_learned() -> None:
-    cost = lane_module.BatchCost(0.5, 0.5)
+    cost = BatchCost(0.5, 0.5)
     rng = np.random.default_rng(0)
     for _ in range(300):
         rows = int(rng.integers(10, 500))
@@ -185,5 +243,7 @@ def test_the_cost_of_batches_is_learned() -> None:
     assert cost.row_s == pytest.approx(0.0002, rel=0.05)
     for _ in range(200):
         cost.see(50, 0.028)  # of one size, and twice as slow: the forecast for that size follows
-    assert cost.seconds(50, 256) == pytest.approx(0.028, rel=0.05)
-    assert cost.seconds(1000, 256) == pytest.approx(4 * cost.base_s + 1000 * cost.row_s)
+    assert cost.seconds(50, 50) == pytest.approx(0.028, rel=0.05)
+    rows = cost.batch_rows(50)
+    assert cost.base_s + rows * cost.row_s == pytest.approx(2 * cost.seconds(50, 50), rel=0.01)
+    assert cost.seconds(3 * rows, 50) == pytest.approx(3 * cost.base_s + 3 * rows * cost.row_s)

@@ -37,27 +37,61 @@ class Latency:
     refused: int
 
 
-def saturated(engine: Engine, make: Callable[[int], Request], *, outstanding: int, seconds: float) -> float:
-    """Requests per second while ``outstanding`` are always there; the first third of the time does not count."""
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """Answers of a closed loop.
+
+    Attributes:
+        rate: requests per second that were answered.
+        longest_gap_ms: the longest time in which none was.
+    """
+
+    rate: float
+    longest_gap_ms: float
+
+
+def saturated(
+    engine: Engine,
+    make: Callable[[int], Request],
+    *,
+    outstanding: int,
+    seconds: float,
+    meanwhile: Callable[[], None] = lambda: None,
+    submit: Callable[[int, Callable[[Outcome], None]], object] | None = None,
+) -> Closed:
+    """The rate while ``outstanding`` requests are always there; the first third of the time does not count.
+
+    Args:
+        engine: asked.
+        make: requests by number.
+        outstanding: how many wait or run.
+        seconds: of load.
+        meanwhile: called between two moves of the engine.
+        submit: asks for something else than answers to ``make``.
+    """
     done: list[float] = []
     given = 0
+    ask = submit or (lambda number, deliver: engine.submit(make(number), deliver))
 
     def deliver(outcome: Outcome) -> None:
-        assert isinstance(outcome, Answer), "every request of a benchmark has an answer"
+        assert isinstance(outcome, Answer | np.ndarray), f"every request of a benchmark is answered, not: {outcome}"
         done.append(time.perf_counter())
 
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(done) < 2:
         while given - len(done) < outstanding:
-            engine.submit(make(given), deliver)
+            ask(given, deliver)
             given += 1
         engine.advance()
+        meanwhile()
     while not engine.loop.idle:
         engine.advance()
     begin, end = start + seconds / 3, start + seconds
     # Batches come at once: counting from the first answer in the window to the last would count one batch too many.
     counted = sum(begin <= stamp <= end for stamp in done)
-    return counted / (end - begin) if counted > outstanding else len(done) / (done[-1] - start)
+    rate = counted / (end - begin) if counted > outstanding else len(done) / (done[-1] - start)
+    gaps = np.diff([stamp for stamp in done if begin <= stamp <= end] or [0.0])
+    return Closed(rate=rate, longest_gap_ms=1e3 * float(gaps.max(initial=0.0)))
 
 
 def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, seconds: float, seed: int = 0) -> Latency:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from genrecall.errors import ConfigError
+from genrecall.index.trie import Trie
 from genrecall.model.config import SIZES
+from genrecall.model.trunk import ItemTrunk, TrunkConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,12 +61,15 @@ class Shape:
 SHAPES = {
     "qwen2-0.5b": Shape(family="qwen2", hidden=896, ffn=4864, layers=24, heads=14, kv_heads=2, head_dim=64),
     "qwen2-1.5b": Shape(family="qwen2", hidden=1536, ffn=8960, layers=28, heads=12, kv_heads=2, head_dim=128),
-    "qwen2-7b": Shape(family="qwen2", hidden=3584, ffn=18944, layers=28, heads=28, kv_heads=4, head_dim=128),
     "qwen2.5-7b": Shape(
         family="qwen2", hidden=3584, ffn=18944, layers=28, heads=28, kv_heads=4, head_dim=128, words=152_064
     ),
     "qwen3-1.7b": Shape(family="qwen3", hidden=2048, ffn=6144, layers=28, heads=16, kv_heads=8, head_dim=128),
 }
+# A model of 10 million parameters, as light recommenders are; and the small ones that are trained from scratch.
+SHAPES["10m"] = Shape(
+    family="qwen3", hidden=384, ffn=768, layers=4, heads=6, kv_heads=6, head_dim=64, words=1024, window=1024
+)
 SHAPES |= {
     name: Shape(
         family="qwen3",
@@ -89,6 +95,26 @@ def shape_of(name: str) -> Shape:
     if name not in SHAPES:
         raise ConfigError("unknown model shape", seen=name, allowed=", ".join(SHAPES), fix="choose another --shape")
     return SHAPES[name]
+
+
+def random_trunk(shape: Shape, trie: Trie, *, dtype: torch.dtype, seed: int, depth_layers: int = 2) -> ItemTrunk:
+    """An item trunk of a shape's sizes, with as many KV heads as heads; prompts are items of the trie's catalog."""
+    config = TrunkConfig(
+        width=shape.hidden, layers=shape.layers, depth_layers=depth_layers, heads=shape.heads,
+        ffn=shape.ffn / shape.hidden, window=min(shape.window, 1024), seed=seed,
+    )  # fmt: skip
+    sids = np.empty((trie.num_items, trie.space.levels), dtype=np.int64)
+    node = np.arange(trie.leaves.start, trie.leaves.stop)
+    counts = (trie.item_end - trie.item_begin)[node]
+    for level in range(trie.space.levels - 1, -1, -1):
+        sids[trie.item_order, level] = np.repeat(trie.child_code[node - 1], counts)
+        node = np.searchsorted(trie.child_begin, node - 1, side="right") - 1
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return ItemTrunk(config, trie.space, sids).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def random_model(

@@ -9,14 +9,35 @@ from typing import Any, Self
 
 import pyarrow.parquet as pq
 
-from genrecall.artifacts import open_artifact
+from genrecall.artifacts import Artifact, open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.export import KIND, parts_of
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.items import Items
+from genrecall.rank.delta import table_shapes
 from genrecall.recall.fusion import Fusion
 from genrecall.sid.space import SidSpace
 from genrecall.sid.table import FILE, SidTable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankerFacts:
+    """A bundle's ranker without its network.
+
+    Attributes:
+        digest: of its artifact.
+        tables: rows and width of its embedding tables, for deltas.
+    """
+
+    digest: str
+    tables: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, bundle: Artifact) -> Self:
+        """Of an opened bundle."""
+        return cls(
+            digest=bundle.manifest.parents[RANKER], tables=table_shapes(bundle.file(f"{RANKER}/tables.safetensors"))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +55,7 @@ class Contents:
         split: how histories were prepared for training.
         beam: W that the bundle ships.
         searches: whether its generators were trained on searches.
+        ranker: what of the ranker a gateway needs; None where the bundle ships none.
     """
 
     path: Path
@@ -46,6 +68,7 @@ class Contents:
     split: Mapping[str, Any]
     beam: int
     searches: bool
+    ranker: RankerFacts | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -64,4 +87,5 @@ class Contents:
             split=config["split"],
             beam=config["generative"]["beam"],
             searches=bool(bundle.manifest.facts.get("searches", False)),
+            ranker=RankerFacts.of(bundle) if RANKER in bundle.manifest.parents else None,
         )

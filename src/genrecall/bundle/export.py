@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from genrecall.artifacts import Artifact, is_current, open_artifact, write_artifact
 from genrecall.bundle import channels as classic
-from genrecall.bundle.channels import ClassicConfig
+from genrecall.bundle.channels import ClassicChannel, ClassicConfig
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
+from genrecall.recall.channel import Query
 from genrecall.recall.generative import GenerativeConfig
+from genrecall.recall.towers import TowersChannel
 from genrecall.sid.table import SidTable
+from genrecall.telemetry import log
+from genrecall.text.vectors import Vectors
 
-KIND = "bundle"
+_ASKED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,8 @@ def export_bundle(
     model: Path | str | Sequence[Path],
     out: Path | str,
     config: BundleConfig | None = None,
+    vectors: Vectors | None = None,
+    ranker: Path | str | None = None,
     force: bool = False,
 ) -> Artifact:
     """Write a bundle from a catalog, its SIDs and a model; one that is current is kept.
@@ -58,6 +66,8 @@ def export_bundle(
         model: ``model`` artifact, trained on exactly these SIDs; as many.
         out: directory of the bundle.
         config: settings.
+        vectors: of the items' texts, for channels that are trained here and read them; the bundle names them as parent.
+        ranker: ``ranker`` artifact that was trained on these parts; None ships none.
         force: write even if ``out`` is current.
     """
     config = config or BundleConfig()
@@ -69,6 +79,9 @@ def export_bundle(
     parts = {
         name: part for place, pair in enumerate(generators) for name, part in zip(parts_of(place), pair, strict=True)
     }
+    if ranker is not None:
+        parts[RANKER] = _opened(ranker, RANKER)[0]
+        _require_same_parts(catalog, parts)
     settings = {
         "spaces": [list(table.space.codes) for table in tables],
         "normalise": [weights.manifest.config["normalise"] for _, weights in generators],
@@ -78,6 +91,8 @@ def export_bundle(
         "remarks": list(config.remarks),
     }
     parents = {"catalog": catalog.digest, **{name: part.digest for name, part in parts.items()}}
+    if vectors is not None and config.channels.two_tower is not None:
+        parents["vectors"] = vectors.digest
     if not force and is_current(out, kind=KIND, config=settings, parents=parents):
         return open_artifact(out, kind=KIND)
     with write_artifact(out, kind=KIND, config=settings, parents=parents) as writer:
@@ -87,8 +102,16 @@ def export_bundle(
                 target = writer.path / name / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / file, target)
-        classic.save(classic.fit(train, len(catalog.items), config.channels), writer.path / "channels")
+        fitted = classic.fit(
+            train,
+            len(catalog.items),
+            config.channels,
+            profile_of=catalog.profile_of,
+            vectors=None if vectors is None else vectors.matrix,
+        )
+        classic.save(fitted, writer.path / "channels")
         writer.facts |= {
+            **_found_by_index(fitted, train, catalog),
             "items": len(catalog.items),
             "training": [weights.manifest.facts for _, weights in generators],
             "searches": all(_learned_searches(weights) for _, weights in generators),
@@ -96,9 +119,17 @@ def export_bundle(
     return open_artifact(out, kind=KIND)
 
 
-def parts_of(generator: int) -> tuple[str, str]:
-    """Folders of a generator's SIDs and model within a bundle: ``sid``, ``model``; ``sid-1``, ``model-1``; …"""
-    return ("sid", "model") if generator == 0 else (f"sid-{generator}", f"model-{generator}")
+def _found_by_index(
+    channels: Mapping[str, ClassicChannel], train: Histories, catalog: Catalog
+) -> dict[str, dict[str, Any]]:
+    """What the index of the two towers finds of the exact lists, for a sample of the training users."""
+    towers = channels.get("two_tower")
+    if not isinstance(towers, TowersChannel):
+        return {}
+    users = np.random.default_rng(0).permutation(np.flatnonzero(train.lengths > 0))[:_ASKED].tolist()
+    quality = towers.quality([Query(history=train.of(user), profile=catalog.profile_of(user)) for user in users])
+    log("two_tower: " + ", ".join(f"{name} {value}" for name, value in quality.items()))
+    return {"two_tower": quality}
 
 
 def _learned_searches(model: Artifact) -> bool:
@@ -110,6 +141,20 @@ def _learned_searches(model: Artifact) -> bool:
 def _opened(paths: Path | str | Sequence[Path], kind: str) -> list[Artifact]:
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     return [open_artifact(path, kind=kind) for path in listed]
+
+
+def _require_same_parts(catalog: Catalog, parts: Mapping[str, Artifact]) -> None:
+    """The ranker must have been trained on this bundle's generators: it reads their states and scores."""
+    told = parts[RANKER].manifest.parents
+    of = {"catalog": catalog.digest, **{name: part.digest for name, part in parts.items() if name != RANKER}}
+    other = [name for name, digest in of.items() if told.get(name) != digest]
+    if other:
+        raise ArtifactError(
+            "the ranker was trained on other parts than this bundle's",
+            seen=", ".join(f"{name} {told.get(name)}" for name in other),
+            allowed=", ".join(f"{name} {of[name]}" for name in other),
+            fix="export without --ranker, run `genrecall rank train` on that bundle, then export again",
+        )
 
 
 def _require_lineage(catalog: Catalog, sids: Artifact, model: Artifact) -> None:

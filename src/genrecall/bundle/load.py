@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from genrecall.artifacts import open_artifact
+from genrecall.artifacts import Artifact, open_artifact
 from genrecall.bundle import channels as classic
 from genrecall.bundle.channels import ClassicChannel
-from genrecall.bundle.export import KIND, parts_of
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.items import Items
-from genrecall.engine.config import EngineConfig, Parallel
+from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.host.request import Answer
 from genrecall.errors import CapacityError
+from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
@@ -67,6 +68,7 @@ class Recommender:
     digest: str
     catalog_digest: str
     remarks: tuple[str, ...] = ()
+    ranker: Ranker | None = None
 
     @classmethod
     def load(
@@ -77,26 +79,37 @@ class Recommender:
         dtype: str = "auto",
         beam: int | None = None,
         parallel: Parallel | None = None,
+        max_rows: int | None = None,
+        budgets: Budgets | None = None,
+        only: Collection[str] | None = None,
     ) -> Recommender:
         """Open a bundle, verify every checksum, build tries, engines and channels.
 
         Args:
             path: of the bundle.
-            device, dtype: see ``EngineConfig``.
+            device, dtype, max_rows, budgets: see ``EngineConfig``.
             beam: W; None is the bundle's.
             parallel: over how many devices its models are spread; None: each is on one.
+            only: classic channels that are wanted, popularity among them; None: all.
         """
         bundle = open_artifact(path, kind=KIND)
         config = bundle.manifest.config
         items = Items(table=pq.read_table(bundle.file("items.parquet")))
-        channels = classic.load(bundle.path / "channels")
+        channels = classic.load(bundle.path / "channels", only)
         counts, search = channels["popularity"].counts, GenerativeConfig(**config["generative"])
         search = search if beam is None else replace(search, beam=beam)
         members = []
         for place, (codes, normalise) in enumerate(zip(config["spaces"], config["normalise"], strict=True)):
             sid, model = parts_of(place)
             table = SidTable.read(bundle.file(f"{sid}/{FILE}"), SidSpace(tuple(codes)), bundle.manifest.parents[sid])
-            settings = EngineConfig(normalise=normalise, device=device, dtype=dtype, parallel=parallel or Parallel())
+            settings = EngineConfig(
+                normalise=normalise,
+                device=device,
+                dtype=dtype,
+                parallel=parallel or Parallel(),
+                max_rows=max_rows,
+                budgets=budgets or Budgets(),
+            )
             engine, prompts = open_generator(bundle.path / model, table, items.titles, settings)
             members.append(GenerativeChannel(engine, prompts, table, counts, search))
         return cls(
@@ -108,6 +121,7 @@ class Recommender:
             digest=bundle.digest,
             catalog_digest=bundle.manifest.parents["catalog"],
             remarks=tuple(config["remarks"]),
+            ranker=_ranker(bundle, device),
         )
 
     def recommend(
@@ -206,3 +220,8 @@ class Recommender:
             for i, s in listed
         )
         return Recommendations(items=items, channel=channel, notes=tuple(notes), answer=answer)
+
+
+def _ranker(bundle: Artifact, device: str) -> Ranker | None:
+    digest = bundle.manifest.parents.get(RANKER)
+    return None if digest is None else Ranker.load(bundle.path / RANKER, device=device, digest=digest)

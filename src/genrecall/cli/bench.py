@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from genrecall.cli.bench_engine import engine, plot
 from genrecall.cli.options import AsJson, Device
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -18,82 +19,8 @@ def _group() -> None:
     """Measure speed on this machine."""
 
 
-@app.command()
-def engine(
-    shape: Annotated[
-        str, typer.Option(help="Of the model: qwen2-0.5b, qwen2-1.5b, qwen2-7b, qwen3-1.7b, tiny, …")
-    ] = "small",
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="The only kind there is; said for clarity.")
-    ] = True,
-    beam: Annotated[str, typer.Option(help="Beam widths; all beams come back.")] = "50",
-    input: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
-    layout: Annotated[str, typer.Option(help="Levels x codes of the SIDs.")] = "4x256",
-    catalog_items: Annotated[int, typer.Option(help="Items in the catalog, with random SIDs.")] = 100_000,
-    precision: Annotated[str, typer.Option(help="bf16, fp8, int8 or fp32; several with commas.")] = "",
-    rate: Annotated[float | None, typer.Option(help="Open loop: Poisson arrivals, requests a second.")] = None,
-    slo_ms: Annotated[float | None, typer.Option(help="Search the highest rate whose p99 keeps this.")] = None,
-    versus: Annotated[str | None, typer.Option(help="hf: transformers' own search, in the same process.")] = None,
-    batch: Annotated[str, typer.Option(help="Batch sizes that are tried.")] = "8,16,32",
-    seconds: Annotated[float, typer.Option(help="Of each load.")] = 3.0,
-    profile: Annotated[bool, typer.Option("--profile", help="GPU time by kernel.")] = False,
-    forced: Annotated[str, typer.Option(help="Forced levels: run or skip.")] = "run",
-    tp: Annotated[int, typer.Option(min=1, help="Spread the model over so many GPUs, and measure it on one, too.")] = 1,
-    all_reduce: Annotated[str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot.")] = "library",
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """The engine under load, beside the floor of its linear layers and transformers' search.
-
-    Example: genrecall bench engine --shape qwen2-1.5b --beam 5,50,300 --precision bf16,fp8 --slo-ms 100
-
-    Example: genrecall bench engine --shape qwen2.5-7b --beam 50 --precision bf16 --tp 2 --all-reduce one_shot --json
-    """
-    from genrecall.bench.engine import EngineBench, measure
-    from genrecall.errors import ConfigError
-    from genrecall.hardware import pick_device
-
-    if versus not in (None, "hf"):
-        raise ConfigError("unknown baseline", seen=versus, allowed="hf", fix="write --versus hf, or leave it out")
-    levels, codes = _shape(layout)
-    config = EngineBench(
-        shape=shape,
-        beams=_numbers(beam),
-        input=input,
-        levels=levels,
-        codes=codes,
-        catalog_items=catalog_items,
-        precisions=tuple((precision or ("bf16" if pick_device(device).type == "cuda" else "fp32")).split(",")),
-        rate=rate,
-        slo_ms=slo_ms,
-        versus_hf=versus == "hf",
-        batches=_numbers(batch),
-        seconds=seconds,
-        profile=profile,
-        forced=forced,
-        device=device,
-        ranks=tp,
-        all_reduce=all_reduce,
-    )
-    found = measure(config)
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    machine = found["hardware"]
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
-    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
-    print(f"{shape}, {catalog_items:,} items in {layout}, {input} tokens in")
-    print("precision  ranks  beam   requests/s   batch   of the floor   alone ms   p99 ms at rate   transformers/s")
-    for point in found["points"]:
-        loop = point.get("slo") or point.get("open_loop")
-        waits = f"{loop['p99_ms']:6.1f} at {loop['rate']:6.1f}" if loop else ""
-        theirs = point.get("transformers_requests_per_s")
-        print(
-            f"{point['precision']:9s} {point['ranks']:6d} {point['beam']:5d} {point['requests_per_s']:12.1f}"
-            f" {point['batch']:7d}"
-            f" {point['share_of_floor']:14.1%} {point['alone_ms']:10.1f}   {waits:14s}"
-            + (f" {theirs:16.2f}" if theirs else "")
-        )
+app.command()(engine)
+app.command()(plot)
 
 
 @app.command()
@@ -282,6 +209,34 @@ def serve(
               f"{_ms(refused, 'p99', 13)}")  # fmt: skip
     print(f"overload goodput: {found['overload']['goodput_of_peak']:.0%} of peak; "
           f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels")  # fmt: skip
+
+
+@app.command()
+def graph(
+    items: Annotated[int, typer.Option(min=100, help="Items of the catalog.")] = 10_000,
+    history: Annotated[int, typer.Option(min=1, help="Events a row.")] = 50,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items a row.")] = 50,
+    threads: Annotated[int, typer.Option(min=1, help="That call at a time.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each graph; figures are medians.")] = 40,
+    round_s: Annotated[float, typer.Option(min=0.05, help="Seconds of a round.")] = 0.2,
+    as_json: AsJson = False,
+) -> None:
+    """What the TensorFlow operators cost beside an identity graph; the engine behind them computes nothing.
+
+    Example: genrecall bench graph --threads 4
+    """
+    from genrecall.bench.graph import GraphBench, measure
+
+    found = measure(GraphBench(items=items, history=history, k=k, threads=threads, rounds=rounds, round_s=round_s))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"TensorFlow {found['tensorflow']}; operators compiled in {found['compile_s']} s; {threads} threads")
+    print(f"{'':32}{'p50 µs':>9}{'overhead µs':>13}{'calls/s':>10}{'of identity':>13}")
+    for name, told in found["graphs"].items():
+        print(
+            f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}{told['of_identity']:13.1%}"
+        )
 
 
 def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:

@@ -16,10 +16,15 @@ from genrecall.cli import (
     data,
     doctor,
     embed,
+    engine,
     evaluate,
+    fuse,
+    graph,
     plan,
     quickstart,
+    rank,
     recommend,
+    refresh,
     run,
     serve,
     sid,
@@ -42,15 +47,21 @@ app.command("train")(train.command)
 app.command("run")(run.command)
 app.command("export")(bundle.export)
 app.command("load")(bundle.load)
+app.command("fuse")(fuse.command)
+app.add_typer(bundle.app, name="bundle")
 app.command("eval")(evaluate.command)
 app.command("report")(evaluate.report)
+app.add_typer(rank.app, name="rank")
 app.command("recommend")(recommend.command)
+app.command("refresh")(refresh.command)
 app.command("serve")(serve.command)
 app.command("chaos")(chaos.command)
 app.command("batch")(batch.command)
 app.add_typer(serve.release, name="release")
 app.add_typer(serve.keys, name="keys")
 app.add_typer(ab.app, name="ab")
+app.add_typer(engine.app, name="engine")
+app.add_typer(graph.app, name="graph")
 app.add_typer(bench.app, name="bench")
 app.command("plan")(plan.command)
 app.command("doctor")(doctor.command)

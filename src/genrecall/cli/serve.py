@@ -29,6 +29,9 @@ def command(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Also speak the Open Inference Protocol over gRPC there; 0 takes a free port.")
+    ] = None,
     state: State = None,
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog whose histories are taken in. Default: the bundle's own, if beside it.")
@@ -45,11 +48,15 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Of the worker. Default: all cores but one.")] = None,
     batch_rows: Annotated[int | None, typer.Option(help="Beams of one batch. Default: about 50 ms of them.")] = None,
     experiments: Annotated[Path | None, typer.Option(help="TOML file of experiments (see genrecall ab).")] = None,
-    spare: Annotated[bool, typer.Option(help="Keep a second process ready, for when the worker is lost.")] = True,
+    scenarios: Annotated[
+        Path | None, typer.Option(help="TOML file: channels, budgets, fusion and fallbacks of each scenario.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Engine workers, one a GPU; with --ray, gateways.")] = 1,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Replicas on a Ray cluster, users sticky to theirs.")] = False,
     tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -58,31 +65,39 @@ def command(
     Example: genrecall serve runs/quickstart/bundle --port 8080
 
     Example: genrecall serve runs/large/bundle --tp 2
+
+    Example: genrecall serve runs/shop/bundle --ray --replicas 4 --host 0.0.0.0 --keys keys.txt
     """
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
-    from genrecall.serve.worker.lane import WorkerConfig
+    from genrecall.serve.scenario import read_scenarios
+    from genrecall.serve.worker.config import WorkerConfig
 
     worker = WorkerConfig(
-        device=device, threads=threads or worker_threads(device), batch_rows=batch_rows, beam=beam, spare=spare,
-        ranks=tp,
+        device=device, replicas=replicas, threads=threads or worker_threads(device, replicas), batch_rows=batch_rows,
+        beam=beam, ranks=tp,
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
         host=host,
         port=port,
+        grpc_port=grpc_port,
         keys=key_file,
         deadline_s=deadline_ms / 1e3,
         max_inflight=max_inflight,
         rate_per_s=rate,
         drain_s=drain_s,
         weights=_weights(weight or []),
+        scenarios={} if scenarios is None else read_scenarios(scenarios),
         experiments=() if experiments is None else read_layers(experiments),
         worker=None if classic_only else worker,
-        tls=_pair(tls_cert, tls_key),
+        tls=pair(tls_cert, tls_key),
         insecure=insecure,
     )
+    if ray:
+        _on_ray(bundle, config, replicas, sys.argv)
+        return
     seed = _seeding(bundle, catalog)
     with asyncio.Runner(loop_factory=_loop()) as runner:
         runner.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
@@ -166,6 +181,59 @@ def add(
     print(add_key(file, name))
 
 
+def _on_ray(bundle: Path, config: ServeConfig, replicas: int, arguments: list[str]) -> None:
+    """Deploy, and stay until a signal; every replica is started with the options that were given here."""
+    import signal
+    import threading
+
+    from genrecall.errors import ConfigError
+    from genrecall.serve.cluster.on_ray import ClusterConfig, start
+
+    if config.tls is not None:
+        raise ConfigError(
+            "Ray Serve's proxy speaks plain HTTP", seen="--tls-cert with --ray", allowed="one of them",
+            fix="let a load balancer in front speak TLS",
+        )  # fmt: skip
+    cluster = ClusterConfig(
+        bundle=bundle,
+        state=config.state,
+        replicas=replicas,
+        host=config.host,
+        port=config.port,
+        options=_of_replicas(arguments[arguments.index("serve") + 1 :], bundle),
+        gpus=1.0 if config.worker is not None and config.worker.device.startswith("cuda") else 0.0,
+        inflight=config.max_inflight,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    ray_serve = start(cluster)
+    print(f"{replicas} replicas answer at http://{config.host}:{config.port}/v1/recommend")
+    print(f"admin      {config.state}/replica-i/admin.sock  (genrecall release …, for each of them)")
+    print("ready; Ctrl-C drains and stops", flush=True)
+    stop.wait()
+    ray_serve.shutdown()
+
+
+_OWN = {"--ray": 0, "--insecure": 0, "--replicas": 1, "--host": 1, "--port": 1, "--state": 1}
+"""Options that are the front's own, and how many values follow."""
+
+
+def _of_replicas(arguments: list[str], bundle: Path) -> tuple[str, ...]:
+    """What of the command line every replica is started with."""
+    kept: list[str] = []
+    skip = 0
+    for argument in arguments:
+        name, given, _ = argument.partition("=")
+        if skip:
+            skip -= 1
+        elif name in _OWN:
+            skip = 0 if given else _OWN[name]
+        elif argument != str(bundle):
+            kept.append(argument)
+    return tuple(kept)
+
+
 def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's event loop, where that is installed; Python's own else."""
     try:
@@ -215,14 +283,15 @@ def _tell(running: Running, config: ServeConfig) -> None:
         ("keys", "none: this machine only" if config.keys is None else str(config.keys), "--keys"),
     ]
     if worker is not None and worker.facts is not None:
-        one = worker.cost.seconds(active.beam, worker.facts.batch_rows) * 1e3
+        cost = worker.lanes[0].cost
+        one = cost.seconds(active.beam, active.beam) * 1e3
         rows += [
-            ("device", worker.facts.device, f"{config.worker.threads if config.worker else 0} threads"),
+            ("device", worker.facts.device, f"{worker.config.replicas} x {worker.config.threads} threads; --replicas"),
             ("beam", f"{active.beam}", f"one search takes {one:.1f} ms"),
             (
                 "rows of a batch",
-                f"{worker.facts.batch_rows}",
-                f"measured: {worker.cost.base_s * 1e3:.1f} ms a batch and {worker.cost.row_s * 1e6:.1f} µs a row",
+                f"{cost.batch_rows(active.beam)}",
+                f"measured: {cost.base_s * 1e3:.1f} ms a batch and {cost.row_s * 1e6:.1f} µs a row",
             ),
         ]
     table = Table("", "value", "how to change, or why", box=None)
@@ -231,11 +300,14 @@ def _tell(running: Running, config: ServeConfig) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"\nconsole    {running.url}/\napi        {running.url}/v1/recommend")
+    if running.grpc_port is not None:
+        console.print(f"grpc       {config.host}:{running.grpc_port}  inference.GRPCInferenceService")
     console.print(f"health     {running.url}/health/ready\nadmin      {running.admin}  (genrecall release …)")
     console.print("\nready; Ctrl-C drains and stops", soft_wrap=True)
 
 
-def _pair(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+def pair(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Certificate and key, or neither."""
     from genrecall.errors import ConfigError
 
     if cert is not None and key is not None:

@@ -18,24 +18,26 @@ from genrecall.index.trie import Trie
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """The last frontier of a batch on the host: ``codes`` (M, L), ``score`` (M,), ``count`` (R,), ``broken`` (L, R)."""
+    """A batch on the host: ``codes`` (M, L), ``score`` (M,), ``count`` (R,), ``broken`` (L, R), ``state`` (R, E)."""
 
     codes: np.ndarray
     score: np.ndarray
     count: np.ndarray
     broken: np.ndarray
+    state: np.ndarray
 
     @classmethod
     def of(cls, flat: np.ndarray, plan: StepPlan) -> Found:
         """Views of what ``Runner.launch`` returns."""
         rows, levels, places = plan.rows[-1], len(plan.rows), plan.requests
-        cuts = np.cumsum([rows * levels, rows, places])
-        codes, score, count, broken = np.split(flat, cuts)
+        cuts = np.cumsum([rows * levels, rows, places, levels * places])
+        codes, score, count, broken, state = np.split(flat, cuts)
         return cls(
             codes=codes.reshape(rows, levels),
             score=score.view(np.float32),
             count=count,
             broken=broken.reshape(levels, places),
+            state=state.view(np.float32).reshape(places, -1),
         )
 
     def answers(
@@ -57,7 +59,7 @@ class Found:
             levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
             sids = list(map(tuple, codes[begin:end]))
             narrowed, short = seat.rows != held, end - begin < wanted
-            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed)
+            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed, beam=seat.rows[-1])
             answers.append(not_finite(levels[0]) if levels else answer)
             begin = end
         return answers

@@ -23,9 +23,11 @@ class Budgets:
         requests: the most requests of a batch.
         filters: the most distinct item filters of a batch; None: as many as fit into 512 MB, at most 64.
         widest_beam: wider beams are refused, unless ``max_rows`` is more.
-        batch_s: a batch is not filled beyond what is expected to take so many seconds.
+        batch_s: a batch is not filled beyond what is expected to take so many seconds, or twice as long as its first
+            request alone.
         patience_s: a request without a deadline is served before later ones once it has waited so long.
         kv_tokens: prompt tokens that are kept on the device; None: what suits model and device.
+        host_kv_tokens: prompt tokens that are kept in host memory once the device needs their place; 0: none.
         page_tokens: a page of them; a power of two.
         graphs: CUDA graphs that are kept; 0 captures none.
         catalog_headroom: how many times as many nodes and items a later catalog may have.
@@ -37,6 +39,7 @@ class Budgets:
     batch_s: float = float("inf")
     patience_s: float = 60.0
     kv_tokens: int | None = None
+    host_kv_tokens: int = 0
     page_tokens: int = 16
     graphs: int = 128
     catalog_headroom: float = 1.25
@@ -53,11 +56,11 @@ class Budgets:
                     allowed=f"{least:g} or more",
                     fix=f"raise {name}",
                 )
-        if self.page_tokens & (self.page_tokens - 1) or self.graphs < 0:
+        if self.page_tokens & (self.page_tokens - 1) or self.graphs < 0 or self.host_kv_tokens < 0:
             raise ConfigError(
                 "the engine's budgets cannot be used",
-                seen=f"page_tokens={self.page_tokens}, graphs={self.graphs}",
-                allowed="a power of two; 0 or more graphs",
+                seen=f"page_tokens={self.page_tokens}, graphs={self.graphs}, host_kv_tokens={self.host_kv_tokens}",
+                allowed="a power of two; 0 or more graphs; 0 or more tokens",
                 fix="correct them",
             )
 
@@ -105,6 +108,8 @@ class EngineConfig:
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
             of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
             ``normalise="level"`` nothing is forced.
+        batch_invariant: the same request gets the same bits whatever else is in its batch; slower, because every product
+            has the same few rows.
         max_rows: the most beams of a level of a batch; None: what suits model and device.
         max_prompt_tokens: the most prompt tokens that a batch reads.
         budgets: what else bounds a batch, and what is kept.
@@ -118,6 +123,7 @@ class EngineConfig:
     weights: str = "plain"
     prompt_kv: str = "plain"
     forced: str = "auto"
+    batch_invariant: bool = False
     max_rows: int | None = None
     max_prompt_tokens: int = 16384
     budgets: Budgets = field(default_factory=Budgets)

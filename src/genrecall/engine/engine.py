@@ -10,21 +10,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from genrecall.engine.compiled import use_cache
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.device.shards import Checkpoint
-from genrecall.engine.host.request import Answer, Refused, Request, Sid
+from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
-from genrecall.index.trie import Trie
+from genrecall.hardware import pick_device
+from genrecall.index.trie import ROOT, Trie
 from genrecall.model.trunk import ItemTrunk
 
 if TYPE_CHECKING:
@@ -62,7 +66,9 @@ class Engine:
         self.config = config or EngineConfig()
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
-        with torch.no_grad():
+        self._device = pick_device(self.config.device)
+        self._compiled = use_cache(self._device)
+        with torch.no_grad(), self._on_device():
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
         self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
@@ -90,12 +96,25 @@ class Engine:
         Returns:
             For each request float32 scores in its SIDs' order; -inf for a SID that the trie does not hold.
         """
+        return [found.scores for found in self._score(requests, sids)]
+
+    def read(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
+        """``score``, and the model's state after each prompt, from one reading of it."""
+        found = self._score([replace(request, state=True) for request in requests], [self.beside(own) for own in sids])
+        return [replace(one, scores=one.scores[:-1]) for one in found]
+
+    def beside(self, sids: Sequence[Sid] | np.ndarray) -> np.ndarray:
+        """int64 (n+1, L): these SIDs and one of the catalog, so that a prompt is read even if none of them is held."""
+        some = _some_sid(self.trie)
+        return np.concatenate([_codes(sids, len(some)), [some]])
+
+    def _score(self, requests: Sequence[Request], sids: Sequence[Sequence[Sid] | np.ndarray]) -> list[Scores]:
         assert len(sids) == len(requests), "one list of SIDs per request"
-        levels = self.trie.space.levels
-        codes = [np.asarray(rows, dtype=np.int64).reshape(-1, levels) for rows in sids]
+        codes = [_codes(rows, self.trie.space.levels) for rows in sids]
         cuts = np.cumsum([len(rows) for rows in codes])[:-1]
         paths = np.split(self.trie.paths(np.concatenate(codes)), cuts) if codes else []
         scores = [np.full(len(rows), -np.inf, dtype=np.float32) for rows in codes]
+        states = [np.empty(0, np.float32)] * len(codes)
         # A request with more SIDs than a pass has rows is read once for each part of them.
         parts = [
             (index, part)
@@ -107,7 +126,9 @@ class Engine:
         self._run(submits, found)
         for (index, part), outcome in zip(parts, found, strict=True):
             scores[index][part] = scores_of(outcome)
-        return scores
+            if isinstance(outcome, Scores):
+                states[index] = outcome.state
+        return [Scores(scores=own, state=state) for own, state in zip(scores, states, strict=True)]
 
     def submit(self, request: Request, deliver: Callable[[Outcome], None]) -> int:
         """Queue a request and return its number; ``deliver`` is told its outcome by whoever drives the engine.
@@ -115,7 +136,7 @@ class Engine:
         Raises:
             ConfigError, CapacityError: it cannot be answered.
         """
-        with self.lock:
+        with self.lock, torch.inference_mode(), self._on_device():
             trie = self.trie
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=trie.num_items)
@@ -151,9 +172,9 @@ class Engine:
             whole = np.full(len(codes), -np.inf, dtype=np.float32)
 
             def fill(outcome: Outcome) -> None:
-                if isinstance(outcome, np.ndarray):
-                    whole[held] = outcome
-                    outcome = whole
+                if isinstance(outcome, np.ndarray | Scores):
+                    whole[held] = scores_of(outcome)
+                    outcome = whole if isinstance(outcome, np.ndarray) else replace(outcome, scores=whole)
                 deliver(outcome)
 
             if not held.any():
@@ -163,13 +184,21 @@ class Engine:
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             return self.loop.cancel(number)
 
     def advance(self) -> None:
         """Drive the engine on by a moment."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.advance()
+
+    def prepare(self, trie: Trie) -> None:
+        """The part of ``swap`` that takes long and that no batch waits for; ``swap`` does the rest.
+
+        Raises:
+            CapacityError: as ``swap``.
+        """
+        self.loop.runner.catalog.prepare(trie)
 
     def swap(self, trie: Trie) -> None:
         """Make another catalog of the same SID space the active one; requests asked before are answered with theirs.
@@ -177,13 +206,15 @@ class Engine:
         Raises:
             CapacityError: it does not fit into the buffers (``Budgets.catalog_headroom``).
         """
+        catalog = self.loop.runner.catalog
+        if not catalog.prepared(trie):
+            catalog.prepare(trie)
         with self.lock:
-            self.loop.runner.catalog.require(trie)
             self.trie, self._version = trie, self._version + 1
 
     def purge(self, user: str) -> None:
         """Forget all that is kept of a user; no byte of their prompts stays in the engine's memory."""
-        with self.lock, torch.inference_mode():
+        with self.lock, torch.inference_mode(), self._on_device():
             self.loop.purge(user)
 
     def close(self) -> None:
@@ -208,12 +239,18 @@ class Engine:
         for size in batches:
             for _ in range(3):  # compiled, captured, timed
                 self.generate([requests[index % len(requests)] for index in range(size)])
+        if self._compiled is not None:
+            self._compiled.seal()
         return time.monotonic() - start
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Kernels are launched on whichever GPU is the current one."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _submit_scoring(
         self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]
     ) -> int:
-        with self.lock:
+        with self.lock, torch.inference_mode(), self._on_device():
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
             wanted = Candidates.of(codes, paths, self.trie, self.config.normalise)
@@ -248,6 +285,8 @@ def answer_of(outcome: Outcome | None) -> Answer:
 
 def scores_of(outcome: Outcome | None) -> np.ndarray:
     """Scores, or the error that came instead, raised."""
+    if isinstance(outcome, Scores):
+        return outcome.scores
     if isinstance(outcome, np.ndarray):
         return outcome
     raise _error(outcome)
@@ -258,6 +297,20 @@ def _error(outcome: Outcome | None) -> Exception:
         return TimeoutError(f"a request was given up: {outcome.reason}")
     assert isinstance(outcome, GenrecallError), "every outcome is an answer, scores, a refusal or an error"
     return outcome
+
+
+def _some_sid(trie: Trie) -> Sid:
+    """The first one of a catalog."""
+    found, node = [], ROOT
+    for _ in range(trie.space.levels):
+        codes, nodes = trie.children(node)
+        found.append(int(codes[0]))
+        node = int(nodes[0])
+    return tuple(found)
+
+
+def _codes(sids: Sequence[Sid] | np.ndarray, levels: int) -> np.ndarray:
+    return np.asarray(sids, dtype=np.int64).reshape(-1, levels)
 
 
 def _split(rows: np.ndarray, most: int) -> list[np.ndarray]:

@@ -70,9 +70,12 @@ class LeadingRunner(Runner):
         arguments: of ``Runner``.
     """
 
-    TOLD = ("load", "wipe_pages")
+    TOLD = ("load", "move", "wipe", "wipe_pages", "wipe_slots")
     load = _told("load")
+    move = _told("move")
+    wipe = _told("wipe")
     wipe_pages = _told("wipe_pages")
+    wipe_slots = _told("wipe_slots")
 
     def __init__(self, *arguments: Any, leader: Leader, number: int, **named: Any) -> None:
         super().__init__(*arguments, **named)

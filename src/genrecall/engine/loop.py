@@ -3,8 +3,9 @@
     submit → waiting → plan → flight → outcome
 
 A batch is planned as late as the device allows, so that it takes along whatever has arrived by then; where a whole
-batch waits, at once. Cancelling takes effect before a batch is planned or when it ends; every job has exactly one
-outcome.
+batch waits, at once. Cancelling takes effect before a batch is planned and, where levels are launched one by one (on
+the CPU, and where forced levels are skipped), before the next level; a graph of all levels runs to its end. Every job
+has exactly one outcome.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,13 +23,13 @@ import torch
 from genrecall.engine.answers import Found, not_finite, trace
 from genrecall.engine.device.runner import Flight, Runner
 from genrecall.engine.device.scoring import Candidates
-from genrecall.engine.host.request import Answer, Refused, Request
+from genrecall.engine.host.request import Answer, Refused, Request, Scores
 from genrecall.engine.host.scheduler import Dropped, Job, Scheduler
 from genrecall.engine.host.step import Kind, StepPlan
 from genrecall.errors import CapacityError, GenrecallError
 from genrecall.index.trie import Trie
 
-Outcome = Answer | np.ndarray | GenrecallError | Refused
+Outcome = Answer | np.ndarray | Scores | GenrecallError | Refused
 _AHEAD_S = 0.004
 """How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
 _NAP_S = 5e-5
@@ -69,6 +71,14 @@ class Loop:
         self._flights: deque[Flight] = deque()
         self._most_flights = 2 if runner.device.type == "cuda" else 1
         self._busy_until = 0.0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called between the levels of a batch: whoever owns the loop may take in what was cancelled by then."""
+        self.moved: Callable[[], None] = lambda: None
+        """Called when other requests are being computed than before."""
+        self.landed: Callable[[int, float], None] = lambda rows, seconds: None
+        """Told of every batch that was done: its beams, and how long it took."""
+        self._unwiped = 0
+        """Batches that must end before their scratch memory holds nothing more of a purged user."""
 
     @property
     def idle(self) -> bool:
@@ -96,6 +106,7 @@ class Loop:
         )
         self.scheduler.submit(job)
         self._tasks[number] = task
+        self._move()
         return number
 
     def cancel(self, number: int) -> bool:
@@ -105,9 +116,10 @@ class Loop:
         return found
 
     def purge(self, user: str) -> None:
-        """Forget a user; pages that running batches read are wiped when these end."""
+        """Forget a user; what running batches read and write is wiped when these end."""
         self.scheduler.purge(user)
-        self._wipe()
+        self._unwiped = max(len(self._flights), 1)
+        self._wipe(ended=not self._flights)
 
     def advance(self) -> None:
         """Launch what can be launched, end what has ended. Returns soon, having slept a moment if there was nothing."""
@@ -117,6 +129,13 @@ class Loop:
             self._land(self._flights.popleft())
         elif self._flights and not launched:
             time.sleep(_NAP_S)
+
+    @property
+    def tags(self) -> list[int]:
+        """Of the requests that are being computed."""
+        seats = (seat for plan in self.scheduler.running for seat in plan.seats)
+        tags = (self._tasks[seat.job].request.tag for seat in seats)
+        return [tag for tag in tags if tag is not None]
 
     def fail(self, error: GenrecallError) -> None:
         """Tell every job of an error that nothing survives."""
@@ -132,6 +151,7 @@ class Loop:
     def _launch(self) -> bool:
         now = time.monotonic()
         plan = self.scheduler.plan(max(self._busy_until - now, 0.0) if self._flights else 0.0)
+        self._move()
         if plan is None:
             return False
         self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
@@ -139,12 +159,14 @@ class Loop:
         if tasks[0].trie is not self.runner.catalog.trie:
             self.runner.load(tasks[0].trie)
         prompts = [task.request.tokens for task in tasks]
+        self.moved()
         try:
             if plan.kind is Kind.SEARCH:
                 filters = self.runner.filter([task.request.allowed for task in tasks])
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
-                flight = self.runner.launch(plan, prompts, filters, seeds, trace=traced)
+                caps, gone = [task.request.most_a_code for task in tasks], partial(self._given_up, plan)
+                flight = self.runner.launch(plan, prompts, filters, seeds, caps, trace=traced, given_up=gone)
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:
@@ -153,21 +175,36 @@ class Loop:
         self._flights.append(flight)
         return True
 
+    def _given_up(self, plan: StepPlan) -> Sequence[int]:
+        self.meanwhile()
+        found = self.scheduler.given_up(plan)
+        self.moved()
+        return found
+
     def _land(self, flight: Flight) -> None:
         results, seconds = flight.wait()
         plan = flight.plan
         wanted = self.scheduler.finish(plan, seconds)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
-        outcomes = self._searched(flight, results, tasks) if plan.kind is Kind.SEARCH else _scored(results, tasks)
+        if plan.kind is Kind.SEARCH:
+            outcomes = self._searched(flight, results, tasks)
+        else:
+            outcomes = _scored(results, tasks, plan.requests, self.runner.width)
         for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
         self._tell_dropped()
-        self._wipe()
+        if seconds is not None:
+            self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
+        self.moved()
+        self._wipe(ended=True)
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.plan), flight.plan
         answers = found.answers(plan, [task.asked for task in tasks], [task.rows for task in tasks])
+        for seat, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+            if task.request.state and isinstance(answer, Answer):
+                answers[seat] = replace(answer, state=found.state[seat].copy())
         if flight.traces is None:
             return answers
         traced: list[Outcome] = []
@@ -197,17 +234,31 @@ class Loop:
         for number, why in self.scheduler.dropped():
             self._tasks.pop(number).deliver(Refused(reason="cancelled" if why is Dropped.CANCELLED else "late"))
 
-    def _wipe(self) -> None:
-        pages = self.scheduler.cache.wipeable()
+    def _move(self) -> None:
+        moves = self.scheduler.cache.slots.moves()
+        if moves:
+            self.runner.move([(move.way.value, move.page, move.slot) for move in moves])
+
+    def _wipe(self, *, ended: bool) -> None:
+        pages, slots = self.scheduler.cache.wipeable(), self.scheduler.cache.slots.wipeable()
+        if slots:
+            self.runner.wipe_slots(slots)
         if pages:
             self.runner.wipe_pages(pages)
+        if self._unwiped and ended:
+            self._unwiped -= 1
+            if self._unwiped == 0:
+                self.runner.wipe()
 
 
-def _scored(results: np.ndarray, tasks: Sequence[Task]) -> list[Outcome]:
+def _scored(results: np.ndarray, tasks: Sequence[Task], places: int, width: int) -> list[Outcome]:
     counts = [len(task.wanted.codes) for task in tasks if task.wanted is not None]
-    by_level = results.view(np.float32).reshape(-1, sum(counts))
+    scores, states = np.split(results.view(np.float32), [-places * width])
+    by_level, by_seat = scores.reshape(tasks[0].trie.space.levels, -1)[:, : sum(counts)], states.reshape(places, width)
     outcomes: list[Outcome] = []
-    for part in np.split(by_level, np.cumsum(counts)[:-1], axis=1):
+    for seat, part in enumerate(np.split(by_level, np.cumsum(counts)[:-1], axis=1)):
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
-        outcomes.append(not_finite(int(broken[0])) if len(broken) else part.sum(axis=0, dtype=np.float32))
+        total = part.sum(axis=0, dtype=np.float32)
+        scored = Scores(scores=total, state=by_seat[seat].copy()) if tasks[seat].request.state else total
+        outcomes.append(not_finite(int(broken[0])) if len(broken) else scored)
     return outcomes

@@ -7,6 +7,7 @@ of De Cao et al. 2021. No deviation: this is what every faster engine is compare
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,19 @@ def generate(
                 node = trie.walk((*prefix, code))
                 if allowed is None or allowed[node]:
                     grown.append((score + log_prob, (*prefix, code)))
-        beams = sorted(grown, key=lambda beam: (-beam[0], beam[1]))[:width]
+        beams = within_cap(sorted(grown, key=lambda beam: (-beam[0], beam[1])), request.most_a_code)[:width]
     return Answer(sids=[sid for _, sid in beams], scores=[score for score, _ in beams], short=len(beams) < widths[-1])
+
+
+def within_cap(ranked: list[tuple[float, Sid]], most: int | None) -> list[tuple[float, Sid]]:
+    """Of ranked beams at most ``most`` that begin with the same code."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for score, prefix in ranked:
+        seen[prefix[0]] += 1
+        if most is None or seen[prefix[0]] <= most:
+            kept.append((score, prefix))
+    return kept
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from genrecall.engine.config import EngineConfig
-from genrecall.engine.device.arithmetic import ARITHMETIC
+from genrecall.engine.device.arithmetic import ARITHMETIC, Arithmetic, InBlocks
 from genrecall.engine.device.beams import BeamSearch
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.layers import alone
@@ -29,6 +29,7 @@ from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Limits, Scheduler
 from genrecall.engine.host.step import fit, fit_requests
+from genrecall.engine.host.tier import Slots
 from genrecall.engine.loop import Loop
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.hardware import has_bf16, pick_device
@@ -67,7 +68,8 @@ def assemble(
         built = build(plan, trie, sid_tokens, config)
     else:
         built = _build_all(plan, trie, sid_tokens, config)
-    cache = PrefixCache(PageAllocator(built.pages), config.budgets.page_tokens)
+    slots = Slots(built.runner.room.slots)
+    cache = PrefixCache(PageAllocator(built.pages), config.budgets.page_tokens, slots)
     return Loop(Scheduler(built.limits, cache, CostModel(), time.monotonic), built.runner)
 
 
@@ -108,9 +110,11 @@ def build(
     """
     device, budgets = pick_device(config.device) if group is None else group.device, config.budgets
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
+    arithmetic: Arithmetic = ARITHMETIC[config.weights]()
+    arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
     shard, total = (Shard(), alone) if group is None else (group.shard, group.sum)
     decoder = open_decoder(
-        model, sid_tokens, device=device, dtype=dtype, arithmetic=ARITHMETIC[config.weights](), shard=shard, total=total
+        model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total
     )
     if group is not None:
         group.prepare(dtype)
@@ -136,11 +140,14 @@ def build(
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"
-    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip)
+    widest = limits.widest if config.batch_invariant else None
+    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip, widest)
     room = Room(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
         pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
+        rows=fit(limits.widest),
+        slots=budgets.host_kv_tokens // budgets.page_tokens,
     )
     runner = make(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
     return Built(runner=runner, limits=limits, pages=pages)

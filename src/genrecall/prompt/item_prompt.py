@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genrecall.prompt.layout import Layout
 from genrecall.prompt.query_words import QueryWords
 from genrecall.sid.space import SidSpace
 
@@ -125,6 +126,16 @@ class ItemPrompt:
         if self.queries is None:
             return []
         return [self.first_query_row + row for row in self.queries.encode(text)[: self.window]]
+
+    def layout(self) -> Layout:
+        """What it takes to write the same prompts elsewhere."""
+        return Layout(
+            head=tuple(self.head()),
+            pieces=np.arange(self.num_items, dtype=np.int32)[:, None],
+            max_items=self.window,
+            sessions=self.sessions,
+            session_offset=self.num_items if self.sessions else 0,
+        )
 
     def save(self, directory: Path) -> None:
         """Write ``item_prompt.json``."""

@@ -18,12 +18,14 @@ import numpy as np
 
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.prompt.history import HistoryConfig, shown
+from genrecall.prompt.layout import Layout
 from genrecall.prompt.template import Template
 from genrecall.prompt.vocabulary import Vocabulary
 
 FILE = "prompt.json"
 _NO_PROFILE: Mapping[str, str] = {}
 _QUERY_TOKENS = 64
+_REMEMBERED_TEXTS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +83,8 @@ class PromptBuilder:
         self.dropped = self.shortened = 0
         newest_first = history.order == "newest_first" and template.head_newest_first
         self._head = template.head_newest_first if newest_first else template.head
-        self._heads: dict[str, list[int]] = {}
-        self._words = lru_cache(maxsize=16)(vocabulary.encode)  # of the template's own words around a query
+        # Texts come again: the template's own words with every request, profiles and searches with every user's next.
+        self._words = lru_cache(maxsize=_REMEMBERED_TEXTS)(vocabulary.encode)
 
     @property
     def levels(self) -> int:
@@ -133,11 +135,8 @@ class PromptBuilder:
         """
         words = {name: self.vocabulary.literal(value) for name, value in profile.items()}
         text = self.template.profile.render(words) + ("" if bare else self._head)
-        if text not in self._heads:
-            tokens = self.vocabulary.encode(text)
-            opening = [self.vocabulary.bos] if self.vocabulary.bos is not None else []
-            self._heads[text] = [*opening, *tokens] or [self.vocabulary.start]
-        return self._heads[text]
+        opening = [self.vocabulary.bos] if self.vocabulary.bos is not None else []
+        return [*opening, *self._words(text)] or [self.vocabulary.start]
 
     def tail(self, *, empty: bool = False) -> list[int]:
         """Tokens after the history."""
@@ -154,7 +153,7 @@ class PromptBuilder:
             )
         before, after = self.template.search.split("{query}")
         gap = before[len(before.rstrip(" ")) :]
-        words = self.vocabulary.encode(gap + self.vocabulary.literal(query))[: min(most, _QUERY_TOKENS)]
+        words = self._words(gap + self.vocabulary.literal(query))[: min(most, _QUERY_TOKENS)]
         opening = ("" if alone else self.template.search_joiner) + before.rstrip(" ")
         return [*self._words(opening), *words, *self._words(after)]
 
@@ -197,6 +196,23 @@ class PromptBuilder:
         """The most tokens that one event takes, joiner and separator included."""
         piece = int((self._pieces >= 0).sum(axis=1).max(initial=self.levels))
         return len(self._joiner) + piece + int(self.history.session_gap)
+
+    def layout(self) -> Layout:
+        """What it takes to write the same prompts elsewhere."""
+        sessions = self.history.session_gap
+        return Layout(
+            head=tuple(self.head()),
+            pieces=self._pieces.astype(np.int32),
+            joiner=tuple(self._joiner.tolist()),
+            tail=tuple(self.tail()),
+            empty_tail=tuple(self.tail(empty=True)),
+            max_items=self.history.max_items,
+            deduplicate=self.history.deduplicate,
+            newest_first=self.history.order == "newest_first",
+            sessions=sessions,
+            separator=self.vocabulary.separator if sessions else -1,
+            max_tokens=0 if self.max_tokens is None else self.max_tokens - (self.levels - 1),
+        )
 
     def settings(self) -> dict[str, Any]:
         """Template, history settings, SID layout and window, JSON-able."""
@@ -253,7 +269,7 @@ class PromptBuilder:
 
     @property
     def _pieces(self) -> np.ndarray:
-        """int64 (I, P): tokens of each item's event, -1 after its end."""
+        """int64 (I, P): tokens of each item's event, -1 after its end; made once for all items, at the first prompt."""
         return self._written_items[0]
 
     @property
@@ -270,12 +286,12 @@ class PromptBuilder:
             around = [np.tile(_ints(piece), (len(tokens), 1)) for piece in (before, after)]
             return np.concatenate([around[0], tokens, around[1]], 1), np.full(len(tokens), len(before))
         assert self.titles is not None
-        pieces, offsets = [], []
-        for title, sid in zip(self.titles, tokens.tolist(), strict=True):
-            words = self.vocabulary.literal(title)
-            before, after = (self.vocabulary.encode(pattern.replace("{title}", words)) for pattern in patterns)
-            pieces.append([*before, *sid, *after])
-            offsets.append(len(before))
+        words = [self.vocabulary.literal(title) for title in self.titles]
+        befores, afters = (
+            self.vocabulary.encode_many([pattern.replace("{title}", title) for title in words]) for pattern in patterns
+        )
+        pieces = [[*before, *sid, *after] for before, sid, after in zip(befores, tokens.tolist(), afters, strict=True)]
+        offsets = [len(before) for before in befores]
         grid = np.full((len(pieces), max(map(len, pieces), default=0)), -1, dtype=np.int64)
         for row, piece in enumerate(pieces):
             grid[row, : len(piece)] = piece

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from genrecall.errors import ArtifactError, ConfigError
 from genrecall.sid.space import SidSpace
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 FILE = "vocabulary.json"
@@ -144,7 +145,19 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with SIDs where it writes SIDs and nothing added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return list(self._backend.encode(text, add_special_tokens=False).ids) if text else []
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """``encode`` of many texts, in parallel."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @cached_property
+    def _backend(self) -> Tokenizer:
+        """The tokenizer proper: what transformers puts around it doubles the time of a request's few words."""
+        backend: Tokenizer = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
 
     def literal(self, text: str) -> str:
         """Text of a title or of a profile as mere words: a space breaks what would be a special token."""

@@ -40,14 +40,25 @@ class EnsembleChannel:
         if len(self.members) == 1:
             return self.members[0].recall(queries, k, beams=beams)
         found = [member.recall(queries, max(k, member.config.beam), beams=beams).items for member in self.members]
-        union = [np.unique(np.concatenate([items[row] for items in found])) for row in range(len(queries))]
-        union = [items[items >= 0] for items in union]
-        scores = [member.score(queries, union) for member in self.members]
+        unions = [union([items[row] for items in found]) for row in range(len(queries))]
+        scores = [member.score(queries, unions) for member in self.members]
         items = np.full((len(queries), k), -1, dtype=np.int32)
         values = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        for row, candidates in enumerate(union):
-            mean = np.mean([scored[row] for scored in scores], axis=0)
-            order = np.lexsort((candidates, -mean))[:k]
-            items[row, : len(order)] = candidates[order]
-            values[row, : len(order)] = mean[order]
+        for row, candidates in enumerate(unions):
+            chosen, means = ranked(candidates, [scored[row] for scored in scores], k)
+            items[row, : len(chosen)] = chosen
+            values[row, : len(chosen)] = means
         return Candidates(items=items, scores=values)
+
+
+def union(lists: Sequence[np.ndarray]) -> np.ndarray:
+    """int (n,) items that any member found, ascending; -1 is padding."""
+    found = np.unique(np.concatenate(list(lists)))
+    return found[found >= 0]
+
+
+def ranked(candidates: np.ndarray, scores: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``k`` of int (n,) candidates by the mean of the members' float32 (n,) scores, and these means."""
+    mean = np.mean(scores, axis=0)
+    order = np.lexsort((candidates, -mean))[:k]
+    return candidates[order], mean[order]

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genrecall.engine.engine import Engine
-from genrecall.engine.host.request import Answer, Request
+from genrecall.engine.host.request import Answer, Request, Scores
 from genrecall.errors import ConfigError
 from genrecall.index.availability import allowed_items
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.generator import Prompts
 from genrecall.sid.table import SidTable
+
+if TYPE_CHECKING:  # torch comes with these; whoever only names the settings needs none
+    from genrecall.engine.engine import Engine
+    from genrecall.recall.generator import Prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,27 +106,39 @@ class GenerativeChannel:
             beams: W of each query; None takes the configured one, widened to ``k``.
         """
         widths = [max(self.config.beam, k)] * len(queries) if beams is None else beams
-        requests = [
-            Request(
-                tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
-                beam=width,
-                allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
-                trace=trace,
-            )
-            for query, width in zip(queries, widths, strict=True)
-        ]
+        requests = [self.request(query, width, trace) for query, width in zip(queries, widths, strict=True)]
         answers = self.engine.generate(requests)
-        self.written_sids += sum(len(answer.sids) for answer in answers)
-        self.invalid_sids += sum(sid not in self._owners for answer in answers for sid in answer.sids)
+        for answer in answers:
+            self.count(answer)
         return answers
+
+    def request(self, query: Query, beam: int, trace: bool = False) -> Request:
+        """What the engine is asked for a query; limits and owner are the caller's to add."""
+        return Request(
+            tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
+            beam=beam,
+            allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
+            trace=trace,
+        )
+
+    def count(self, answer: Answer) -> None:
+        """Hold an answer against the promise that every SID has an owner."""
+        self.written_sids += len(answer.sids)
+        self.invalid_sids += sum(sid not in self._owners for sid in answer.sids)
 
     def score(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32 scores of given items int (n,) for each query, the same sums that ``recall`` ranks by."""
-        requests = [
+        return self.engine.score(self._prompted(queries), [self.table.sids[chosen] for chosen in items])
+
+    def read(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[Scores]:
+        """``score``, with the model's state after each query's prompt."""
+        return self.engine.read(self._prompted(queries), [self.table.sids[chosen] for chosen in items])
+
+    def _prompted(self, queries: Sequence[Query]) -> list[Request]:
+        return [
             Request(tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)))
             for query in queries
         ]
-        return self.engine.score(requests, [self.table.sids[chosen] for chosen in items])
 
     def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
         """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""

@@ -15,6 +15,7 @@ from genrecall.index.trie import Trie
 from genrecall.model import trunk
 from genrecall.model.trunk import ItemTrunk
 from genrecall.prompt.item_prompt import ItemPrompt
+from genrecall.prompt.layout import Layout
 from genrecall.prompt.prompt import PromptBuilder
 from genrecall.sid.table import SidTable
 
@@ -41,6 +42,10 @@ class Prompts(Protocol):
         """The whole prompt."""
         ...
 
+    def layout(self) -> Layout:
+        """What it takes to write the same prompts elsewhere."""
+        ...
+
 
 def open_generator(
     directory: Path, table: SidTable, titles: Sequence[str], config: EngineConfig
@@ -53,9 +58,14 @@ def open_generator(
         titles: of the I items.
         config: of the engine.
     """
-    trie = Trie.build(table.space, table.sids)
-    if (directory / trunk.CONFIG).is_file():
-        prompt = ItemPrompt.load(directory, len(table.sids))
-        return Engine(ItemTrunk.load(directory, table.sids), trie, prompt.sid_tokens, config), prompt
-    prompts = PromptBuilder.load(directory, table.sids, titles)
+    trie, prompts = Trie.build(table.space, table.sids), open_prompts(directory, table, titles)
+    if isinstance(prompts, ItemPrompt):
+        return Engine(ItemTrunk.load(directory, table.sids), trie, prompts.sid_tokens, config), prompts
     return Engine(Checkpoint(directory), trie, prompts.vocabulary.sid_tokens, config), prompts
+
+
+def open_prompts(directory: Path, table: SidTable, titles: Sequence[str]) -> PromptBuilder | ItemPrompt:
+    """The prompts of a ``model`` artifact's files alone, without its weights."""
+    if (directory / trunk.CONFIG).is_file():
+        return ItemPrompt.load(directory, len(table.sids))
+    return PromptBuilder.load(directory, table.sids, titles)

@@ -14,6 +14,7 @@ from genrecall.eval.protocol import Protocol
 from genrecall.model.backbones import digest_of_backbone
 from genrecall.model.config import ModelConfig
 from genrecall.prompt.history import HistoryConfig
+from genrecall.prompt.template import Template
 from genrecall.recall.generative import GenerativeConfig
 from genrecall.sid.build import SidConfig
 from genrecall.train.config import TrainConfig
@@ -85,7 +86,7 @@ class Recipe:
         sid: semantic IDs.
         backbone: HF directory or Hub name; None trains ``model`` from scratch.
         model: sizes of a model from scratch.
-        template: prompt template.
+        template: prompt template, by name, or as a model was trained with it.
         history: which events a prompt shows.
         align: a first phase that trains the backbone (or the model from scratch) on a mixture of alignment tasks; the
             second phase, ``train``, starts from its weights. None: one phase.
@@ -94,6 +95,8 @@ class Recipe:
         validation_beam: their beam.
         generative: settings of the search that is shipped.
         channels: settings of the classic channels.
+        grown_from: digests of earlier training events that these contain: what was fitted on them has seen
+            nothing that is held out now.
     """
 
     name: str = "default"
@@ -103,7 +106,7 @@ class Recipe:
     sid: SidConfig = field(default_factory=SidConfig)
     backbone: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
-    template: str = "compact"
+    template: str | Template = "compact"
     history: HistoryConfig = field(default_factory=HistoryConfig)
     align: TrainConfig | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -111,6 +114,7 @@ class Recipe:
     validation_beam: int = 20
     generative: GenerativeConfig = field(default_factory=GenerativeConfig)
     channels: ClassicConfig = field(default_factory=ClassicConfig)
+    grown_from: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """What the model's manifest adds to the training settings."""
@@ -121,4 +125,5 @@ class Recipe:
             "model": None if self.backbone else asdict(self.model),
             "validation": {"cases": self.validation_cases, "beam": self.validation_beam},
             **({"align": learnt_from(self.align)} if self.align is not None else {}),
+            **({"grown_from": list(self.grown_from)} if self.grown_from else {}),
         }

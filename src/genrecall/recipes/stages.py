@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from genrecall.recall.transition import TransitionChannel, in_baskets
 from genrecall.recipes.recipe import Recipe, SplitConfig
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log
+from genrecall.text.vectors import Vectors
 from genrecall.train.corpus import Corpus, Pairs, corpus_of
 from genrecall.train.distil import Counts
 from genrecall.train.loop import artifact_config, train
@@ -71,15 +72,16 @@ def train_model(
         recipe = replace(recipe, backbone=str(aligned.path))
     table = SidTable.load(sid)
     table.require_items(catalog.items.ids)
-    _require_same_events(sid, split)
-    template = load_template(recipe.template)
+    _require_same_events(sid, split, recipe.grown_from)
+    template = recipe.template if isinstance(recipe.template, Template) else load_template(recipe.template)
     mixture = recipe.train.mixture
     corpus = corpus_of(catalog, split.train, mixture, pairs) if mixture is not None else None
     vocabulary = _vocabulary(catalog, table, template, recipe, corpus)
     window = None if recipe.backbone else recipe.model.window
     model: PreTrainedModel | None = None
     if recipe.backbone:
-        model = _pretrained(catalog, table, vocabulary, recipe)
+        older = open_artifact(sid, kind="sid", verify=False).manifest.config.get("descends_from", [])
+        model = _pretrained(catalog, table, vocabulary, recipe, older)
         window = int(model.config.max_position_embeddings)
     prompts = PromptBuilder(
         vocabulary, template, recipe.history, table.sids, titles=catalog.items.titles, max_tokens=window
@@ -149,7 +151,17 @@ def recall_at_10(
     return measure
 
 
-def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recipe, force: bool = False) -> Artifact:
+def export(
+    catalog: Catalog,
+    *,
+    sid: Path,
+    model: Path,
+    out: Path,
+    recipe: Recipe,
+    vectors: Vectors | None = None,
+    ranker: Path | None = None,
+    force: bool = False,
+) -> Artifact:
     """Gather the bundle; its split is the one that the model was trained under."""
     trained = open_artifact(model, kind="model").manifest.config
     split = SplitConfig(**trained["recipe"]["split"])
@@ -160,7 +172,8 @@ def export(catalog: Catalog, *, sid: Path, model: Path, out: Path, recipe: Recip
         remarks=_remarks(trained["train"]),
     )
     return export_bundle(
-        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, force=force
+        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, vectors=vectors,
+        ranker=ranker, force=force,
     )
 
 
@@ -238,11 +251,13 @@ def _vocabulary(
     return Vocabulary.scratch(table.space, [*texts, *(catalog.items.titles if template.uses_titles else [])])
 
 
-def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe) -> PreTrainedModel:
+def _pretrained(
+    catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recipe: Recipe, older: Sequence[str]
+) -> PreTrainedModel:
     """The backbone with grounded rows: a code starts from the title tokens of the items that carry it."""
     assert recipe.backbone is not None
     if (Path(recipe.backbone) / MANIFEST).is_file():
-        return _aligned(Path(recipe.backbone), table)
+        return _aligned(Path(recipe.backbone), table, older)
     model = load_backbone(
         recipe.backbone,
         vocab_size=vocabulary.size,
@@ -254,10 +269,10 @@ def _pretrained(catalog: Catalog, table: SidTable, vocabulary: Vocabulary, recip
     return model
 
 
-def _aligned(backbone: Path, table: SidTable) -> PreTrainedModel:
-    """A model of ours to go on from: its rows have learnt these SIDs, and are kept."""
+def _aligned(backbone: Path, table: SidTable, older: Sequence[str]) -> PreTrainedModel:
+    """A model of ours to go on from: its rows have learnt these SIDs (or those before items came), and are kept."""
     learnt = open_artifact(backbone, kind="model").manifest.parents.get("sid")
-    if learnt != table.digest:
+    if learnt not in (table.digest, *older):
         raise ConfigError(
             "the backbone was trained on other SIDs",
             seen=f"backbone: {learnt}; table: {table.digest}",
@@ -267,10 +282,10 @@ def _aligned(backbone: Path, table: SidTable) -> PreTrainedModel:
     return load_model(backbone)
 
 
-def _require_same_events(sid: Path, split: Split) -> None:
+def _require_same_events(sid: Path, split: Split, grown_from: Sequence[str]) -> None:
     """SIDs that were fitted on behaviour must have seen the same training events, or they have seen the answers."""
     fitted_on = open_artifact(sid, kind="sid", verify=False).manifest.parents.get("histories")
-    if fitted_on not in (None, split.train.digest):
+    if fitted_on not in (None, split.train.digest, *grown_from):
         raise ConfigError(
             "the SIDs were fitted on other events than these training events",
             seen=f"SIDs: {fitted_on}; training: {split.train.digest} ({split.rule})",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from genrecall import __version__
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recall.fusion.rule import Explained
-from genrecall.serve.lanes import Listed
+from genrecall.serve.default import Filled
+from genrecall.serve.lanes import Listed, RankAsked
 from genrecall.serve.release import Release
-from genrecall.serve.schema import ChannelCoverage, Item, Placed, Spread, Versions
+from genrecall.serve.scenario import Scenario
+from genrecall.serve.schema import ChannelCoverage, Item, Placed, Versions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,9 +31,10 @@ def fuse(
     outcomes: Mapping[str, Outcome],
     query: Query,
     k: int,
+    rules: Scenario | None = None,
 ) -> list[Explained]:
     """The best ``k`` items of all lists; an item that several channels found stands once."""
-    fusion = release.fusion(channels)
+    fusion = release.fusion(channels, rules)
     candidates = {}
     for name in fusion.config.channels:
         outcome = outcomes.get(name)
@@ -48,21 +51,29 @@ def evident(found: Sequence[Explained]) -> list[Explained]:
     return [entry for entry in found if entry.ranks]
 
 
-def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:
-    """Leave out what would be one too many of a SID prefix; ``sids`` int (I, L)."""
-    if spread is None:
-        return list(found)
-    kept: list[Explained] = []
-    count: dict[bytes, int] = {}
-    for entry in found:
-        prefix = sids[entry.item, : spread.levels].tobytes()
-        count[prefix] = count.get(prefix, 0) + 1
-        if count[prefix] <= spread.most:
-            kept.append(entry)
-    return kept
+def rank_asked(
+    found: Sequence[Explained], query: Query, user_id: str | None, deltas: Sequence[str], budget_s: float
+) -> RankAsked:
+    """What a ranker is asked of fused candidates."""
+    names = sorted({name for entry in found for name in entry.ranks})
+    return RankAsked(
+        query=query,
+        user_id=user_id,
+        items=np.array([entry.item for entry in found], np.int32),
+        fused=np.array([entry.score for entry in found], np.float32),
+        places={name: np.array([entry.ranks.get(name, 0) for entry in found], np.int32) for name in names},
+        deltas=deltas,
+        budget_s=budget_s,
+    )
 
 
-def items_of(release: Release, found: Sequence[Explained], filled: Sequence[int]) -> list[Item]:
+def reordered(found: Sequence[Explained], logits: np.ndarray) -> list[Explained]:
+    """By falling logit float32 (n,), which becomes the score; equal ones stay as they stood."""
+    order = np.argsort(-logits, kind="stable").tolist()
+    return [replace(found[place], score=float(logits[place])) for place in order]
+
+
+def items_of(release: Release, found: Sequence[Explained], filled: Sequence[Filled]) -> list[Item]:
     """As they are answered: what was found, then what fills the list up."""
     contents = release.contents
     ids, titles, table = contents.items.ids, contents.items.titles, contents.table
@@ -81,26 +92,30 @@ def items_of(release: Release, found: Sequence[Explained], filled: Sequence[int]
     lowest = min((item.score for item in answered), default=0.0)
     answered += [
         Item(
-            item_id=ids[item],
-            title=titles[item],
+            item_id=ids[one.item],
+            title=titles[one.item],
             rank=len(answered) + place,
             score=min(lowest, 0.0),
-            sid=table.written(item),
-            channels={"popularity": Placed(place, float(contents.channels["popularity"].counts[item]))},
+            sid=table.written(one.item),
+            channels={one.channel: Placed(one.place, round(one.score, 6))},
             fallback=True,
         )
-        for place, item in enumerate(filled, 1)
+        for place, one in enumerate(filled, 1)
     ]
     return answered
 
 
-def versions_of(release: Release, role: str, channels: tuple[str, ...]) -> Versions:
+def versions_of(
+    release: Release, role: str, channels: tuple[str, ...], rules: Scenario | None = None, tables: int | None = None
+) -> Versions:
     """What an answer of this release is stamped with."""
     return Versions(
         bundle=release.digest,
         catalog=release.contents.catalog_digest,
-        fusion=release.fusion(channels).config.method,
+        fusion=release.fusion(channels, rules).config.method,
         genrecall=__version__,
         release=role,
         arms={},
+        ranker="" if tables is None or release.contents.ranker is None else release.contents.ranker.digest,
+        tables=tables or 0,
     )

@@ -11,6 +11,7 @@ from genrecall.serve.config import ServeConfig
 from genrecall.serve.schema import Answer, Recommend, Search
 
 FILE = "exposures.jsonl"
+CONSOLE = "console"
 
 
 class Arms:
@@ -43,8 +44,10 @@ class Arms:
         return msgspec.structs.replace(request, **changes) if changes else request
 
     def exposed(self, request: Recommend | Search, answer: Answer) -> None:
-        """Log what a user of an experiment was answered."""
+        """Log what a user of an experiment was answered; what only somebody at the console saw is no exposure."""
         if self._log is None or request.user_id is None or not answer.versions.arms:
+            return
+        if request.scenario == CONSOLE or request.release is not None:
             return
         self._log.append(
             Exposure(

@@ -5,13 +5,17 @@ perplexity(level) = exp(−Σ_c p_c ln p_c),    p_c the share of items with code
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 
 from genrecall.bundle.contents import Contents
+from genrecall.bundle.export import parts_of
 
-_EXAMPLES, _GROUPS, _SECOND = 12, 20, 64
+_GROUPS, _OWNERS, _SECOND = 1000, 4, 64
+MOST_BELOW = 10_000
+_QUALITY = ("collision_rate", "reconstruction_error", "neighbours", "alarms")
 
 
 def summary(contents: Contents) -> dict[str, Any]:
@@ -27,10 +31,41 @@ def summary(contents: Contents) -> dict[str, Any]:
         "shared_sids": len(groups),
         "largest_group": max((len(owners) for _, owners in groups), default=1),
         "groups": [
-            {"sid": space.format(sid), "count": len(owners), "titles": [contents.items.titles[i] for i in owners[:4]]}
+            {
+                "sid": space.format(sid),
+                "count": len(owners),
+                "items": [_item(i, contents) for i in owners[:_OWNERS]],
+            }
             for sid, owners in groups[:_GROUPS]
         ],
+        "quality": _quality(contents),
     }
+
+
+def below(contents: Contents, prefix: str) -> dict[str, Any] | None:
+    """Items whose SIDs begin with a written prefix, at most ``MOST_BELOW``; None where that is no prefix."""
+    table, codes = contents.table, []
+    for level, part in enumerate(prefix.replace(">", "> ").split()):
+        name, _, number = part.strip("<>").rpartition("_")
+        if level >= table.space.levels or not number.isdecimal() or int(number) >= table.space.codes[level]:
+            return None
+        if part != table.space.token(level, int(number)) or not name:
+            return None
+        codes.append(int(number))
+    found = np.flatnonzero((table.sids[:, : len(codes)] == np.array(codes, np.int32)).all(axis=1))
+    items = [_item(i, contents) | {"sid": table.written(i)} for i in found[:MOST_BELOW].tolist()]
+    return {"prefix": prefix, "count": len(found), "items": items}
+
+
+def _item(item: int, contents: Contents) -> dict[str, str]:
+    return {"item_id": contents.items.ids[item], "title": contents.items.titles[item]}
+
+
+def _quality(contents: Contents) -> dict[str, Any]:
+    """What was measured when the SIDs were built, beside the vectors that are no part of a bundle."""
+    file = contents.path / parts_of(0)[0] / "quality.json"
+    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: told[name] for name in _QUALITY if name in told}
 
 
 def _level(codes: np.ndarray, size: int, level: int, contents: Contents) -> dict[str, Any]:
@@ -45,20 +80,17 @@ def _level(codes: np.ndarray, size: int, level: int, contents: Contents) -> dict
 
 
 def _prefix(sids: np.ndarray, code: int, contents: Contents) -> dict[str, Any]:
-    below = np.flatnonzero(sids[:, 0] == code)
-    found = _entry((code,), below, contents)
+    below_first = np.flatnonzero(sids[:, 0] == code)
+    found = _entry((code,), below_first, contents)
     found["below"] = []
     if sids.shape[1] > 1:
-        codes, counts = np.unique(sids[below, 1], return_counts=True)
+        codes, counts = np.unique(sids[below_first, 1], return_counts=True)
         for second in codes[np.argsort(-counts, kind="stable")][:_SECOND].tolist():
-            found["below"].append(_entry((code, second), below[sids[below, 1] == second], contents))
+            inside = below_first[sids[below_first, 1] == second]
+            found["below"].append(_entry((code, second), inside, contents))
     return found
 
 
 def _entry(prefix: tuple[int, ...], items: np.ndarray, contents: Contents) -> dict[str, Any]:
-    ids, titles = contents.items.ids, contents.items.titles
-    return {
-        "prefix": contents.table.space.format(prefix),
-        "count": len(items),
-        "examples": [{"item_id": ids[i], "title": titles[i]} for i in items[:_EXAMPLES].tolist()],
-    }
+    example = contents.items.titles[items[0]] if len(items) else ""
+    return {"prefix": contents.table.space.format(prefix), "count": len(items), "example": example}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from genrecall.errors import ConfigError
 from genrecall.experiment.assignment import Layer
-from genrecall.serve.worker.lane import WorkerConfig
+from genrecall.serve.scenario import Scenario
+from genrecall.serve.worker.config import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class ServeConfig:
     Attributes:
         state: directory of events, histories and profiles.
         host, port: of the data listener; port 0 takes a free one.
+        grpc_port: of the gRPC listener on the same host, likewise; None: there is none.
         keys: file of API keys; None lets everybody in, which only a loopback address may.
         deadline_s: of requests that name none.
         max_inflight: requests at a time, at most; how many really is found out by what is answered in time. More are
@@ -30,6 +32,7 @@ class ServeConfig:
         drain_s: how long a stop waits for requests on their way.
         weights: of channels in the fusion, for bundles that ship none.
         worker: of the generative channel; None serves classic channels only.
+        scenarios: by name; requests of others are answered as the bundle says.
         experiments: layers; an arm's settings hold for requests that do not set them.
         explained: answers that ``/v1/explain`` remembers.
         tls: certificate chain and key as PEM files; None speaks plain HTTP.
@@ -39,6 +42,7 @@ class ServeConfig:
     state: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
     keys: Path | None = None
     deadline_s: float = 0.25
     max_inflight: int = 256
@@ -48,6 +52,7 @@ class ServeConfig:
     drain_s: float = 30.0
     weights: Mapping[str, float] = field(default_factory=dict)
     worker: WorkerConfig | None = field(default_factory=WorkerConfig)
+    scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     experiments: Sequence[Layer] = ()
     explained: int = 2000
     tls: tuple[Path, Path] | None = None
@@ -68,8 +73,13 @@ class ServeConfig:
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} is too small", seen=value, allowed=f"{least} or more", fix=f"raise {name}")
-        if not 0 <= self.port < 65536:
-            raise ConfigError("no such port", seen=self.port, allowed="0 to 65535", fix="choose another --port")
+        if not (0 <= self.port < 65536 and 0 <= (self.grpc_port or 0) < 65536):
+            raise ConfigError(
+                "no such port",
+                seen=f"{self.port}, {self.grpc_port}",
+                allowed="0 to 65535",
+                fix="choose another --port or --grpc-port",
+            )
 
     @property
     def is_loopback(self) -> bool:
@@ -80,6 +90,6 @@ class ServeConfig:
             return False
 
 
-def worker_threads(device: str) -> int:
-    """Threads of the worker's torch: all cores but one, which is the gateway's; one where a GPU computes."""
-    return 1 if device.startswith("cuda") else max(1, (os.cpu_count() or 2) - 1)
+def worker_threads(device: str, replicas: int = 1) -> int:
+    """Threads of each worker's torch: all cores but one, which is the gateway's; one where a GPU computes."""
+    return 1 if device.startswith("cuda") else max(1, ((os.cpu_count() or 2) - 1) // replicas)

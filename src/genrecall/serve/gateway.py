@@ -40,6 +40,7 @@ class Running:
     """Told once the service answers."""
 
     url: str
+    grpc_port: int | None
     admin: Path
     service: Service
     seeded_users: int
@@ -68,18 +69,23 @@ async def serve(
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
-    listener, admin_path = _listen(config), config.state / admin_client.SOCKET
+    listener, admin_path = listen(config), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gate = data_app(service)
     certificate = None if config.tls is None else Certificate(*config.tls)
-    servers = [(_server(gate, certificate), listener), (_server(admin_app(service)), _admin(admin_path))]
+    servers = [(http_server(gate, certificate), listener), (http_server(admin_app(service)), _admin(admin_path))]
     watching = [asyncio.create_task(service.limiter.watch())]
     if certificate is not None:
         watching.append(asyncio.create_task(certificate.watch()))
     tasks = [asyncio.create_task(server.serve(sockets=[connection])) for server, connection in servers]
+    grpc = None
     try:
+        if config.grpc_port is not None:
+            from genrecall.serve.grpc import server as grpc_server
+
+            grpc = await grpc_server.start(service, gate, config, config.grpc_port)
         starting = asyncio.create_task(releases.start(bundle))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((starting, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -88,13 +94,23 @@ async def serve(
             host, port = listener.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             scheme = "http" if certificate is None else "https"
-            told(Running(url=f"{scheme}://{shown}:{port}", admin=admin_path, service=service, seeded_users=seeded))
+            told(
+                Running(
+                    url=f"{scheme}://{shown}:{port}",
+                    grpc_port=None if grpc is None else grpc.port,
+                    admin=admin_path,
+                    service=service,
+                    seeded_users=seeded,
+                )
+            )
             await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         else:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-        await _drain(gate, config.drain_s)
+        await drain(gate, config.drain_s)
     finally:
+        if grpc is not None:
+            await grpc.close(grace_s=1.0)
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)
@@ -129,7 +145,7 @@ def claim(state: Path) -> int:
     return descriptor
 
 
-async def _drain(gate: Gate, drain_s: float) -> None:
+async def drain(gate: Gate, drain_s: float) -> None:
     """Refuse what is new, finish what is on its way."""
     gate.draining = True
     until = time.monotonic() + drain_s
@@ -141,7 +157,8 @@ async def _drain(gate: Gate, drain_s: float) -> None:
         log(f"{gate.inflight} requests were not finished within {drain_s:g} s")
 
 
-def _server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Server:
+def http_server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Server:
+    """A server of one application, that leaves signals to the process."""
     try:
         import uvicorn
     except ModuleNotFoundError as error:
@@ -164,7 +181,12 @@ def _server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Server
     return Quiet(settings)
 
 
-def _listen(config: ServeConfig) -> socket.socket:
+def listen(config: ServeConfig) -> socket.socket:
+    """The data listener.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
     try:
         family, *_, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -6,13 +6,14 @@ import asyncio
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from genrecall.engine.host.request import LevelTrace
 from genrecall.recall.channel import Channel, Query
-from genrecall.serve.worker.messages import Traced
 from genrecall.telemetry import log
 
 
@@ -22,6 +23,10 @@ class LaneShedError(Exception):
 
 class LaneFailedError(Exception):
     """The channel failed; its message says how, for the log and never for the client."""
+
+
+class LaneDiedError(LaneFailedError):
+    """The channel's process ended while it had the request."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +39,8 @@ class Asked:
         beam: W, for the generative channel.
         trace: keep the beams of every level.
         budget_s: after this nobody waits any more.
+        narrowest: what the beam may be cut to where the budget could not be kept otherwise; None: never.
+        user: whose request it is, for channels that keep something of a user.
     """
 
     query: Query
@@ -41,18 +48,60 @@ class Asked:
     beam: int = 0
     trace: bool = False
     budget_s: float = 1.0
+    narrowest: int | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Listed:
-    """A channel's answer: items int32 and scores float32, best first; the rest where the channel has it."""
+    """A channel's answer; all but items and scores where the channel has it.
+
+    Attributes:
+        items, scores: int32 and float32, best first.
+        cold: the model was not asked, because nothing is known of this user that it could read.
+        narrowed: the channel cut the beam below what was asked for.
+        beam: W as it ran.
+        levels: what survived each level.
+    """
 
     items: np.ndarray
     scores: np.ndarray
-    waited_s: float = 0.0
-    ran_s: float = 0.0
     cold: bool = False
-    levels: list[list[Traced]] | None = None
+    narrowed: bool = False
+    beam: int = 0
+    levels: tuple[LevelTrace, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankAsked:
+    """What is asked of a ranker.
+
+    Attributes:
+        query: who and what for; its exclusions play no part.
+        user_id: as features know the user; None: nobody is named.
+        items: int32 (n,) candidates, best first.
+        fused: float32 (n,) of the fusion; None where none ranked them.
+        places: int32 (n,) by channel, 0 where it does not list an item.
+        deltas: of the tables, oldest first.
+        budget_s: after this nobody waits any more.
+    """
+
+    query: Query
+    user_id: str | None
+    items: np.ndarray
+    fused: np.ndarray | None = None
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)
+    deltas: Sequence[str] = ()
+    budget_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RankListed:
+    """Logits and probabilities float32 (n,) of candidates, by this version of the tables."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    version: int
 
 
 class Lane(Protocol):
@@ -69,6 +118,14 @@ class Lane(Protocol):
 
     async def close(self) -> None:
         """Stop; what waits fails."""
+        ...
+
+
+class RankLane(Protocol):
+    """Who scores candidates."""
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Raises TimeoutError, LaneShedError or LaneFailedError."""
         ...
 
 
@@ -109,25 +166,22 @@ class ThreadLane:
             awaited = [
                 entry for entry in batch if entry and not entry[1].cancelled() and now - entry[2] < entry[0].budget_s
             ]
-            outcome = self._recall(awaited, now) if awaited else []
+            outcome = self._recall(awaited) if awaited else []
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(_settle, awaited, outcome)
             if None in batch:
                 return
 
-    def _recall(
-        self, awaited: list[tuple[Asked, asyncio.Future[Listed], float]], now: float
-    ) -> list[Listed] | LaneFailedError:
+    def _recall(self, awaited: list[tuple[Asked, asyncio.Future[Listed], float]]) -> list[Listed] | LaneFailedError:
         try:
             found = self._channel.recall([asked.query for asked, _, _ in awaited], max(a.k for a, _, _ in awaited))
         except Exception as error:  # a channel's fault is this channel's outcome, shown in `coverage`, and no other's
             log(f"channel {self.name} failed: {type(error).__name__}: {error}")
             return LaneFailedError(f"{type(error).__name__}: {error}")
-        ran_s = time.monotonic() - now
         listed = []
-        for (asked, _, since), items, scores in zip(awaited, found.items, found.scores, strict=True):
+        for (asked, _, _), items, scores in zip(awaited, found.items, found.scores, strict=True):
             length = min(asked.k, int((items >= 0).sum()))
-            listed.append(Listed(items=items[:length], scores=scores[:length], waited_s=now - since, ran_s=ran_s))
+            listed.append(Listed(items=items[:length], scores=scores[:length]))
         return listed
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from genrecall.errors import DependencyError
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Counter
+    from prometheus_client.samples import Sample
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, *_SECONDS)
@@ -54,9 +55,18 @@ class Metrics:
         self.restarts = gauge("engine_restarts", "Worker processes started after the first.")
         self.bundle = gauge("bundle_info", "1 for each bundle in service.", "digest", "role")
 
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Since the start: requests that were refused, or answered with less, by reason."""
+        shed = {sample.labels["reason"]: sample.value for sample in _counts(self.shed)}
+        return {"shed": {**shed, "narrowed": sum(sample.value for sample in _counts(self.narrowed))}}
+
     def render(self) -> bytes:
         """Text format."""
         return self._render(self.registry)
+
+
+def _counts(counter: Counter) -> list[Sample]:
+    return [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
 
 
 _FILL = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0)

@@ -37,12 +37,15 @@ class Problem(Exception):
         code: a key of ``STATUS``.
         detail: what the client should know: never a path, a name of ours, or another's data.
         retry_after_s: when to try again, where that may help.
+        allow: methods that the address knows, where it was asked with another.
     """
 
-    def __init__(self, code: str, detail: str = "", *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, code: str, detail: str = "", *, retry_after_s: int | None = None, allow: str | None = None
+    ) -> None:
         assert code in STATUS
         super().__init__(code)
-        self.code, self.detail, self.retry_after_s = code, detail, retry_after_s
+        self.code, self.detail, self.retry_after_s, self.allow = code, detail, retry_after_s, allow
 
     @property
     def status(self) -> int:
@@ -75,6 +78,8 @@ class Problem(Exception):
         found = [(b"content-type", b"application/problem+json")]
         if self.retry_after_s is not None:
             found.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.allow is not None:
+            found.append((b"allow", self.allow.encode()))
         if self.code == "unauthenticated":
             found.append((b"www-authenticate", b'Basic realm="genrecall", charset="UTF-8"'))
         return found

@@ -1,11 +1,14 @@
-"""The last minutes in memory: what the console's live page shows, and what ``/v1/explain`` looks up."""
+"""The last minute in memory: what the console's live page shows, and what ``/v1/explain`` looks up.
+
+Counts are exact; times are of the newest answers of that minute, at most ``_SAMPLES`` of them.
+"""
 
 from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,21 @@ import numpy as np
 from genrecall.serve.lanes import Listed
 from genrecall.serve.schema import Answer, Recommend, Search
 
-_WINDOW_S = 60.0
-_KEPT, _SLOW = 20_000, 20
+_WINDOW_S = 60
+_SAMPLES, _SLOW, _SLOW_A_SECOND = 4096, 20, 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Remembered:
-    """One answer and what it was made of, as arrays: words are only put to it when somebody asks."""
+    """One answer and what it was made of, as arrays: words are only put to it when somebody asks.
+
+    ``history`` is the number of events that were read.
+    """
 
     request: Recommend | Search
     answer: Answer
     lists: Mapping[str, Listed]
+    history: int = 0
 
 
 class Explanations:
@@ -49,46 +56,153 @@ class Explanations:
             del self._kept[request_id]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sample:
+    at: float
+    stages: Mapping[str, float]
+    channels: Mapping[str, float]
+    bundle: str
+    request_id: str
+    degraded: bool
+
+
+@dataclass(kw_only=True, eq=False)
+class _Second:
+    """What one second saw."""
+
+    number: int
+    answers: int = 0
+    degraded: int = 0
+    narrowed: int = 0
+    reasons: collections.Counter[str] = field(default_factory=collections.Counter)
+    outcomes: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)
+    tiers: dict[str, list[int]] = field(default_factory=dict)
+    bundles: dict[str, list[int]] = field(default_factory=dict)
+    slowest: list[_Sample] = field(default_factory=list)
+
+
 class Traffic:
     """Times and outcomes of the answers of the last minute."""
 
     def __init__(self) -> None:
-        self._answers: collections.deque[tuple[float, Mapping[str, float], bool, int, int, str]] = collections.deque(
-            maxlen=_KEPT
-        )
-        self.shed = self.requests = 0
+        self.requests = 0
+        self._samples: collections.deque[_Sample] = collections.deque(maxlen=_SAMPLES)
+        self._seconds: collections.deque[_Second] = collections.deque(maxlen=_WINDOW_S)
+        self._bundles: dict[str, str] = {}
 
-    def see(self, answer: Answer, k: int) -> None:
-        """One answer went out."""
+    def see(self, answer: Answer, k: int, tier: str) -> None:
+        """One answer went out, of a request of this tier."""
         self.requests += 1
-        coverage = answer.coverage
-        self._answers.append(
-            (time.monotonic(), answer.timing_ms, coverage.degraded, k - coverage.filled, k, answer.request_id)
-        )
+        coverage, now = answer.coverage, time.monotonic()
+        second = self._second(int(now))
+        filled = len(answer.items) - coverage.filled
+        second.answers += 1
+        second.degraded += coverage.degraded
+        second.narrowed += 0 < coverage.beam < coverage.beam_asked
+        second.reasons.update(coverage.reasons)
+        second.outcomes.update((name, lane.outcome) for name, lane in coverage.channels.items())
+        _add(second.tiers, tier, (1, filled, k))
+        self._bundles[answer.versions.release] = answer.versions.bundle
+        _add(second.bundles, answer.versions.bundle, (1, int(coverage.degraded), filled, k))
+        sample = _Sample(
+            at=now, stages=answer.timing_ms, channels={name: lane.ms for name, lane in coverage.channels.items()},
+            bundle=answer.versions.bundle, request_id=answer.request_id, degraded=coverage.degraded,
+        )  # fmt: skip
+        self._samples.append(sample)
+        second.slowest = sorted([*second.slowest, sample], key=_total, reverse=True)[:_SLOW_A_SECOND]
+
+    def by_release(self) -> dict[str, dict[str, float]]:
+        """Of the last minute, by bundle digest: answers, p50, p95 and p99 (ms), degraded share, fill ratio."""
+        now = time.monotonic()
+        samples = [sample for sample in self._samples if now - sample.at <= _WINDOW_S]
+        sums = _summed(second.bundles for second in self._seconds if second.number > int(now) - _WINDOW_S)
+        return {
+            bundle: {"answers": told[0], "degraded_share": told[1] / told[0], "fill": _ratio(*told[2:])}
+            | _quantiles(sample.stages for sample in samples if sample.bundle == bundle).get("total", {})
+            for bundle, told in sums.items()
+        }
+
+    def _second(self, number: int) -> _Second:
+        if not self._seconds or self._seconds[-1].number != number:
+            self._seconds.append(_Second(number=number))
+        return self._seconds[-1]
 
     def summary(self) -> dict[str, Any]:
-        """Rates, quantiles by stage (ms), degraded and filled shares, and the slowest answers."""
+        """Rates, quantiles (ms) by stage, channel and release, shares by tier, outcomes, and the slowest answers."""
         now = time.monotonic()
-        recent = [entry for entry in self._answers if now - entry[0] <= _WINDOW_S]
-        stages: dict[str, list[float]] = {}
-        for _, timing, *_ in recent:
-            for stage, value in timing.items():
-                stages.setdefault(stage, []).append(value)
-        quantiles = {
-            stage: dict(zip(("p50", "p95", "p99"), np.percentile(values, (50, 95, 99)).round(2).tolist(), strict=True))
-            for stage, values in stages.items()
-        }
-        seconds = [0] * int(_WINDOW_S)
-        for entry in recent:
-            seconds[min(int(now - entry[0]), len(seconds) - 1)] += 1
-        slow = sorted(recent, key=lambda entry: -entry[1].get("total", 0.0))[:_SLOW]
-        asked = sum(entry[4] for entry in recent)
+        recent = [second for second in self._seconds if second.number > int(now) - _WINDOW_S]
+        samples = [sample for sample in self._samples if now - sample.at <= _WINDOW_S]
+        rates = [0] * _WINDOW_S
+        for second in recent:
+            rates[second.number - int(now) - 1] = second.answers
+        answers = sum(second.answers for second in recent)
+        tiers = _summed(second.tiers for second in recent)
+        outcomes: dict[str, dict[str, int]] = {}
+        for (name, outcome), count in _counted(second.outcomes for second in recent).items():
+            outcomes.setdefault(name, {})[outcome] = count
+        slow = sorted((sample for second in recent for sample in second.slowest), key=_total, reverse=True)[:_SLOW]
+        releases = self.by_release()
         return {
-            "window_s": _WINDOW_S,
-            "answers": len(recent),
-            "per_second": seconds[::-1],
-            "stages_ms": quantiles,
-            "degraded_share": sum(entry[2] for entry in recent) / len(recent) if recent else 0.0,
-            "fill_ratio": sum(max(entry[3], 0) for entry in recent) / asked if asked else 1.0,
-            "slowest": [{"request_id": entry[5], "total_ms": entry[1].get("total", 0.0)} for entry in slow],
+            "window_s": float(_WINDOW_S),
+            "answers": answers,
+            "per_second": rates,
+            "stages_ms": _quantiles(sample.stages for sample in samples),
+            "channels_ms": _quantiles(sample.channels for sample in samples),
+            "outcomes": outcomes,
+            "degraded_share": sum(second.degraded for second in recent) / answers if answers else 0.0,
+            "narrowed": sum(second.narrowed for second in recent),
+            "reasons": dict(_counted(second.reasons for second in recent).most_common(20)),
+            "fill_ratio": _ratio(*(sum(tier[place] for tier in tiers.values()) for place in (1, 2))),
+            "tiers": {name: {"answers": tier[0], "fill": _ratio(*tier[1:])} for name, tier in tiers.items()},
+            "releases": {role: releases[bundle] for role, bundle in self._bundles.items() if bundle in releases},
+            "slowest": [
+                {
+                    "request_id": sample.request_id,
+                    "total_ms": _total(sample),
+                    "seconds_ago": round(now - sample.at, 1),
+                    "channel": max(sample.channels, key=lambda name: sample.channels[name], default=""),
+                    "channel_ms": max(sample.channels.values(), default=0.0),
+                    "degraded": sample.degraded,
+                }
+                for sample in slow
+            ],
         }
+
+
+def _total(sample: _Sample) -> float:
+    return sample.stages.get("total", 0.0)
+
+
+def _add(sums: dict[str, list[int]], name: str, more: tuple[int, ...]) -> None:
+    known = sums.get(name)
+    sums[name] = list(more) if known is None else [a + b for a, b in zip(known, more, strict=True)]
+
+
+def _summed(parts: Iterable[Mapping[str, list[int]]]) -> dict[str, list[int]]:
+    sums: dict[str, list[int]] = {}
+    for part in parts:
+        for name, values in part.items():
+            _add(sums, name, tuple(values))
+    return sums
+
+
+def _counted(parts: Iterable[collections.Counter[Any]]) -> collections.Counter[Any]:
+    total: collections.Counter[Any] = collections.Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def _ratio(found: int, asked: int) -> float:
+    return found / asked if asked else 1.0
+
+
+def _quantiles(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+    return {
+        name: dict(zip(("p50", "p95", "p99"), np.percentile(listed, (50, 95, 99)).round(2).tolist(), strict=True))
+        for name, listed in values.items()
+    }

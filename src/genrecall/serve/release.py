@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genrecall.bundle.contents import Contents
+from genrecall.errors import ConfigError
 from genrecall.recall.channel import Channel, Query
 from genrecall.recall.fusion import Fusion
+from genrecall.recall.fusion.rule import FITTED
 from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.default import FALLBACK, default_channels, fusion_of
-from genrecall.serve.lanes import Asked, Lane, ThreadLane
+from genrecall.serve.default import FALLBACK, Filled, default_channels, fill, fusion_of
+from genrecall.serve.deltas import DeltaStore
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked, RankLane
+from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
+from genrecall.serve.scenario import FALLBACKS, Scenario
 from genrecall.serve.schema import Filter
-from genrecall.serve.worker.lane import WorkerLane
+from genrecall.serve.worker.remote import ClassicProcess
+from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
 
-PLUGINS = "genrecall.channels"
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -40,16 +44,22 @@ class Release:
         contents: the bundle without its models.
         lanes: by channel; the fallback has one, too, for requests that name it.
         worker: the generative lane; None where only classic channels are served.
+        classic: the process behind the classic lanes; None where they answer in this one.
         fusion: for requests that do not choose channels.
         inflight: requests that are being answered from it.
+        ranks: who orders what was fused; None where the bundle has no ranker, or no worker runs it.
+        deltas: of the ranker's tables, oldest first.
     """
 
     contents: Contents
     lanes: Mapping[str, Lane]
-    worker: WorkerLane | None
+    worker: Replicas | None
     weights: Mapping[str, float]
+    classic: ClassicProcess | None = None
     inflight: int = 0
-    _fusions: dict[tuple[str, ...], Fusion] = field(default_factory=dict)
+    ranks: RankLane | None = None
+    deltas: Sequence[str] = ()
+    _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
@@ -57,14 +67,25 @@ class Release:
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
         contents = await asyncio.to_thread(Contents.open, path)
-        channels = await asyncio.to_thread(channels_of, contents)
-        lanes: dict[str, Lane] = {name: ThreadLane(channel) for name, channel in channels.items()}
-        worker = None
-        if config.worker is not None:
-            worker = WorkerLane(contents.path.resolve(), config.worker)
-            await worker.start()
-            lanes = {"generative": worker, **lanes}
-        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights)
+        path = contents.path.resolve()
+        classic = ClassicProcess(path)
+        worker = None if config.worker is None else Replicas(path, config.worker)
+        try:
+            lanes: dict[str, Lane] = {**await classic.start()}
+            if worker is not None:
+                await worker.start()
+                lanes = {"generative": worker, **lanes}
+        except LaneFailedError:
+            await classic.close()
+            raise
+        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
+        try:
+            release.require(config.scenarios)
+        except ConfigError:
+            await release.close()
+            raise
+        if contents.ranker is not None and worker is not None:
+            release.ranks, release.deltas = worker, DeltaStore(config.state).of(contents.ranker)
         await release.warm()
         return release
 
@@ -76,12 +97,19 @@ class Release:
         for query in (Query(history=history), Query(history=history, text=text)):
             asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
             await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
+        if self.ranks is not None:
+            asked = RankAsked(
+                query=Query(history=history), user_id=None, items=history, deltas=self.deltas, budget_s=60.0
+            )
+            await asyncio.gather(self.ranks.rank(asked), return_exceptions=True)
         await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:
         """Stop its lanes."""
         for lane in self.lanes.values():
             await lane.close()
+        if self.classic is not None:
+            await self.classic.close()
 
     @property
     def digest(self) -> str:
@@ -108,16 +136,40 @@ class Release:
             return found
         return default_channels(self.contents, self.lanes)
 
-    def fusion(self, channels: tuple[str, ...]) -> Fusion:
-        """How these channels' lists are joined."""
-        if channels not in self._fusions:
-            self._fusions[channels] = fusion_of(self.contents, channels, self.weights)
-        return self._fusions[channels]
+    def require(self, scenarios: Mapping[str, Scenario]) -> None:
+        """Refuse scenarios that this bundle cannot keep.
 
-    def fallback(self, query: Query, k: int) -> np.ndarray:
-        """int32 popular items that the query does not exclude; from memory, so that it cannot be late."""
-        found = self.contents.channels[FALLBACK].recall([query], k).items[0]
-        return np.asarray(found[found >= 0])
+        Raises:
+            ConfigError: one names a channel that is not there, or a fusion that the bundle was not fitted with.
+        """
+        shipped = None if self.contents.fusion is None else self.contents.fusion.config.method
+        for name, rules in scenarios.items():
+            named = {*(rules.channels or ()), *rules.weights, *rules.floors, *rules.budgets_ms}
+            if missing := sorted(named - set(self.lanes)):
+                raise ConfigError(
+                    f"the scenario {name} names channels that are not there",
+                    seen=", ".join(missing),
+                    allowed=", ".join(self.lanes),
+                    fix="export the bundle with them, install the plug-in, or take them out of the scenario",
+                )
+            if rules.method in FITTED and rules.method != shipped:
+                raise ConfigError(
+                    f"the scenario {name} asks for a fusion that this bundle was not fitted with",
+                    seen=f"method {rules.method}; the bundle ships {shipped or 'none'}",
+                    allowed="rrf, scores, quota, or what the bundle ships",
+                    fix="fit it with `genrecall fuse`, or choose another method",
+                )
+
+    def fusion(self, channels: tuple[str, ...], rules: Scenario | None = None) -> Fusion:
+        """How these channels' lists are joined; ``rules`` are those of the configuration, which live as long as it."""
+        key = channels, id(rules)
+        if key not in self._fusions:
+            self._fusions[key] = fusion_of(self.contents, channels, self.weights, rules)
+        return self._fusions[key]
+
+    def fallback(self, query: Query, k: int, chain: Sequence[str] = FALLBACKS) -> list[Filled]:
+        """Popular items that the query does not exclude; from memory, so that it cannot be late."""
+        return fill(self.contents, query, k, chain)
 
     def set_delisted(self, item_ids: set[str]) -> None:
         """Items that must not come from now on."""
@@ -193,7 +245,4 @@ def channels_of(contents: Contents) -> dict[str, Channel]:
     if "lexical" not in channels and len(contents.items) <= _LEXICAL_ITEMS:
         log("channel lexical: indexing the items' texts (the bundle ships no index)")
         channels["lexical"] = LexicalChannel.fit(item_texts(contents.items), contents.channels[FALLBACK].counts)
-    for plugin in metadata.entry_points(group=PLUGINS):
-        channels[plugin.name] = plugin.load()(contents)
-        log(f"channel {plugin.name}: from the plug-in {plugin.value}")
-    return channels
+    return {**channels, **plugins(contents, ["generative", *channels])}

@@ -10,6 +10,7 @@ the user and the candidate's digest, so that the same users see it all the time,
 from __future__ import annotations
 
 import asyncio
+import collections
 import hashlib
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from genrecall.errors import GenrecallError
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.deltas import DeltaStore, added
 from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -25,6 +27,7 @@ from genrecall.serve.state.store import UserState
 from genrecall.telemetry import log
 
 _RETIRE_S = 60.0
+_TRAIL = 50
 
 
 class Releases:
@@ -45,6 +48,7 @@ class Releases:
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._delisted = state.delisted()
+        self._trail: collections.deque[dict[str, Any]] = collections.deque(maxlen=_TRAIL)
 
     def pick(self, key: str) -> tuple[Release, str]:
         """The release that answers this user, and its role.
@@ -56,9 +60,20 @@ class Releases:
             token = hashlib.blake2b(f"{self.candidate.digest}\0{key}".encode(), digest_size=8).digest()
             if int.from_bytes(token, "big") / 2**64 * 100 < self.percent:
                 return self.candidate, "candidate"
-        if self.active is None:
+        return self.named("active"), "active"
+
+    def named(self, role: str) -> Release:
+        """The release in this role.
+
+        Raises:
+            Problem: there is none.
+        """
+        found = {"active": self.active, "candidate": self.candidate, "previous": self.previous}[role]
+        if found is not None:
+            return found
+        if role == "active":
             raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
-        return self.active, "active"
+        raise Problem("conflict", f"there is no {role} bundle")
 
     def of(self, digest: str) -> Release:
         """The release of this bundle.
@@ -145,12 +160,31 @@ class Releases:
             release.set_delisted(self._delisted)
         return len(self._delisted)
 
+    async def apply_delta(self, path: Path) -> int:
+        """Let the active bundle's ranker take in the next delta of its tables; the version then. On disk, and in force
+        for every request after it, when it returns.
+
+        Raises:
+            Problem: it is not the ranker's next delta.
+        """
+        async with self._changing:
+            active = self.active
+            if active is None:
+                raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
+            active.deltas = await asyncio.to_thread(added, DeltaStore(self._config.state), active.contents.ranker, path)
+            return len(active.deltas)
+
     def status(self) -> dict[str, Any]:
         """What is in which role."""
         return {
             role: None if release is None else _facts(release)
             for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous))
-        } | {"canary_percent": self.percent, "delisted": len(self._delisted)}
+        } | {"canary_percent": self.percent, "delisted": len(self._delisted), "trail": list(self._trail)[::-1]}
+
+    async def purge(self, user_id: str) -> None:
+        """Forget what the engines of all releases keep of a user."""
+        workers = [release.worker for release in self._all() if release.worker is not None]
+        await asyncio.gather(*(worker.purge(user_id) for worker in workers))
 
     async def close(self) -> None:
         """Stop all of them."""
@@ -169,6 +203,9 @@ class Releases:
 
     def _told(self, outcome: str) -> None:
         self._metrics.reload.labels(outcome).inc()
+        about = self.candidate if outcome in ("staged", "canaried") else self.active
+        digest = "" if about is None else about.digest
+        self._trail.append({"time": time.time(), "what": outcome, "digest": digest, "percent": self.percent})
         self._metrics.bundle.clear()
         for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous)):
             if release is not None:
@@ -192,6 +229,12 @@ def _facts(release: Release) -> dict[str, Any]:
         "items": len(release.contents.items),
         "channels": list(release.lanes),
         "beam": release.beam,
+        "ranker": None if release.contents.ranker is None else release.contents.ranker.digest,
+        "tables": len(release.deltas),
         "worker": None if worker is None else worker.state,
         "restarts": 0 if worker is None else worker.restarts,
+        "processes": {
+            **({} if worker is None else {f"worker {n}": lane.process.pid for n, lane in enumerate(worker.lanes)}),
+            **({} if release.classic is None else {"classic": release.classic.process.pid}),
+        },
     }

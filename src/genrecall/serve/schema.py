@@ -16,6 +16,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 Kind = Literal["click", "cart", "order", "exposure", "query"]
+Role = Literal["active", "candidate", "previous"]
 
 
 class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +39,11 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which items next, for a user whose history is stored or for a history given here."""
+    """Which items next, for a user whose history is stored or for a history given here.
+
+    ``release`` asks the bundle in that role, whoever the user is: for looking at one before it is activated. Answers to
+    it, and to the scenario ``console``, are no part of any experiment's log.
+    """
 
     user_id: Id | None = None
     history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
@@ -52,6 +57,7 @@ class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude_seen: bool = True
     spread: Spread | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    release: Role | None = None
     explain: bool = False
 
 
@@ -71,7 +77,37 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exclude_seen: bool = False
     spread: Spread | None = None
     deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+    release: Role | None = None
     explain: bool = False
+
+
+class Rank(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In which order a user would want these items; nothing is recalled."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_K)]
+    user_id: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None = None
+    profile: Annotated[dict[Word, Word], Meta(max_length=50)] = {}
+    deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
+
+
+class RankedItem(msgspec.Struct, frozen=True):
+    """One item; ``probability`` is calibrated: that it is taken, among the candidates that recall would give."""
+
+    item_id: str
+    rank: int
+    score: float
+    probability: float
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """The answer to Rank: every known item once, best first; ``unknown`` are ids that the bundle does not know."""
+
+    request_id: str
+    items: list[RankedItem]
+    unknown: list[str]
+    versions: Versions
+    timing_ms: dict[str, float]
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -110,7 +146,8 @@ class Placed(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answered item.
 
-    ``score`` is the fusion's; ``sequence_score`` the generative channel's Σ log p over the SID's codes, if it found it.
+    ``score`` orders the list: the ranker's where one ranked (``versions.ranker``), else the fusion's;
+    ``sequence_score`` is the generative channel's Σ log p over the SID's codes, if it found it.
     """
 
     item_id: str
@@ -153,7 +190,7 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What answered; all of it from one bundle."""
+    """What answered; all of it from one bundle. ``tables`` counts the deltas that the ranker's tables had taken in."""
 
     bundle: str
     catalog: str
@@ -161,6 +198,8 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
     genrecall: str
     release: str
     arms: dict[str, str] = {}
+    ranker: str = ""
+    tables: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -191,11 +230,39 @@ class Listing(msgspec.Struct, frozen=True):
     score: float
 
 
+class Fused(msgspec.Struct, frozen=True):
+    """One place of the fused list, before it was arranged.
+
+    ``parts`` are what channels add to ``value`` (of ``quota`` the largest counts; of ``learned`` there are none);
+    ``rank`` is its place in the answer, None where another item was preferred.
+    """
+
+    item_id: str
+    place: int
+    value: float
+    parts: dict[str, float]
+    rank: int | None
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """By which rules an answer came about: the scenario's, where it sets any."""
+
+    scenario: str
+    method: str
+    weights: dict[str, float]
+    constant: float
+    floors: dict[str, int]
+    budgets_ms: dict[str, float]
+    spread: Spread | None
+    diversity: dict[str, float | int | str] | None
+    fallback: list[str]
+
+
 class Explained(msgspec.Struct, frozen=True):
     """Why an answer was as it was.
 
-    ``levels`` (the best beams of each) and ``survivors`` (how many there were) only where the request asked for an
-    explanation.
+    ``fused`` is the list that ``rules`` made of the channels' lists. ``levels`` (the best beams of each) and
+    ``survivors`` (how many there were) only where the request asked for an explanation.
     """
 
     request_id: str
@@ -203,6 +270,8 @@ class Explained(msgspec.Struct, frozen=True):
     query: str | None
     answer: Answer
     lists: dict[str, list[Listing]]
+    rules: Rules
+    fused: list[Fused]
     levels: list[list[Beam]] | None
     survivors: list[int] | None
 

@@ -1,36 +1,41 @@
-"""The online path: state → admission → channels in parallel, each with its own budget → fusion → fallback → answer."""
+"""The online path: state → admission → channels in parallel, each with its budget → fusion → ranker → fallback."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering
-from genrecall.serve.admission import grant
+from genrecall.serve import answering, arranging, ranking
+from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.default import depth_of
+from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
+from genrecall.serve.ranking import Order
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
+from genrecall.serve.scenario import Scenario
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Rank, Ranked, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState, shown
+from genrecall.serve.tiers import Tiers
 
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
+_NARROWED = "narrowed: generative"
+_AS_THE_BUNDLE_SAYS = Scenario()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +44,7 @@ class _Plan:
 
     query: Query
     channels: tuple[str, ...]
+    rules: Scenario
     beam: int
     beam_asked: int
     reasons: list[str]
@@ -61,7 +67,7 @@ class Service:
     ) -> None:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
-        self.limiter = Limiter(config.max_inflight, config.deadline_s)
+        self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
         self.arms = Arms(config)
         self.inflight = 0
 
@@ -70,7 +76,10 @@ class Service:
         begun = time.perf_counter()
         arms = self.arms.of(request.user_id)
         request = self.arms.applied(request, arms)
-        release, role = self.releases.pick(request.user_id or request_id)
+        if request.release is None:
+            release, role = self.releases.pick(request.user_id or request_id)
+        else:
+            release, role = self.releases.named(request.release), request.release
         release.inflight += 1
         self.inflight += 1
         try:
@@ -78,7 +87,9 @@ class Service:
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            answer = self._pack(request, request_id, release, role, plan, outcomes)
+            order = await self._order(request, release, plan, outcomes, begun)
+            ranked = time.perf_counter()
+            answer = self._pack(request, request_id, release, role, plan, outcomes, order)
             answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
@@ -87,19 +98,61 @@ class Service:
         marks = {
             "state": planned - begun,
             "channels": recalled - planned,
-            "fusion": done - recalled,
+            "rank": ranked - recalled,
+            "fusion": done - ranked,
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
-        self._measure(answer, request.k, marks)
+        tier = self.tiers.of(request, len(plan.query.history))
+        self._measure(answer, request.k, tier, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
         self.arms.exposed(request, answer)
         lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
-        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists))
+        self.traffic.see(answer, request.k, tier)
+        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
-    def _deadline_s(self, request: Recommend | Search) -> float:
+    async def rank(self, request: Rank, request_id: str) -> Ranked:
+        """Order items that the caller has.
+
+        Raises:
+            Problem: the bundle has no ranker, or it does not answer in time.
+        """
+        begun = time.perf_counter()
+        release, role = self.releases.pick(request.user_id or request_id)
+        if release.ranks is None:
+            raise Problem("conflict", "the active bundle has no ranker")
+        release.inflight += 1
+        try:
+            history, times, profile = self._past(request, release)
+            items, places = release.indices(list(dict.fromkeys(request.items)))
+            query = Query(history=history, times=times, profile=profile)
+            left_s = ranking.left_of(self._deadline_s(request), begun)
+            found, tables = await ranking.scored(
+                release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
+            )
+        finally:
+            release.inflight -= 1
+        known, took = set(places.tolist()), time.perf_counter() - begun
+        self.metrics.stage.labels("rank").observe(took)
+        distinct = enumerate(dict.fromkeys(request.items))
+        return Ranked(
+            request_id=request_id,
+            items=found,
+            unknown=[item for place, item in distinct if place not in known],
+            versions=answering.versions_of(release, role, release.chosen(None, search=False), tables=tables),
+            timing_ms={"total": round(took * 1e3, 3)},
+        )
+
+    def _deadline_s(self, request: Recommend | Search | Rank) -> float:
         return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
+
+    async def forget(self, user_id: str) -> int:
+        """Erase what is known of a user, here and in the engines; events erased."""
+        erased = self.state.forget(user_id)
+        self.explanations.forget(user_id)
+        await self.releases.purge(user_id)
+        return erased
 
     def explain(self, request_id: str) -> Explained:
         """Why an answer was as it was.
@@ -110,7 +163,11 @@ class Service:
         remembered = self.explanations.find(request_id)
         if remembered is None:
             raise Problem("not_found", "no such answer is remembered; only the newest are")
-        return explained(remembered, self.releases.of(remembered.answer.versions.bundle))
+        release = self.releases.of(remembered.answer.versions.bundle)
+        return explained(remembered, release, self._rules(remembered.request))
+
+    def _rules(self, request: Recommend | Search) -> Scenario:
+        return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
 
     def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
         history, times, profile = self._past(request, release)
@@ -121,24 +178,26 @@ class Service:
             profile=profile,
             text=request.query if isinstance(request, Search) else None,
         )
-        channels = release.chosen(request.channels, search=isinstance(request, Search))
-        budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
+        rules = self._rules(request)
+        channels = release.chosen(request.channels or rules.channels, search=isinstance(request, Search))
+        reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
+        budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
             beam = beam_asked
-            if release.worker.state == "ready":
-                granted = grant(release.worker, beam=beam_asked, k=request.k, budget_s=budget_s)
+            if (worker := release.worker.of(request.user_id)) is not None:
+                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s)
                 beam = granted.beam
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
         return _Plan(
-            query=query, channels=channels, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
+            query=query, channels=channels, rules=rules, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
             reasons=reasons, budget_s=budget_s,
         )  # fmt: skip
 
     def _past(
-        self, request: Recommend | Search, release: Release
+        self, request: Recommend | Search | Rank, release: Release
     ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
         if request.history is not None:
             return release.indices(request.history)[0], None, request.profile
@@ -157,14 +216,16 @@ class Service:
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
-        depth = depth_of(request.k, len(release.contents.items))
+        wanted = plan.rules.depth(request.k, request.spread or plan.rules.spread)
+        depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
         tasks = {}
         for name in plan.channels:
             if name == "generative" and plan.beam == 0 and plan.reasons:
                 continue
             asked = Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
-                budget_s=plan.budget_s,
+                budget_s=plan.rules.budget_s(name, plan.budget_s), narrowest=min(plan.beam, max(request.k, NARROWEST)),
+                user=request.user_id,
             )  # fmt: skip
             tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
         try:
@@ -177,6 +238,25 @@ class Service:
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
 
+    async def _order(
+        self,
+        request: Recommend | Search,
+        release: Release,
+        plan: _Plan,
+        outcomes: Mapping[str, Outcome],
+        begun: float,
+    ) -> Order:
+        """Fused candidates, in the ranker's order where the bundle has one."""
+        rules, ranked = plan.rules, _is_ranked(request, release)
+        fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
+        found = answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules)
+        if not ranked:
+            return Order(found=self._kept(release, found))
+        assert release.ranks is not None
+        left_s = ranking.left_of(self._deadline_s(request), begun)
+        order = await ranking.ordered(release.ranks, release.deltas, found, plan.query, request.user_id, left_s)
+        return replace(order, found=self._kept(release, order.found))
+
     def _pack(
         self,
         request: Recommend | Search,
@@ -185,25 +265,31 @@ class Service:
         role: str,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
+        order: Order,
     ) -> Answer:
-        fetch = request.k if request.spread is None else 4 * request.k
-        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch))
-        found = answering.spread_out(found, release.contents.table.sids, request.spread)[: request.k]
+        rules = plan.rules
+        found = arranging.arranged(release, order.found, rules, request.spread, request.k)
         missing = request.k - len(found)
-        filled: Sequence[int] = []
+        filled: Sequence[Filled] = []
         if missing > 0:
             taken = np.array([entry.item for entry in found], dtype=np.int32)
             exclude = np.concatenate((plan.query.exclude, release.delisted, taken))
-            filled = release.fallback(Query(exclude=exclude), missing).tolist()
+            asked = Query(exclude=exclude, profile=plan.query.profile)
+            filled = release.fallback(asked, missing, rules.fallback)
         failed = [
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
         reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
+        reasons += [order.reason] if order.reason else []
+        generative = outcomes.get("generative")
+        ran = generative.listed if generative is not None else None
+        if ran is not None and ran.narrowed and _NARROWED not in reasons:
+            reasons.append(_NARROWED)
         coverage = Coverage(
             channels={name: outcome.coverage for name, outcome in outcomes.items()},
             degraded=bool(reasons),
             reasons=reasons,
-            beam=plan.beam if _answered(outcomes.get("generative")) else 0,
+            beam=0 if ran is None else min(plan.beam, ran.beam or plan.beam),
             beam_asked=plan.beam_asked,
             filled=len(filled),
         )
@@ -211,7 +297,7 @@ class Service:
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
-            versions=answering.versions_of(release, role, plan.channels),
+            versions=answering.versions_of(release, role, plan.channels, rules, order.version),
             timing_ms={},
         )
 
@@ -220,7 +306,7 @@ class Service:
         gone = set(release.delisted.tolist())
         return [entry for entry in found if entry.item not in gone] if gone else list(found)
 
-    def _measure(self, answer: Answer, k: int, marks: Mapping[str, float]) -> None:
+    def _measure(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
         metrics, coverage = self.metrics, answer.coverage
         for stage, seconds in marks.items():
             metrics.stage.labels(stage).observe(seconds)
@@ -237,12 +323,12 @@ class Service:
             metrics.narrowed.inc()
         if "shed: generative" in coverage.reasons:
             metrics.shed.labels("rows").inc()
-        metrics.fill.labels("all").observe((len(answer.items) - coverage.filled) / k)
-        self.traffic.see(answer, k)
+        metrics.fill.labels(tier).observe((len(answer.items) - coverage.filled) / k)
 
 
-def _answered(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.listed is not None
+def _is_ranked(request: Recommend | Search, release: Release) -> bool:
+    """Rankers learn from histories, not from searches."""
+    return release.ranks is not None and isinstance(request, Recommend)
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrecall.artifacts import is_current
-from genrecall.errors import DataError
+from genrecall.artifacts import is_current, open_artifact
+from genrecall.errors import ArtifactError, DataError
 from genrecall.processes import gathered, is_main, share, wait
 from genrecall.telemetry import log
 from genrecall.text.encoder import DEFAULT, Encoder, load_encoder
@@ -72,6 +72,49 @@ def embed_catalog(
         made = write_vectors(out, catalog.items.ids, matrix, config=config, parents=parents, facts=facts)
     wait()
     return made or Vectors.load(out)
+
+
+def extend_vectors(
+    before: Path | str, catalog: Catalog, *, out: Path | str, encoder: str | Path | Encoder | None = None,
+    device: str = "auto",
+) -> Vectors:  # fmt: skip
+    """Vectors of a catalog that items were added to: those that are there stay, the new items' are computed.
+
+    Args:
+        before: ``vectors`` artifact of the catalog before.
+        catalog: with its items, and more.
+        out: directory of the new artifact.
+        encoder: as in ``embed_catalog``; None takes the name that the vectors were made with.
+        device: where to compute.
+
+    Raises:
+        ArtifactError: the encoder is not the one that made them.
+    """
+    config = open_artifact(before, kind=KIND).manifest.config
+    known = Vectors.load(before)
+    place = {item: row for row, item in enumerate(known.item_ids)}
+    fresh = [row for row, item in enumerate(catalog.items.ids) if item not in place]
+    named = encoder if encoder is not None else config["encoder"]["name"]
+    chosen = load_encoder(named, device=device) if isinstance(named, str | Path) else named
+    if chosen.identity != config["encoder"]:
+        raise ArtifactError(
+            "these vectors were made by another encoder",
+            seen=str(chosen.identity), allowed=str(config["encoder"]), fix="give the --encoder that made them",
+        )  # fmt: skip
+    texts = TextTemplate(text=config["template"], max_characters=config["max_characters"]).render(catalog.items)
+    made = {**config, "texts": _digest(catalog.items.ids, texts)}
+    parents = {**parents_of(catalog), "vectors": known.digest}
+    if is_current(out, kind=KIND, config=made, parents=parents):
+        return Vectors.load(out)
+    matrix = np.zeros((len(texts), known.dim), np.float32)
+    if fresh:
+        matrix[fresh] = chosen.encode([texts[row] for row in fresh])
+    for row, item in enumerate(catalog.items.ids):
+        if item in place:
+            matrix[row] = known.matrix[place[item]]
+    _require_finite(catalog.items.ids, matrix)
+    facts: dict[str, Any] = {"texts": len(fresh), "kept": len(texts) - len(fresh)}
+    return write_vectors(out, catalog.items.ids, matrix, config=made, parents=parents, facts=facts)
 
 
 def parents_of(catalog: Catalog) -> dict[str, str]:

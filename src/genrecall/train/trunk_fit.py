@@ -57,6 +57,7 @@ def train_trunk(
     validate: Callable[[ItemTrunk], float] | None = None,
     parents: Mapping[str, str],
     recipe: Mapping[str, Any],
+    start: Path | None = None,
 ) -> FitResult:
     """Train on U users' histories and write the artifact; a killed run goes on from its checkpoint.
 
@@ -73,13 +74,17 @@ def train_trunk(
         validate: a figure to maximise, of the model in evaluation mode.
         parents: digests of catalog, SIDs and teacher.
         recipe: whatever else made the model; goes into the manifest.
+        start: directory of a model whose weights are gone on from; of the same sizes and prompt.
     """
     assert train.window == model.window == prompt.window, "one window for training and serving"
     trie = Trie.build(table.space, table.sids)
-    trunk = ItemTrunk(
-        model, table.space, table.sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()),
-        sessions=prompt.sessions,
-    )  # fmt: skip
+    if start is not None:
+        trunk = ItemTrunk.load(start, table.sids)
+    else:
+        trunk = ItemTrunk(
+            model, table.space, table.sids, prefix_rows=prompt.prefix_rows, prefix_length=len(prompt.head()),
+            sessions=prompt.sessions,
+        )  # fmt: skip
     learner = TrunkLearner(trunk, trie, table.sids, normalise=normalise, searches=prompt.queries is not None)
     if turns is not None and turns.word_vectors is not None:
         trunk.ground(prompt.first_query_row - trunk.first_prefix, turns.word_vectors)

@@ -12,15 +12,16 @@ from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Dropped, Job, Limits, Scheduler
 from genrecall.engine.host.step import Kind, Load, StepPlan, fit
+from genrecall.engine.host.tier import Slots, Way
 from genrecall.errors import CapacityError
 
 PAGES, SIZE = 24, 4
 LIMITS = Limits(rows=30, tokens=40, requests=4, filters=2, widest=50, seconds=1.0, patience_s=50.0)
 
 
-def make(limits: Limits = LIMITS, pages: int = PAGES) -> tuple[Scheduler, list[float]]:
+def make(limits: Limits = LIMITS, pages: int = PAGES, slots: int = 0) -> tuple[Scheduler, list[float]]:
     now = [0.0]
-    cache = PrefixCache(PageAllocator(pages + 1), SIZE)
+    cache = PrefixCache(PageAllocator(pages + 1), SIZE, Slots(slots))
     return Scheduler(limits, cache, CostModel(), lambda: now[0]), now
 
 
@@ -32,9 +33,12 @@ def job(number: int, tokens: list[int], rows: int = 5, **kwargs) -> Job:
 
 
 class Machine(RuleBasedStateMachine):
+    slots = 0
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler, self.now = make()
+        self.scheduler, self.now = make(slots=self.slots)
+        self.bytes: dict[tuple[str, int], tuple[str | None, tuple[int, ...]]] = {}
         self.cache, self.allocator = self.scheduler.cache, self.scheduler.cache.allocator
         self.jobs: dict[int, Job] = {}
         self.ended: dict[int, object] = {}
@@ -60,6 +64,7 @@ class Machine(RuleBasedStateMachine):
         )  # fmt: skip
         self.jobs[number] = asked
         self.scheduler.submit(asked)
+        self.move()
         self.purged.discard(user)
 
     @rule(number=st.integers(0, 200))
@@ -72,13 +77,17 @@ class Machine(RuleBasedStateMachine):
     def purge(self, user):
         self.scheduler.purge(user)
         self.purged.add(user)
-        self.cache.wipeable()
+        self.wipe()
+        running = [page for plan in self.plans for seat in plan.seats for page in seat.pages]
+        left = {where for where, (owner, _) in self.bytes.items() if owner == user}
+        assert left <= {("page", page) for page in running}, "no byte of theirs stays but under running batches"
 
     @rule(busy=st.floats(0, 2))
     @precondition(lambda self: len(self.plans) < 3)
     def plan(self, busy):
         waiting = self.scheduler.waiting
         plan = self.scheduler.plan(busy)
+        self.move()
         self.collect()
         if plan is None:
             # Only pages that running batches hold, or lateness, can keep a waiting job from its plan.
@@ -97,6 +106,7 @@ class Machine(RuleBasedStateMachine):
             assert seat.length == len(asked.tokens)
             assert len(seat.pages) == -(-seat.length // SIZE)
             assert 0 <= seat.cached < seat.length
+            self.write(seat, asked)
             assert all(
                 low <= found <= top for low, found, top in zip(asked.narrowest, seat.rows, asked.rows, strict=True)
             )
@@ -109,10 +119,34 @@ class Machine(RuleBasedStateMachine):
             if wanted:
                 self.end(seat.job, "answered")
         self.collect()
+        self.wipe()
 
     @rule(seconds=st.floats(0.1, 30))
     def wait(self, seconds):
         self.now[0] += seconds
+
+    def write(self, seat, asked):
+        """What a batch finds in kept pages is the beginning of the prompt; the rest it writes itself."""
+        for place, page in enumerate(seat.pages):
+            part = (asked.user, tuple(asked.tokens[place * SIZE : (place + 1) * SIZE]))
+            if place < seat.cached // SIZE:
+                assert self.bytes[("page", page)] == part
+            else:
+                self.bytes[("page", page)] = part
+
+    def move(self):
+        busy = {page for plan in self.plans for seat in plan.seats for page in seat.pages}
+        for move in self.cache.slots.moves():
+            assert move.page not in busy, "copies run beside batches"
+            page, slot = ("page", move.page), ("slot", move.slot)
+            source, target = (page, slot) if move.way is Way.OFFLOAD else (slot, page)
+            self.bytes[target] = self.bytes[source]
+
+    def wipe(self):
+        for page in self.cache.wipeable():
+            self.bytes.pop(("page", page), None)
+        for slot in self.cache.slots.wipeable():
+            self.bytes.pop(("slot", slot), None)
 
     def end(self, number, how):
         assert number not in self.ended, "answered once"
@@ -134,6 +168,7 @@ class Machine(RuleBasedStateMachine):
         for node in self.cache._recent:
             holders[node.page] += 1
         assert holders == [self.allocator.holders(page) for page in range(PAGES + 1)]
+        assert sorted([*self.cache.slots._free, *(node.slot for node in self.cache._cold)]) == list(range(self.slots))
         free = self.allocator.free_pages()
         assert sorted(free) == [page for page in range(1, PAGES + 1) if holders[page] == 0]
         assert holders[0] == 0
@@ -146,7 +181,9 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def users_share_nothing(self):
-        for node in self.cache._recent:
+        for node in (*self.cache._recent, *self.cache._cold):
+            assert (node.page is None) == (node.slot is not None) == (node in self.cache._cold)
+            assert node.page is not None or all(child.page is None for child in node.children.values())
             top = node
             while top.parent is not None:
                 top = top.parent
@@ -159,15 +196,26 @@ class Machine(RuleBasedStateMachine):
             if self.plans:
                 self.finish(None)
             plan = self.scheduler.plan()
+            self.move()
             self.collect()
             if plan is not None:
                 self.plans.append(plan)
+                for seat in plan.seats:
+                    self.write(seat, self.jobs[seat.job])
         assert set(self.ended) == set(self.jobs)
         assert self.allocator.available + self.cache.pages == PAGES
 
 
+class TieredMachine(Machine):
+    """With so few slots that they are dropped, too."""
+
+    slots = 7
+
+
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestTieredMachine = TieredMachine.TestCase
+TestTieredMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def test_what_cannot_fit_is_refused_up_front():

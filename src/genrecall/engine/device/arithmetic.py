@@ -6,6 +6,7 @@ deviate from post-training recipes in scaling every row as it is computed: nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,42 @@ class Fp8:
     def product(self, x: Quantized, matrix: Quantized, bias: torch.Tensor | None = None) -> torch.Tensor:
         """See ``Arithmetic``."""
         return fp8_linear(x, matrix, bias)
+
+
+_BLOCK = 128
+"""Rows of every product in batch-invariant mode."""
+
+
+class InBlocks:
+    """Another arithmetic whose products always have the same number of rows, so that the library that computes them
+    always makes the same choice, and what it makes of a row does not depend on what else is in the batch (He et al.
+    2025, "Defeating nondeterminism in LLM inference"). We deviate from kernels with a fixed order of summation: any
+    library will do, at the price of padding and of a launch a block.
+    """
+
+    def __init__(self, inner: Arithmetic) -> None:
+        self._inner = inner
+        self.matrix, self.norm = inner.matrix, inner.norm
+        self.activate, self.ready = inner.activate, inner.ready
+
+    def product(self, x: Any, matrix: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """See ``Arithmetic``."""
+        if not isinstance(x, Quantized):
+            return in_blocks(lambda part: self._inner.product(part, matrix, bias), x)
+
+        def run(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return self._inner.product(Quantized(values=values, scale=scale), matrix, bias)
+
+        return in_blocks(run, x.values, x.scale)
+
+
+def in_blocks(run: Callable[..., torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:
+    """``run`` of tensors (M, …), of so many rows at a time; the last ones are zeros."""
+    count = len(rows[0])
+    padding = -count % _BLOCK
+    padded = [torch.cat([one, one.new_zeros(padding, *one.shape[1:])]) if padding else one for one in rows]
+    parts = [run(*(one[at : at + _BLOCK] for one in padded)) for at in range(0, count + padding, _BLOCK)]
+    return torch.cat(parts)[:count] if parts else run(*rows)
 
 
 ARITHMETIC: dict[str, type[Arithmetic]] = {"plain": Plain, "fp8": Fp8, "int8": Int8Weights}

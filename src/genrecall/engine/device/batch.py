@@ -1,9 +1,9 @@
 """A plan as tensors: the only place where host data goes to the device, in one copy of 32-bit integers.
 
-    | table R·Q | length R | new R | there R | last R | filter R | seed R | starts R+1 | widths L·R | begins L·(R+1) |
+    | table R·Q | length R | new R | there R | last R | filter R | seed R | cap R | starts R+1 | widths L·R | begins L·(R+1) |
     | token T | position T | slot T |
 
-The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
+Fields, and rows of ``widths`` and ``begins``, start at multiples of 16 bytes. The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
 which the graphs of the levels read, do not depend on T.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from genrecall.engine.device.decoder import PromptRows
+from genrecall.engine.device.staging import aligned
 from genrecall.engine.host.step import StepPlan
 from genrecall.kernels.rows import RowRanges
 
@@ -47,13 +48,16 @@ class BatchShape:
     def fields(self) -> dict[str, slice]:
         """Where each field lies."""
         r, levels, t = self.requests, self.levels, self.tokens
+        starts, place = {}, 0
         sizes = {
-            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r,
+            "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r, "cap": r,
             "starts": r + 1,
-            "widths": levels * r, "begins": levels * (r + 1), "token": t, "position": t, "slot": t,
+            "widths": levels * aligned(r), "begins": levels * aligned(r + 1), "token": t, "position": t, "slot": t,
         }  # fmt: skip
-        ends = np.cumsum(list(sizes.values())).tolist()
-        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+        for name, size in sizes.items():
+            starts[name] = slice(place, place + size)
+            place += aligned(size)
+        return starts
 
     @property
     def size(self) -> int:
@@ -70,6 +74,7 @@ class Batch:
         prompts: where they belong.
         filters: int32 (R,), the row of each request's item filter; -1 for none.
         seeds: int32 (R,), of requests that want a sample; -1 for none.
+        caps: int32 (R,), the most beams under one first code.
         widths: int32 (L, R).
         begins: int32 (L, R+1), the first row of each request after each level.
         root: one row for each request that is there.
@@ -79,6 +84,7 @@ class Batch:
     prompts: PromptRows
     filters: torch.Tensor
     seeds: torch.Tensor
+    caps: torch.Tensor
     widths: torch.Tensor
     begins: torch.Tensor
     root: RowRanges
@@ -103,8 +109,9 @@ class Batch:
             prompts=prompts,
             filters=at["filter"],
             seeds=at["seed"],
-            widths=at["widths"].view(shape.levels, r),
-            begins=at["begins"].view(shape.levels, r + 1),
+            caps=at["cap"],
+            widths=at["widths"].view(shape.levels, -1)[:, :r],
+            begins=at["begins"].view(shape.levels, -1)[:, : r + 1],
             root=root,
         )
 
@@ -115,6 +122,7 @@ def pack(
     prompts: Sequence[Sequence[int]],
     filters: Sequence[int],
     seeds: Sequence[int],
+    caps: Sequence[int],
     page_tokens: int,
     out: np.ndarray,
 ) -> None:
@@ -126,6 +134,7 @@ def pack(
         prompts: the tokens of each seat.
         filters: the row of each seat's item filter, -1 for none.
         seeds: of each seat, -1 for none.
+        caps: of each seat.
         page_tokens: P.
         out: int32 (``shape.size``,).
     """
@@ -145,6 +154,7 @@ def pack(
     at["filter"][: len(seats)] = filters
     at["seed"][:] = -1
     at["seed"][: len(seats)] = seeds
+    at["cap"][: len(seats)] = caps
     at["slot"][:] = -1
     for row, (seat, tokens, end) in enumerate(zip(seats, prompts, ends.tolist(), strict=True)):
         table[row, : len(seat.pages)] = seat.pages
@@ -153,8 +163,8 @@ def pack(
         at["token"][span] = tokens[seat.cached :]
         at["position"][span] = position
         at["slot"][span] = table[row, position // page_tokens] * page_tokens + position % page_tokens
-    widths = at["widths"].reshape(shape.levels, r)
-    begins = at["begins"].reshape(shape.levels, r + 1)
+    widths = at["widths"].reshape(shape.levels, -1)[:, :r]
+    begins = at["begins"].reshape(shape.levels, -1)[:, : r + 1]
     widths[:, : len(seats)] = np.array([seat.rows for seat in seats], dtype=np.int32).T
     np.cumsum(widths, axis=1, out=begins[:, 1:])
     begins[:, len(seats) :] = np.array(plan.rows, dtype=np.int32)[:, None]

@@ -9,7 +9,7 @@ everything after them has probability 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ from genrecall.engine.device.batch import Batch, request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
-from genrecall.engine.device.sampling import draw
+from genrecall.engine.device.diversity import drop_removed
+from genrecall.engine.device.sampling import Caps, draw
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
 from genrecall.kernels.rows import RowRanges, compact_rows
@@ -36,6 +37,7 @@ class SearchShape:
         most_children: of a node before each level.
         filtered: whether any request has an item filter.
         sampled: whether any request wants a sample.
+        capped: whether any request has a most number of beams under one first code.
     """
 
     rows: tuple[int, ...]
@@ -43,6 +45,7 @@ class SearchShape:
     most_children: tuple[int, ...]
     filtered: bool
     sampled: bool
+    capped: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +81,7 @@ class BeamSearch:
         catalog: the trie.
         sid_tokens: per level int32 (C,).
         normalise: see ``EngineConfig``.
+        widest: what every batch counts as its widest beam; None: its own.
         skip_forced: leave resolved beams out of forward passes; costs one read of the device a level.
     """
 
@@ -88,17 +92,27 @@ class BeamSearch:
         sid_tokens: Sequence[torch.Tensor],
         normalise: Normalise,
         skip_forced: bool,
+        widest: int | None = None,
     ) -> None:
         self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
-        self.skip_forced = skip_forced and normalise == "trie"
+        self.skip_forced, self.widest = skip_forced and normalise == "trie", widest
 
     @property
     def levels(self) -> int:
         """L."""
         return len(self.sid_tokens)
 
-    def search(self, batch: Batch, reading: Reading, shape: SearchShape) -> list[Frontier]:
-        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device."""
+    def search(
+        self,
+        batch: Batch,
+        reading: Reading,
+        shape: SearchShape,
+        given_up: Callable[[], Sequence[int]] | None = None,
+    ) -> list[Frontier]:
+        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device.
+
+        ``given_up``, asked before every step of the decoder, names requests that lose all of their beams there.
+        """
         places = len(reading.hidden)
         device = reading.hidden.device
         logits = self.decoder.level_logits(reading.hidden, 0)
@@ -113,19 +127,27 @@ class BeamSearch:
         for level, rows in enumerate(shape.rows):
             if level > 0:
                 frontier = trail[-1]
+                for place in given_up() if given_up is not None else ():
+                    frontier.ranges.count[place] = 0
                 logits, logits_row, ancestry = self._forward(frontier, level, reading, written, shape.widest)
                 written += len(frontier.node)
                 beams = Beams(node=frontier.node, score=frontier.score, logits_row=logits_row, ranges=frontier.ranges)
                 key = frontier.key
             children, drawn = self.catalog.children(level), None
             ranked, by = beams, logits
-            if shape.sampled:
-                drawn = draw(logits, beams, children, key, batch.seeds)
+            capped = shape.capped and level > 0  # a first code has one beam at first
+            if shape.sampled or capped:
+                caps = Caps(first_code=codes[:, 0], most=batch.caps, node_filter=node_filter) if capped else None
+                drawn = draw(
+                    logits, beams, children, key, batch.seeds, over_children=self.normalise == "trie", caps=caps
+                )
                 ranked, by = drawn.beams, drawn.logits
             best = trie_select(
                 by, ranked, children, batch.widths[level], batch.begins[level],
-                rows=rows, most_beams=widest, normalise=self.normalise, node_filter=node_filter,
+                rows=rows, most_beams=widest, normalise="trie" if drawn else self.normalise, node_filter=node_filter,
             )  # fmt: skip
+            if capped:
+                best = drop_removed(best)
             codes = torch.cat([codes[best.parent], best.code[:, None]], dim=1)
             trail.append(
                 Frontier(

@@ -1,16 +1,18 @@
 """The active trie and item filters on the device, in buffers that outlive the catalog that is in them.
 
-    bytes = (4 + b + 1)(N + spare) + 4 (I + spare) + U (N + spare),    b = 1, 2 or 4 as in ``index.layout``
+    bytes = 4 (M + spare) + b (N + spare) + (M + spare) + 5 (I + spare) + U (N + spare),    as in ``index.layout``
 
-A new catalog is copied over the old one between two batches, in stream order, so that a batch sees one of them whole
-and graphs that hold the addresses stay good. After STATIC (Su et al. 2026, arXiv 2602.22647), which recompiles; we
-deviate.
+A new catalog is made ready off the engine's thread and copied over the old one between two batches, in stream order, so
+that a batch sees one of them whole and graphs that hold the addresses stay good. After STATIC (Su et al. 2026, arXiv
+2602.22647), which recompiles; we deviate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +22,46 @@ from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
 from genrecall.kernels.node_mask import node_mask
 from genrecall.kernels.trie_select import Children, NodeFilter
+
+_STAGES = 4
+"""Item masks that may be on their way to the device at once."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ready:
+    """What a catalog's buffers are to hold, on the host.
+
+    Attributes:
+        tensors: the trie.
+        leaf: int32 (I,), the node of each item's SID.
+        most_children: a bound by level.
+    """
+
+    tensors: TrieTensors
+    leaf: torch.Tensor
+    most_children: tuple[int, ...]
+
+    @classmethod
+    def of(cls, trie: Trie, *, pinned: bool) -> _Ready:
+        """In page-locked memory where a copy to the device is not to be waited for."""
+        leaf = np.empty(trie.num_items, dtype=np.int32)
+        leaves = trie.item_begin[trie.leaves.start : trie.leaves.stop]
+        counts = np.diff(np.append(leaves, trie.num_items))
+        leaf[trie.item_order] = np.repeat(np.arange(trie.leaves.start, trie.leaves.stop, dtype=np.int32), counts)
+        tensors, of_items = TrieTensors.of(trie, torch.device("cpu")), torch.from_numpy(leaf)
+        children = [
+            trie.num_children[level.start : level.stop] for level in map(trie.nodes_at, range(trie.space.levels))
+        ]
+        # Rounded up, so that graphs that depend on these bounds serve later catalogs, too.
+        most = tuple(
+            min(1 << int(max(count.max(initial=1), 1) - 1).bit_length(), size)
+            for count, size in zip(children, trie.space.codes, strict=True)
+        )
+        return cls(
+            tensors=tensors.pinned() if pinned else tensors,
+            leaf=of_items.pin_memory() if pinned else of_items,
+            most_children=most,
+        )
 
 
 class DeviceCatalog:
@@ -34,23 +76,33 @@ class DeviceCatalog:
 
     def __init__(self, trie: Trie, *, headroom: float, filters: int, device: torch.device) -> None:
         self.device = device
-        self._first = TrieTensors.of(trie, torch.device("cpu"))
-        nodes, items = int(trie.num_nodes * headroom) + 2, int(trie.num_items * headroom) + 1
-        self.most_nodes, self.most_items = nodes, items
-        self.begin = torch.zeros(nodes + 1, dtype=torch.int32, device=device)
-        self.code = torch.zeros(nodes, dtype=self._first.child_code.dtype, device=device)
-        self.branching = torch.zeros(nodes, dtype=torch.bool, device=device)
+        self._ready: WeakKeyDictionary[Trie, _Ready] = WeakKeyDictionary()
+        self.trie = trie
+        inner, nodes, items = (
+            int(count * headroom) + 2 for count in (trie.leaves.start, trie.num_nodes, trie.num_items)
+        )
+        self.most_inner, self.most_nodes, self.most_items = inner, nodes, items
+        self.prepare(trie)
+        code = self._ready[trie].tensors.child_code.dtype
+        self.begin = torch.zeros(inner + 1, dtype=torch.int32, device=device)
+        self.code = torch.zeros(nodes, dtype=code, device=device)
+        self.branching = torch.zeros(inner, dtype=torch.bool, device=device)
         self._leaf = torch.zeros(items, dtype=torch.int32, device=device)
         self._items = torch.zeros(items, dtype=torch.bool, device=device)
         self._allowed = torch.zeros(filters, nodes, dtype=torch.bool, device=device)
         self._masks: dict[int, np.ndarray] = {}
+        self._next = 0
         self.load(trie)
 
     @property
-    def nbytes(self) -> int:
-        """Of all buffers."""
-        held = (self.begin, self.code, self.branching, self._leaf, self._items, self._allowed)
-        return sum(tensor.nbytes for tensor in held)
+    def trie_bytes(self) -> int:
+        """Of the buffers that a search reads without filters, spare room counted in."""
+        return self.begin.nbytes + self.code.nbytes + self.branching.nbytes
+
+    @property
+    def filter_bytes(self) -> int:
+        """Of item masks, node masks, and what leads from one to the other."""
+        return self._leaf.nbytes + self._items.nbytes + self._allowed.nbytes
 
     def require(self, trie: Trie) -> None:
         """Refuse a catalog that does not fit.
@@ -65,7 +117,8 @@ class DeviceCatalog:
                 allowed=f"{self.trie.space.codes}",
                 fix="open an engine for it",
             )
-        if trie.num_nodes > self.most_nodes or trie.num_items > self.most_items:
+        fits = trie.leaves.start <= self.most_inner and trie.num_nodes <= self.most_nodes
+        if not fits or trie.num_items > self.most_items:
             raise CapacityError(
                 "the catalog has outgrown the engine's buffers",
                 seen=f"{trie.num_nodes} nodes, {trie.num_items} items",
@@ -73,29 +126,30 @@ class DeviceCatalog:
                 fix="open an engine with this catalog, or give more catalog_headroom from the start",
             )
 
+    def prepare(self, trie: Trie) -> None:
+        """Do what ``load`` need not do between two batches, on any thread; see ``require``."""
+        self.require(trie)
+        self._ready[trie] = _Ready.of(trie, pinned=self.device.type == "cuda")
+
+    def prepared(self, trie: Trie) -> bool:
+        """Whether ``load`` may come."""
+        return trie in self._ready
+
     def load(self, trie: Trie) -> None:
-        """Make a catalog the active one, in stream order; see ``require``."""
-        found = TrieTensors.of(trie, torch.device("cpu"))
-        self.trie = trie
+        """Make a catalog the active one, in stream order."""
+        if trie not in self._ready:  # two catalogs that were swapped back and forth before a batch saw them
+            self.prepare(trie)
+        ready, self.trie = self._ready.pop(trie), trie
+        found = ready.tensors
         for buffer, tensor in (
             (self.begin, found.child_begin),
             (self.code, found.child_code),
             (self.branching, found.branching),
+            (self._leaf, ready.leaf),
         ):
-            buffer[: len(tensor)].copy_(tensor)
-        leaf = np.empty(trie.num_items, dtype=np.int32)
-        leaves = trie.item_begin[trie.leaves.start : trie.leaves.stop]
-        leaf[trie.item_order] = trie.leaves.start + np.searchsorted(leaves, np.arange(trie.num_items), side="right") - 1
-        self._leaf[: trie.num_items].copy_(torch.from_numpy(leaf))
+            buffer[: len(tensor)].copy_(tensor, non_blocking=True)  # page-locked memory is kept until it was read
         self._level_begin = trie.level_begin.tolist()
-        children = [
-            trie.num_children[level.start : level.stop] for level in map(trie.nodes_at, range(trie.space.levels))
-        ]
-        # Rounded up, so that graphs that depend on these bounds serve later catalogs, too.
-        self.most_children = tuple(
-            min(1 << int(max(count.max(initial=1), 1) - 1).bit_length(), size)
-            for count, size in zip(children, trie.space.codes, strict=True)
-        )
+        self.most_children = ready.most_children
         self._masks = {}
 
     def children(self, level: int) -> Children:
@@ -138,7 +192,8 @@ class DeviceCatalog:
         if self.device.type == "cpu":
             out[: self.trie.num_nodes] = torch.from_numpy(self.trie.allowed_nodes(mask))
             return
-        staged, copied = self._staged[row]
+        staged, copied = self._staged[self._next]
+        self._next = (self._next + 1) % _STAGES
         copied.synchronize()
         staged[: len(mask)].numpy()[:] = mask
         items = self._items[: len(mask)]
@@ -151,5 +206,5 @@ class DeviceCatalog:
         """Pinned memory for item masks on their way to the device, and when it may be written again."""
         return [
             (torch.empty(self.most_items, dtype=torch.bool, pin_memory=True), torch.cuda.Event())
-            for _ in range(len(self._allowed))
+            for _ in range(_STAGES)
         ]

@@ -8,13 +8,14 @@ computes only what its last token needs.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.arithmetic import Arithmetic, InBlocks, in_blocks
 from genrecall.engine.device.layers import Layer, Sum, alone, rotation_table
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.weights import Weights
@@ -78,11 +79,13 @@ class Reading:
 
     Attributes:
         hidden: (R, E), the states that the first code is written from.
+        state: (R, E), what the model made of the whole prompt: the user's state, for rankers.
         table: int32 (R, Q), pages that beams look back at.
         length: int32 (R,), tokens in them.
     """
 
     hidden: torch.Tensor
+    state: torch.Tensor
     table: torch.Tensor
     length: torch.Tensor
 
@@ -106,6 +109,7 @@ class Decoder:
         frequency = architecture.inverse_frequency.to(weights.embedding.device)
         self._cos_sin = rotation_table(frequency, architecture.rope_scale, architecture.window)
         self._scale = architecture.head_width**-0.5
+        self.invariant = isinstance(arithmetic, InBlocks)
         self.memory: PromptMemory
         self.suffix: SuffixMemory
 
@@ -133,9 +137,14 @@ class Decoder:
         )
         self.suffix = SuffixMemory(self.architecture, rows=suffix_rows, dtype=like.dtype, device=like.device)
 
+    def wipe(self) -> None:
+        """Overwrite what batches left behind outside the pages of prompts."""
+        self.suffix.wipe()
+
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """``prefill`` of packed prompt tokens int32 (T,)."""
-        return Reading(hidden=self.prefill(self.embed(tokens), rows), table=rows.table, length=rows.length)
+        hidden = self.prefill(self.embed(tokens), rows)
+        return Reading(hidden=hidden, state=hidden, table=rows.table, length=rows.length)
 
     def prefill(self, x: torch.Tensor, rows: PromptRows) -> torch.Tensor:
         """Read prompts from input vectors (T, E). Returns normed hidden states (R, E) of the prompts' last tokens."""
@@ -164,6 +173,7 @@ class Decoder:
         tiles = self._tiles(rows.ranges, len(x), rows.table.shape[0], rows.widest)
         shape = self.architecture
         splits = most_splits(len(tiles.count), shape.kv_heads, rows.table.shape[1] * memory.page_tokens)
+        splits = 1 if self.invariant else splits
         position = rows.length[rows.request] + (rows.depth - 1)
         slot = rows.ancestry[:, -1].contiguous()
         residual: torch.Tensor | None = None
@@ -183,9 +193,13 @@ class Decoder:
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """float32 (M, C) logits of one level's codes; no other row of the LM head is read."""
-        return level_logits(hidden, self.weights.level_heads[level])
+        head = self.weights.level_heads[level]
+        if self.invariant:
+            return in_blocks(lambda part: level_logits(part, head), hidden)
+        return level_logits(hidden, head)
 
     def _tiles(self, ranges: RowRanges, rows: int, requests: int, widest: int) -> RowTiles:
+        widest = sys.maxsize if self.invariant else widest
         size = tile_size(self.architecture.heads, self.architecture.kv_heads, widest)
         return cut_rows(ranges, size, most_tiles(rows, requests, size))
 

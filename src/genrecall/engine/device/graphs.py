@@ -33,6 +33,11 @@ class Graphs:
         self._pool: Any = None
         self.captured = self.replayed = self.eager = 0
 
+    @property
+    def unusual(self) -> int:
+        """Runs so far that compiled or captured something: what they took says nothing of later ones."""
+        return self.captured + len(self._seen) if self._most else 0
+
     def run(self, key: Hashable, function: Callable[[], T]) -> T:
         """The function's result, by whichever way."""
         if key in self._kept:

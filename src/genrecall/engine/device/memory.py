@@ -23,7 +23,7 @@ class PromptMemory:
     def __init__(
         self, shape: Architecture, *, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.page_tokens = page_tokens
+        self.page_tokens, self.device = page_tokens, device
         size = (shape.layers, pages, shape.kv_heads, page_tokens, shape.head_width)
         self._keys, self._values = _zeros(size, dtype, device), _zeros(size, dtype, device)
         self.keys, self.values = self._keys.unbind(), self._values.unbind()
@@ -33,9 +33,27 @@ class PromptMemory:
         """Of all pages."""
         return 2 * self._keys.nbytes
 
+    @property
+    def page_shape(self) -> tuple[int, ...]:
+        """Of a page's bytes: keys and values, layers, K, P, bytes of a head."""
+        layers, _, *rest = self._keys.view(torch.uint8).shape
+        return (2, layers, *rest)
+
+    def read(self, pages: Sequence[int]) -> torch.Tensor:
+        """uint8 (n, *page_shape), copies of pages."""
+        chosen = torch.tensor(pages, dtype=torch.int64, device=self.device)
+        both = [tensor.view(torch.uint8).index_select(1, chosen) for tensor in (self._keys, self._values)]
+        return torch.stack(both).permute(2, 0, 1, 3, 4, 5).contiguous()
+
+    def write(self, pages: Sequence[int], block: torch.Tensor) -> None:
+        """Put copies that ``read`` made into pages."""
+        chosen = torch.tensor(pages, dtype=torch.int64, device=self.device)
+        for place, tensor in enumerate((self._keys, self._values)):
+            tensor.view(torch.uint8).index_copy_(1, chosen, block[:, place].transpose(0, 1).contiguous())
+
     def wipe(self, pages: Sequence[int]) -> None:
         """Overwrite pages with zeros."""
-        chosen = torch.tensor(pages, dtype=torch.int64, device=self._keys.device)
+        chosen = torch.tensor(list(pages), dtype=torch.int64, device=self._keys.device)
         for tensor in (self._keys, self._values):
             tensor.view(torch.uint8).index_fill_(1, chosen, 0)  # as bytes: fp8 has no fill of its own
 
@@ -46,6 +64,8 @@ class SuffixMemory:
     def __init__(self, shape: Architecture, *, rows: int, dtype: torch.dtype, device: torch.device) -> None:
         self._shape, self._dtype, self._device = shape, dtype, device
         self.rows = 0
+        self.keys: tuple[torch.Tensor, ...] = ()
+        self.values: tuple[torch.Tensor, ...] = ()
         self.reserve(rows)
 
     def reserve(self, rows: int) -> None:
@@ -57,6 +77,11 @@ class SuffixMemory:
         self.rows = rows
         self.keys = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
         self.values = torch.empty(size, dtype=self._dtype, device=self._device).unbind()
+
+    def wipe(self) -> None:
+        """Overwrite the block with zeros."""
+        for tensor in (*self.keys, *self.values):
+            tensor.zero_()
 
     @property
     def nbytes(self) -> int:

@@ -58,6 +58,10 @@ class SidDecoder(Protocol):
         """Make room."""
         ...
 
+    def wipe(self) -> None:
+        """Overwrite what batches left behind outside the pages of prompts."""
+        ...
+
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """Read packed prompt tokens int32 (T,)."""
         ...

@@ -10,7 +10,7 @@ waited for where it has nothing more to give.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,15 @@ from genrecall.engine.device.batch import Batch, BatchShape, pack
 from genrecall.engine.device.beams import BeamSearch, Frontier, SearchShape
 from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.device.scoring import Candidates, Scoring
+from genrecall.engine.device.host_tier import HostTier
+from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
+from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import StepPlan, fit
+from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
-_STAGES = 3
-"""Batches whose integers may be on their way at once: two in flight and one being packed."""
+
+_NO_CAP = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,15 @@ class Room:
         requests: R.
         tokens: prompt tokens to read.
         pages: of one prompt.
+        rows: beams of one level.
+        slots: pages that host memory holds beside the device.
     """
 
     requests: int
     tokens: int
     pages: int
+    rows: int
+    slots: int
 
 
 class Flight:
@@ -51,6 +58,7 @@ class Flight:
         results: int32 on the device.
         staged: pinned memory of the same size where the device is not the host's.
         began: event before the batch.
+        usual: whether its time says something of later batches.
     """
 
     def __init__(
@@ -59,8 +67,9 @@ class Flight:
         results: torch.Tensor,
         traces: list[list[np.ndarray]] | None,
         began: torch.cuda.Event | float,
+        usual: bool,
     ) -> None:
-        self.plan, self.traces, self._began = plan, traces, began
+        self.plan, self.traces, self._began, self._usual = plan, traces, began, usual
         self._host, self._ended = results, None
         if not isinstance(began, float):
             self._host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
@@ -74,12 +83,14 @@ class Flight:
         """Whether ``wait`` would return at once."""
         return self._ended is None or self._ended.query()
 
-    def wait(self) -> tuple[np.ndarray, float]:
-        """Results int32, and the seconds that the batch took on its device."""
+    def wait(self) -> tuple[np.ndarray, float | None]:
+        """Results int32, and the seconds that the batch took on its device; None where kernels were compiled or graphs
+        captured meanwhile.
+        """
         if self._ended is not None and not isinstance(self._began, float):
             self._ended.synchronize()
             self._seconds = self._began.elapsed_time(self._ended) / 1e3
-        return self._host.numpy(), self._seconds
+        return self._host.numpy(), self._seconds if self._usual else None
 
 
 class Runner:
@@ -99,12 +110,18 @@ class Runner:
         self.device = like.device
         self._cuda = self.device.type == "cuda"
         most = BatchShape(room.requests, room.pages, search.levels, fit(room.tokens)).size
-        self._flat = torch.zeros(most, dtype=torch.int32, device=self.device)
-        self._staged = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(_STAGES * self._cuda)]
-        self._sent: list[torch.cuda.Event | None] = [None] * len(self._staged)
+        self._batches = Staging(most, self.device)
+        self._forests = Staging(ForestShape.most(room.requests, room.rows, search.levels), self.device)
         self._place = torch.arange(room.requests + 1, dtype=torch.int32, device=self.device)
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
+        self._state = torch.zeros_like(self._hidden)
         self.graphs = Graphs(self.device, graphs)
+        self.tier = HostTier(self.decoder.memory, room.slots)
+
+    @property
+    def width(self) -> int:
+        """E, of states."""
+        return self._state.shape[1]
 
     def load(self, trie: Trie) -> None:
         """Make a catalog the active one, in stream order."""
@@ -115,8 +132,18 @@ class Runner:
         return self.catalog.filter(masks)
 
     def wipe_pages(self, pages: Sequence[int]) -> None:
-        """Overwrite pages of prompts with zeros."""
+        """Overwrite pages of prompts with zeros, between the copies that were decided before and those to come."""
+        self.tier.wait()
         self.decoder.memory.wipe(pages)
+        self.tier.fence()
+
+    def move(self, moves: Sequence[tuple[str, int, int]]) -> None:
+        """Start copies between the device and host memory: way, page, slot of ``host.tier.Move``."""
+        self.tier.run([Move(Way(way), page, slot) for way, page, slot in moves])
+
+    def wipe_slots(self, slots: Sequence[int]) -> None:
+        """Overwrite pages in host memory with zeros."""
+        self.tier.wipe(slots)
 
     def close(self) -> None:
         """Nobody else holds anything of this engine."""
@@ -127,53 +154,82 @@ class Runner:
         prompts: Sequence[Sequence[int]],
         filters: Sequence[int],
         seeds: Sequence[int],
+        caps: Sequence[int | None],
         *,
         trace: bool = False,
+        given_up: Callable[[], Sequence[int]] | None = None,
     ) -> Flight:
-        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R).
+        """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R), states (R, E).
 
         Args:
             plan: who is in the batch.
             prompts: of each seat.
             filters: of each seat, as ``filter`` returned them for this batch.
             seeds: of each seat; -1 for none.
+            caps: most SIDs under a code, of each seat; None for any number.
             trace: keep the beams of every level.
+            given_up: asked between levels where these are launched one by one; a graph of all levels runs through.
         """
-        began = self._begin()
-        batch, shape = self._send(plan, prompts, filters, seeds)
+        began, unusual = self._begin(), self.graphs.unusual
+        batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
         reading = self._read(batch, shape)
-        widest = max(max(seat.rows) for seat in plan.seats)
+        widest = self.search.widest or max(max(seat.rows) for seat in plan.seats)
         sizes = SearchShape(
             rows=plan.rows,
             widest=1 << (widest - 1).bit_length(),
             most_children=self.catalog.most_children,
             filtered=any(row >= 0 for row in filters),
             sampled=any(seed >= 0 for seed in seeds),
+            capped=any(cap is not None for cap in caps),
         )
-        self.decoder.suffix.reserve(sum(plan.rows[:-1]))
+        self._reserve(plan)
+
+        between = None if self._cuda and not self.search.skip_forced else given_up
 
         def levels() -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch, reading, sizes)
+            trail = self.search.search(batch, reading, sizes, between)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
-            return torch.cat(parts), trail
+            return torch.cat((*parts, _as_integers(reading.state))), trail
 
         key = ("levels", shape.requests, shape.pages, sizes)
         # Where forced beams are skipped, the host reads how many rows remain: no graph holds that.
         results, trail = levels() if self.search.skip_forced else self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
-        return Flight(plan, results, traces, began)
+        return Flight(plan, results, traces, began, self.graphs.unusual == unusual)
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
-        """Score. Results are float32 (L, n) seen as integers."""
-        began = self._begin()
+        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E)."""
+        began, unusual = self._begin(), self.graphs.unusual
         nothing = [-1] * len(prompts)
-        batch, shape = self._send(plan, prompts, nothing, nothing)
-        self.decoder.suffix.reserve(sum(plan.rows[:-1]))
-        found = self.scoring.score(batch, self._read(batch, shape), wanted)
-        return Flight(plan, found.flatten().view(torch.int32), None, began)
+        batch, shape = self._send(plan, prompts, nothing, nothing, nothing)
+        self._reserve(plan)
+        forest = Forest.of(wanted, self.catalog.trie, shape.requests)
+        sent = self._forests.send(sum(forest.shape.sizes), forest.write)
+        reading = self._read(batch, shape)
+
+        def levels() -> torch.Tensor:
+            found = self.scoring.score(forest.shape, sent, reading)
+            return torch.cat((_as_integers(found), _as_integers(reading.state)))
+
+        key = ("scores", shape.requests, shape.pages, forest.shape, self.catalog.most_children)
+        return Flight(plan, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
+
+    def wipe(self) -> None:
+        """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams."""
+        self._hidden.zero_()
+        self._state.zero_()
+        self.decoder.wipe()
+        self._batches.wipe()
+        self._forests.wipe()
+
+    def _reserve(self, plan: StepPlan) -> None:
+        rows = sum(plan.rows[:-1])
+        assert not self._cuda or rows <= self.decoder.suffix.rows, "graphs hold the address of the suffix block"
+        self.decoder.suffix.reserve(rows)
 
     def _begin(self) -> torch.cuda.Event | float:
+        self.tier.wait()
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -181,34 +237,36 @@ class Runner:
         return event
 
     def _send(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], filters: Sequence[int], seeds: Sequence[int]
+        self,
+        plan: StepPlan,
+        prompts: Sequence[Sequence[int]],
+        filters: Sequence[int],
+        seeds: Sequence[int],
+        caps: Sequence[int],
     ) -> tuple[Batch, BatchShape]:
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
-        if not self._cuda:
-            pack(plan, shape, prompts, filters, seeds, page_tokens, self._flat[: shape.size].numpy())
-        else:
-            staged, sent = self._staged[0], self._sent[0]
-            if sent is not None:
-                sent.synchronize()
-            pack(plan, shape, prompts, filters, seeds, page_tokens, staged[: shape.size].numpy())
-            self._flat[: shape.size].copy_(staged[: shape.size], non_blocking=True)
-            sent = torch.cuda.Event()
-            sent.record()
-            self._staged = [*self._staged[1:], staged]
-            self._sent = [*self._sent[1:], sent]
-        return Batch.view(self._flat, shape, self._place), shape
+        flat = self._batches.send(
+            shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out)
+        )
+        return Batch.view(flat, shape, self._place), shape
 
     def _read(self, batch: Batch, shape: BatchShape) -> Reading:
-        """The prompts; hidden states at an address that does not depend on how many tokens were read."""
+        """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
 
         def read() -> Reading:
             reading = self.decoder.read(batch.tokens, batch.prompts)
-            hidden = self._hidden[: shape.requests]
+            hidden, state = self._hidden[: shape.requests], self._state[: shape.requests]
             hidden.copy_(reading.hidden)
-            return Reading(hidden=hidden, table=reading.table, length=reading.length)
+            state.copy_(reading.state)
+            return Reading(hidden=hidden, state=state, table=reading.table, length=reading.length)
 
         return self.graphs.run(("prompts", shape), read)
+
+
+def _as_integers(values: torch.Tensor) -> torch.Tensor:
+    """float32 bits, int32, flat."""
+    return values.float().flatten().view(torch.int32)
 
 
 def _on_host(frontier: Frontier) -> list[np.ndarray]:

@@ -15,9 +15,26 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.batch import request_of
-from genrecall.kernels.trie_select import Beams, Children, Selection
+from genrecall.engine.device.diversity import within_caps
+from genrecall.kernels.trie_select import Beams, Children, NodeFilter, Selection
 
 _NONE = float("-inf")
+_CODES = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Caps:
+    """At most so many beams under one first code.
+
+    Attributes:
+        first_code: int32 (M,), of each beam.
+        most: int32 (R,).
+        node_filter: what may not be chosen anyway, or None.
+    """
+
+    first_code: torch.Tensor
+    most: torch.Tensor
+    node_filter: NodeFilter | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,8 +57,17 @@ class Draw:
         return torch.where(best.score == _NONE, _NONE, score)
 
 
-def draw(logits: torch.Tensor, beams: Beams, children: Children, key: torch.Tensor, seeds: torch.Tensor) -> Draw:
-    """Perturb what follows M beams.
+def draw(
+    logits: torch.Tensor,
+    beams: Beams,
+    children: Children,
+    key: torch.Tensor,
+    seeds: torch.Tensor,
+    *,
+    over_children: bool = True,
+    caps: Caps | None = None,
+) -> Draw:
+    """Rank what follows M beams by something else than their scores.
 
     Args:
         logits: float32 (B, C).
@@ -49,6 +75,8 @@ def draw(logits: torch.Tensor, beams: Beams, children: Children, key: torch.Tens
         children: the trie.
         key: float32 (M,), u of each beam; φ where its request has no seed.
         seeds: int32 (R,); -1 for none.
+        over_children: whether probabilities sum to 1 over a beam's children or over all codes.
+        caps: how many beams one first code may have; None: any number.
     """
     rows, codes = len(key), logits.shape[1]
     row = torch.arange(rows, dtype=torch.int32, device=key.device)
@@ -66,7 +94,8 @@ def draw(logits: torch.Tensor, beams: Beams, children: Children, key: torch.Tens
     forced = beams.logits_row < 0
     dense = logits[beams.logits_row.clamp(min=0)] if len(logits) else logits.new_zeros(rows, codes)
     z = torch.where(valid, F.pad(dense, (0, 1)).gather(1, code), _NONE)
-    log_prob = torch.where(forced[:, None], 0.0, dense - torch.logsumexp(z, 1, keepdim=True))
+    normaliser = torch.logsumexp(z if over_children else dense, 1, keepdim=True)
+    log_prob = torch.where(forced[:, None], 0.0, dense - normaliser)
     own = torch.where(valid, beams.score[:, None] + F.pad(log_prob, (0, 1)).gather(1, code), _NONE)
 
     noisy = own + _gumbel(seed, edge)
@@ -75,6 +104,13 @@ def draw(logits: torch.Tensor, beams: Beams, children: Children, key: torch.Tens
     v = key[:, None] - noisy + torch.log1p(-torch.exp(noisy - peak))
     drawn = key[:, None] - v.clamp(min=0) - torch.log1p(torch.exp(-v.abs()))
     ranked = torch.where(valid, torch.where(seed >= 0, drawn, own), _NONE)
+    if caps is not None:
+        eligible = valid
+        if caps.node_filter is not None:
+            mask = caps.node_filter.row[request].long()[:, None]
+            eligible = valid & ((mask < 0) | caps.node_filter.allowed[mask.clamp(min=0), edge + 1])
+        group = request * _CODES + caps.first_code
+        ranked = within_caps(ranked, eligible, group, caps.most[request].long())
     keys = dense.new_zeros(rows, codes + 1).scatter_(1, code, ranked)[:, :codes].contiguous()
     # What the selection subtracts is given to it beforehand.
     undone = torch.logsumexp(ranked, 1)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from genrecall.engine.config import Normalise
-from genrecall.engine.device.batch import Batch, request_of
+from genrecall.engine.device.batch import request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
+from genrecall.engine.device.staging import aligned
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import Trie
 from genrecall.kernels.rows import RowRanges
@@ -53,6 +54,88 @@ class Candidates:
         return (*map(len, self.prefixes), len(self.codes))
 
 
+@dataclass(frozen=True)
+class ForestShape:
+    """Static sizes of a batch of candidates.
+
+    Attributes:
+        requests: R places.
+        rows: of levels 1 … L-1, padded; 0 where all of a level is forced.
+        candidates: n, padded.
+        widest: the most rows of one request at any level, rounded up to a power of two.
+    """
+
+    requests: int
+    rows: tuple[int, ...]
+    candidates: int
+    widest: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the parts of a forest, up to 16 bytes: begin, count, parent, code, node of every level, then rows and codes
+        picked.
+        """
+        places = aligned(self.requests + 1), aligned(self.requests)
+        levels = [size for rows in self.rows for size in (*places, rows, rows, rows)]
+        return levels + [self.candidates] * (2 * (len(self.rows) + 1))
+
+    @staticmethod
+    def most(requests: int, rows: int, levels: int) -> int:
+        """Integers of the largest one."""
+        return sum(ForestShape(requests, (rows,) * (levels - 1), rows, 1).sizes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forest:
+    """The prefix trees of a batch, as integers in the order of ``ForestShape.sizes``; the host knows all of it before
+    anything runs, so that one copy is enough and one graph holds all levels.
+    """
+
+    shape: ForestShape
+    parts: Sequence[np.ndarray]
+
+    @classmethod
+    def of(cls, wanted: Sequence[Candidates], trie: Trie, requests: int) -> Forest:
+        """Lay out the candidates of up to R requests."""
+        levels, stride = trie.space.levels, trie.num_nodes
+        owner = np.repeat(np.arange(len(wanted)), [len(one.codes) for one in wanted])
+        codes = np.concatenate([one.codes for one in wanted])
+        paths = np.concatenate([one.paths for one in wanted])
+        padded = fit(len(codes))
+        rows, widest, before = [], 1, np.zeros(0, np.int64)
+        parts, picked = [], [_padded(owner, padded, -1)]
+        for level in range(1, levels):
+            # Requests are told apart by a multiple of the number of nodes, so that one search serves all.
+            keys = np.concatenate([place * stride + one.prefixes[level - 1] for place, one in enumerate(wanted)])
+            count = np.zeros(requests, np.int64)
+            count[: len(wanted)] = [len(one.prefixes[level - 1]) for one in wanted]
+            nodes, size = keys % stride, fit(len(keys))
+            begin = np.full(requests + 1, size)
+            begin[: len(wanted)] = (np.cumsum(count) - count)[: len(wanted)]
+            # A node that must run has a parent that must.
+            parent = np.searchsorted(trie.child_begin, nodes - 1, side="right") - 1
+            above = np.searchsorted(before, keys - nodes + parent) if level > 1 else np.zeros(len(keys), np.int64)
+            parts += [
+                _padded(begin, aligned(len(begin))),
+                _padded(count, aligned(len(count))),
+                _padded(above, size),
+                _padded(trie.child_code[nodes - 1], size),
+            ]
+            parts.append(
+                _padded(nodes, size, trie.nodes_at(level).start)
+            )  # no other level's node has codes of this one
+            picked.append(_padded(_place(keys, owner * stride + paths[:, level]), padded, -1))
+            rows.append(size)
+            widest, before = max(widest, int(count.max())), keys
+        parts += [*picked, *(_padded(codes[:, level], padded) for level in range(levels))]
+        shape = ForestShape(requests, tuple(rows), padded, 1 << (widest - 1).bit_length())
+        return cls(shape=shape, parts=parts)
+
+    def write(self, out: np.ndarray) -> None:
+        """Into int32 of the sum of ``shape.sizes``."""
+        np.concatenate(self.parts, out=out, casting="unsafe")
+
+
 class Scoring:
     """Scores with one decoder and one catalog; arguments as of ``BeamSearch``."""
 
@@ -61,81 +144,48 @@ class Scoring:
     ) -> None:
         self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
 
-    def score(self, batch: Batch, reading: Reading, wanted: Sequence[Candidates]) -> torch.Tensor:
-        """Log-probabilities float32 (L, n) of the codes of all candidates, requests in order."""
-        places = len(reading.hidden)
-        owner = np.repeat(np.arange(len(wanted)), [len(one.codes) for one in wanted])
-        codes = np.concatenate([one.codes for one in wanted])
-        paths = np.concatenate([one.paths for one in wanted])
+    def score(self, shape: ForestShape, flat: torch.Tensor, reading: Reading) -> torch.Tensor:
+        """Log-probabilities float32 (L, n) of the codes of all candidates, 0 where a code is forced; nothing here waits
+        for the device.
+
+        Args:
+            shape: of the forest.
+            flat: int32, what ``Forest.write`` wrote.
+            reading: of the prompts.
+        """
+        parts = flat.split(shape.sizes)
+        levels = len(self.sid_tokens)
+        picked, codes = parts[-2 * levels : -levels], parts[-levels:]
         logits = self.decoder.level_logits(reading.hidden, 0)
-        row_node, picked = np.zeros(places, np.int64), owner
-        ancestry, written, before = batch.widths.new_empty(places, 0), 0, np.zeros(0)
-        found = []
-        for level in range(len(self.sid_tokens)):
-            if level > 0:
-                # Requests are told apart by a multiple of the number of nodes, so that one search serves all.
-                stride = self.catalog.trie.num_nodes
-                keys = np.concatenate([place * stride + one.prefixes[level - 1] for place, one in enumerate(wanted)])
-                count = np.array([len(one.prefixes[level - 1]) for one in wanted])
-                picked = _place(keys, owner * stride + paths[:, level])
-                row_node = keys % stride
-                if len(keys):
-                    parents = self._parents(keys, stride, before) if level > 1 else keys // stride
-                    rows = fit(len(keys))
-                    beams, code = self._rows(keys, count, parents, rows, places, written, ancestry, reading)
-                    hidden = self.decoder.step(self.sid_tokens[level - 1][code], beams)
-                    logits = self.decoder.level_logits(hidden, level)
-                    ancestry, written, before = beams.ancestry, written + rows, keys
-            found.append(self._level(logits, level, row_node, picked, codes[:, level]))
+        node = flat.new_zeros(len(logits))
+        ancestry, written = flat.new_empty(len(logits), 0), 0
+        found = [self._level(logits, 0, node, picked[0], codes[0])]
+        for level, rows in enumerate(shape.rows, 1):
+            begin, count, parent, code, node = parts[5 * level - 5 : 5 * level]
+            if rows == 0:
+                found.append(torch.zeros_like(found[0]))
+                continue
+            own = torch.arange(written, written + rows, dtype=torch.int32, device=flat.device)
+            ancestry = torch.cat([ancestry[parent], own[:, None]], dim=1)
+            beams = BeamRows(
+                ranges=RowRanges(begin=begin[: shape.requests + 1], count=count[: shape.requests]),
+                request=request_of(begin[: shape.requests + 1], rows),
+                ancestry=ancestry,
+                table=reading.table,
+                length=reading.length,
+                widest=shape.widest,
+            )
+            hidden = self.decoder.step(self.sid_tokens[level - 1][code], beams)
+            logits = self.decoder.level_logits(hidden, level)
+            found.append(self._level(logits, level, node, picked[level], codes[level]))
+            written += rows
         return torch.stack(found)
 
-    def _rows(
-        self,
-        keys: np.ndarray,
-        count: np.ndarray,
-        parents: np.ndarray,
-        rows: int,
-        places: int,
-        written: int,
-        ancestry: torch.Tensor,
-        reading: Reading,
-    ) -> tuple[BeamRows, torch.Tensor]:
-        """Beams for one level's prefixes and the codes they end with."""
-        trie, device = self.catalog.trie, ancestry.device
-        begin = np.full(places + 1, rows)
-        begin[: len(count)] = np.cumsum(count) - count
-        counts = np.zeros(places)
-        counts[: len(count)] = count
-        padding = np.zeros(rows - len(keys))
-        sent = _send(
-            device, begin, counts, np.concatenate([parents, padding]),
-            np.concatenate([trie.child_code[keys % trie.num_nodes - 1], padding]), np.arange(written, written + rows),
-        )  # fmt: skip
-        ranges = RowRanges(begin=sent[0], count=sent[1])
-        beams = BeamRows(
-            ranges=ranges,
-            request=request_of(ranges.begin, rows),
-            ancestry=torch.cat([ancestry[sent[2]], sent[4][:, None]], dim=1),
-            table=reading.table,
-            length=reading.length,
-            widest=int(count.max()),
-        )
-        return beams, sent[3]
-
-    def _parents(self, keys: np.ndarray, stride: int, before: np.ndarray) -> np.ndarray:
-        """Rows of the level before that prefixes extend: a node that must run has a parent that must."""
-        nodes = keys % stride
-        parent = np.searchsorted(self.catalog.trie.child_begin, nodes - 1, side="right") - 1
-        return np.searchsorted(before, keys - nodes + parent)
-
     def _level(
-        self, logits: torch.Tensor, level: int, row_node: np.ndarray, picked: np.ndarray, codes: np.ndarray
+        self, logits: torch.Tensor, level: int, node: torch.Tensor, row: torch.Tensor, code: torch.Tensor
     ) -> torch.Tensor:
-        """float32 (n,); 0 where the code is forced."""
-        if len(row_node) == 0:
-            return torch.zeros(len(codes), device=logits.device)
-        node, row, code = _send(logits.device, row_node, picked, codes)
-        index = torch.arange(len(row_node), dtype=torch.int32, device=logits.device)
+        """float32 (n,)."""
+        index = torch.arange(len(node), dtype=torch.int32, device=logits.device)
         normaliser = log_normaliser(logits, index, node, self.catalog.children(level), self.normalise)
         at = row.clamp(min=0).long()
         return torch.where(row >= 0, logits[at, code.long()] - normaliser[at], 0.0)
@@ -149,7 +199,5 @@ def _place(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(keys[at] == wanted, at, -1)
 
 
-def _send(device: torch.device, *arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """int32 tensors, in one copy."""
-    flat = torch.from_numpy(np.concatenate(arrays).astype(np.int32)).to(device)
-    return flat.split([len(array) for array in arrays])
+def _padded(values: np.ndarray, size: int, padding: int = 0) -> np.ndarray:
+    return np.append(values, np.full(size - len(values), padding))

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.arithmetic import Arithmetic
+from genrecall.engine.device.arithmetic import Arithmetic, in_blocks
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.shards import Held
@@ -31,6 +31,7 @@ class TrunkDecoder:
 
     def __init__(self, trunk: Decoder, bridge: torch.Tensor, depth: Decoder) -> None:
         self._trunk, self._bridge, self._depth = trunk, bridge, depth
+        self._invariant = trunk.invariant
 
     @classmethod
     def of(
@@ -101,10 +102,15 @@ class TrunkDecoder:
         place = torch.arange(requests, dtype=torch.int32, device=self._bridge.device)
         self._place, self._one, self._zero = place, torch.ones_like(place), torch.zeros_like(place)
 
+    def wipe(self) -> None:
+        """The depth decoder's pages belong to places, not to users: all of them."""
+        self._depth.wipe()
+        self._depth.memory.wipe(range(len(self._place)))
+
     def read(self, tokens: torch.Tensor, rows: PromptRows) -> Reading:
         """The trunk's last state, as the depth decoder has read it; the trunk's own keys are not needed any more."""
-        hidden = self._trunk.prefill(self._trunk.embed(tokens), rows)
-        places = len(hidden)
+        state = self._trunk.prefill(self._trunk.embed(tokens), rows)
+        places = len(state)
         place = self._place[:places]
         one = PromptRows(
             position=self._zero[:places],
@@ -115,8 +121,12 @@ class TrunkDecoder:
             table=place[:, None],
             length=self._one[:places],
         )
-        hidden = self._depth.prefill(F.linear(hidden, self._bridge), one)
-        return Reading(hidden=hidden, table=one.table, length=one.length)
+        vector = in_blocks(self._bridged, state) if self._invariant else self._bridged(state)
+        hidden = self._depth.prefill(vector, one)
+        return Reading(hidden=hidden, state=state, table=one.table, length=one.length)
+
+    def _bridged(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self._bridge)
 
     def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
         """The depth decoder's."""

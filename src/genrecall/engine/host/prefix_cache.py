@@ -4,6 +4,9 @@
 al. 2024, arXiv 2312.07104) whose edges are pages. We deviate: every user has a tree of their own, so that no byte of
 one user reaches another's answer and all of a user's pages can be purged; requests without a user are not kept.
 
+Pages that are needed for others go to a second tier in host memory, where there is one, and come back when their user
+does: at once when a request is queued and there is room, otherwise when it is planned.
+
 A prompt enters the tree when it is planned, before it is read: pages are written in stream order, layer by layer, so
 that even requests of one batch can share them.
 """
@@ -16,16 +19,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from genrecall.engine.host.pages import SCRAP, PageAllocator
+from genrecall.engine.host.tier import Slots
 
 
 @dataclass(eq=False)
 class _Node:
-    """One page of one user's tree; the root holds none."""
+    """One page of one user's tree; the root holds none. It is on the device, or, without a page, in a slot of the host;
+    what hangs below a slot is in slots, too.
+    """
 
     user: str
-    page: int
+    page: int | None
     parent: _Node | None
     key: tuple[int, ...]
+    slot: int | None = None
     children: dict[tuple[int, ...], _Node] = field(default_factory=dict)
 
 
@@ -50,16 +57,19 @@ class PrefixCache:
     Args:
         allocator: of all pages.
         page_tokens: P.
+        slots: of the host; None: what is given up is forgotten.
     """
 
-    def __init__(self, allocator: PageAllocator, page_tokens: int) -> None:
+    def __init__(self, allocator: PageAllocator, page_tokens: int, slots: Slots | None = None) -> None:
         assert page_tokens > 0, "a page holds tokens"
         self.allocator, self.page_tokens = allocator, page_tokens
+        self.slots = slots or Slots(0)
         self._roots: dict[str, _Node] = {}
+        self._cold: OrderedDict[_Node, None] = OrderedDict()  # in slots; oldest first, descendants before ancestors
         self._recent: OrderedDict[_Node, None] = OrderedDict()  # oldest first; descendants before their ancestors
         self._running: set[Lease] = set()
         self._wipe: set[int] = set()
-        self.hit_tokens = self.read_tokens = 0
+        self.hit_tokens = self.read_tokens = self.onboarded_tokens = 0
 
     @property
     def pages(self) -> int:
@@ -77,23 +87,39 @@ class PrefixCache:
     def lease(self, user: str | None, tokens: Sequence[int]) -> Lease | None:
         """Pages for a whole prompt, evicting what was not used for longest; None where that does not suffice."""
         path = self._path(user, tokens)
-        shared = [node.page for node in path]
+        shared = [node.page for node in path if node.page is not None]
+        cold = path[len(shared) :]
         self.allocator.share(shared)  # first, so that eviction leaves them alone
+        for node in cold:  # out of reach of whatever eviction drops
+            del self._cold[node]
         missing = self.pages_for(len(tokens)) - len(shared)
         if missing > self.allocator.available:
             self._evict(missing - self.allocator.available)
         if missing > self.allocator.available:
             self.allocator.release(shared)
+            self._cold.update(dict.fromkeys(reversed(cold)))
             return None
-        pages = (*shared, *self.allocator.allocate(missing))
+        fresh = self.allocator.allocate(missing)
+        self._onboard(cold, fresh[: len(cold)])
+        self.allocator.share(fresh[: len(cold)])  # the tree's and the request's
+        pages = (*shared, *fresh)
         if user is not None:
             self._keep(user, tokens, pages, path)
-        cached = len(shared) * self.page_tokens
+        cached = len(path) * self.page_tokens
         self.hit_tokens += cached
         self.read_tokens += len(tokens) - cached
         lease = Lease(user=user, pages=pages, cached=cached)
         self._running.add(lease)
         return lease
+
+    def prefetch(self, user: str | None, tokens: Sequence[int]) -> None:
+        """Bring back what a queued prompt will find in slots, where that takes no page from anybody."""
+        path = self._path(user, tokens)
+        cold = [node for node in path if node.page is None]
+        if cold and len(cold) <= self.allocator.available:
+            self._onboard(cold, self.allocator.allocate(len(cold)))
+            for node in reversed(path):
+                self._recent.move_to_end(node)
 
     def release(self, lease: Lease) -> None:
         """The request is answered: what no tree holds is free again."""
@@ -109,19 +135,17 @@ class PrefixCache:
         nodes = [] if root is None else list(root.children.values())
         for node in nodes:
             nodes.extend(node.children.values())
-            del self._recent[node]
-        self._wipe.update(self.allocator.free_pages(), (node.page for node in nodes))
+        pages = self._forget(nodes)
+        self._wipe.update(self.allocator.free_pages(), pages)
+        self.slots.purge(user)
         for lease in self._running:
             if lease.user == user:
                 self._wipe.update(lease.pages)
-        self.allocator.release([node.page for node in nodes])
 
     def clear(self) -> None:
         """Forget everything, as after a batch that failed: what its pages hold is unknown."""
-        pages = [node.page for node in self._recent]
+        self._forget([*self._recent, *self._cold])
         self._roots.clear()
-        self._recent.clear()
-        self.allocator.release(pages)
 
     def users(self) -> list[str]:
         """Users of whom pages are kept."""
@@ -144,6 +168,28 @@ class PrefixCache:
                 path.append(node)
         return path
 
+    def _forget(self, nodes: Sequence[_Node]) -> list[int]:
+        """Nodes leave the trees; returns the pages that they had."""
+        pages = [node.page for node in nodes if node.page is not None]
+        for node in nodes:
+            if node.slot is None:
+                del self._recent[node]
+            else:
+                del self._cold[node]
+                self.slots.release(node.slot)
+        self.allocator.release(pages)
+        return pages
+
+    def _onboard(self, cold: Sequence[_Node], pages: Sequence[int]) -> None:
+        """Copy slots into pages, whose holder is the tree."""
+        for node, page in zip(cold, pages, strict=True):
+            assert node.slot is not None, "what is not on the device is in a slot"
+            self.slots.onboard(node.slot, page)
+            node.page, node.slot = page, None
+            self._cold.pop(node, None)
+            self._recent[node] = None
+        self.onboarded_tokens += len(cold) * self.page_tokens
+
     def _keep(self, user: str, tokens: Sequence[int], pages: Sequence[int], path: list[_Node]) -> None:
         """Put the whole pages of a prompt into the user's tree."""
         size, whole = self.page_tokens, len(tokens) // self.page_tokens
@@ -157,7 +203,13 @@ class PrefixCache:
             if child is None:
                 child = _Node(user=user, page=pages[place], parent=node, key=key)
                 node.children[key] = child
-                self.allocator.share([child.page])
+                self.allocator.share([pages[place]])
+                self._recent[child] = None
+            elif child.slot is not None:  # read anew, because a prompt's last page always is
+                self.slots.release(child.slot)
+                del self._cold[child]
+                child.page, child.slot = pages[place], None
+                self.allocator.share([pages[place]])
                 self._recent[child] = None
             node = child
             along.append(child)
@@ -166,13 +218,31 @@ class PrefixCache:
 
     def _evict(self, count: int) -> None:
         """Free up to ``count`` pages that only trees hold, least recently used first, leaves before their parents."""
-        idle = (node for node in self._recent if self.allocator.holders(node.page) == 1)
+        idle = (node for node in self._recent if node.page is not None and self.allocator.holders(node.page) == 1)
         for node in list(islice(idle, count)):
-            assert not node.children, "descendants are older than their ancestors"
-            parent = node.parent
-            assert parent is not None, "roots are not in the order of use"
-            del parent.children[node.key]
+            assert node.page is not None, "only what is on the device is recent"
+            assert all(child.page is None for child in node.children.values()), "descendants are older than ancestors"
             del self._recent[node]
             self.allocator.release([node.page])
-            if parent.parent is None and not parent.children:
-                del self._roots[parent.user]
+            if self._cold and not self.slots.available:
+                self._drop(next(iter(self._cold)))
+            if self.slots.available:
+                node.slot, node.page = self.slots.offload(node.page, node.user), None
+                self._cold[node] = None
+            else:
+                self._detach(node)
+
+    def _drop(self, node: _Node) -> None:
+        """Forget what was in a slot for longest."""
+        assert node.slot is not None, "only what is in a slot is cold"
+        del self._cold[node]
+        self.slots.release(node.slot)
+        self._detach(node)
+
+    def _detach(self, node: _Node) -> None:
+        assert not node.children, "descendants are older than their ancestors"
+        parent = node.parent
+        assert parent is not None, "roots are not in the order of use"
+        del parent.children[node.key]
+        if parent.parent is None and not parent.children:
+            del self._roots[parent.user]

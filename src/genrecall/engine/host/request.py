@@ -24,9 +24,12 @@ class Request:
         user: whose prompt it is: what it has in common with the user's earlier ones is not read again. Nobody else's
             request sees any of it. None keeps nothing.
         timeout_s: an answer that cannot be there so many seconds after the request was made is not computed.
+        state: give the model's state after the prompt with the answer, for rankers.
         seed: draw W SIDs without replacement, in proportion to their probability, instead of the best; the same seed
             draws the same. Scores stay those of the SIDs. None searches. Needs ``normalise="trie"``.
+        most_a_code: at most so many SIDs that begin with the same code, at every level of the search; None: any number.
         narrowest: widths may be cut to so many beams where the timeout could not be kept otherwise; None: never.
+        tag: what the caller calls it; whoever observes the engine is told which ones are being computed.
     """
 
     tokens: tuple[int, ...]
@@ -37,6 +40,9 @@ class Request:
     timeout_s: float | None = None
     narrowest: int | None = None
     seed: int | None = None
+    tag: int | None = None
+    state: bool = False
+    most_a_code: int | None = None
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
@@ -71,10 +77,11 @@ class Request:
                 allowed=f"at most {window}, so that the SID fits after it",
                 fix="shorten the history (history.max_items); the oldest items go first",
             )
-        if (self.timeout_s is not None and self.timeout_s <= 0) or (self.narrowest is not None and self.narrowest < 1):
+        least = min(one for one in (self.narrowest, self.most_a_code, 1) if one is not None)
+        if (self.timeout_s is not None and self.timeout_s <= 0) or least < 1:
             raise ConfigError(
                 "a request's limits cannot be used",
-                seen=f"timeout_s={self.timeout_s}, narrowest={self.narrowest}",
+                seen=f"timeout_s={self.timeout_s}, narrowest={self.narrowest}, most_a_code={self.most_a_code}",
                 allowed="a positive timeout; at least 1 beam",
                 fix="leave them out, or raise them",
             )
@@ -138,6 +145,8 @@ class Answer:
         short: fewer than asked: the catalog, the filter or a narrow earlier level left no more.
         levels: what survived each level, where the request asked for a trace.
         narrowed: beams were cut below what was asked for, so that the timeout held.
+        beam: W of the last level as it ran.
+        state: float32 (E,) of the last prompt token after the last layer (of a trunk: of the trunk), where asked for.
     """
 
     sids: list[Sid]
@@ -145,3 +154,13 @@ class Answer:
     short: bool
     levels: tuple[LevelTrace, ...] | None = None
     narrowed: bool = False
+    beam: int = 0
+    state: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Scores float32 (n,) of given SIDs, with the state of a request that asked for it."""
+
+    scores: np.ndarray
+    state: np.ndarray

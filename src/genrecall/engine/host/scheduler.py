@@ -38,7 +38,7 @@ class Limits:
         requests: the most requests.
         filters: the most distinct item filters.
         widest: the most beams that one request may hold; wider ones are refused.
-        seconds: a batch is not filled beyond what is expected to take so long.
+        seconds: a batch is not filled beyond what is expected to take so long, or twice as long as its head alone.
         patience_s: deadline of requests that name none.
     """
 
@@ -97,6 +97,7 @@ class _Batch:
     rows: tuple[int, ...] = ()
     load: Load = field(default_factory=Load)
     due_s: float = float("inf")
+    most_s: float = float("inf")
 
 
 class _Fate(Enum):
@@ -117,7 +118,8 @@ class Scheduler:
         self.limits, self.cache, self.cost, self.clock = limits, cache, cost, clock
         self._waiting: list[_Waiting] = []
         self._running: dict[StepPlan, list[Lease]] = {}
-        self._cancelled: set[int] = set()
+        self._given_up: dict[int, Dropped] = {}
+        self._due: dict[int, float] = {}
         self._dropped: list[tuple[int, Dropped]] = []
 
     @property
@@ -133,6 +135,11 @@ class Scheduler:
         rows = sum(max(entry.job.rows) for entry in self._waiting)
         tokens = sum(len(entry.job.tokens) for entry in self._waiting)
         return rows >= self.limits.rows or tokens >= self.limits.tokens
+
+    @property
+    def running(self) -> Sequence[StepPlan]:
+        """Batches that are on their way."""
+        return tuple(self._running)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -156,19 +163,33 @@ class Scheduler:
                 fix="ask for a narrower beam, or raise the engine's widest_beam",
             )
         deadline = self.clock() + self.limits.patience_s if job.deadline_s is None else job.deadline_s
+        self.cache.prefetch(job.user, job.tokens)
         insort(self._waiting, _Waiting(job.catalog, deadline, job.number, job))
 
     def cancel(self, number: int) -> bool:
-        """Drop a job: at once where it waits, at the end of its batch where it runs. False: it is not here."""
+        """Drop a job: at once where it waits, before the next level where it runs. False: it is not here."""
         for place, entry in enumerate(self._waiting):
             if entry.number == number:
                 del self._waiting[place]
                 self._dropped.append((number, Dropped.CANCELLED))
                 return True
         if any(seat.job == number for plan in self._running for seat in plan.seats):
-            self._cancelled.add(number)
+            self._given_up[number] = Dropped.CANCELLED
             return True
         return False
+
+    def given_up(self, plan: StepPlan) -> list[int]:
+        """Places of a running batch's seats whose answer nobody waits for any more: cancelled, or past its deadline."""
+        now = self.clock()
+        for seat in plan.seats:
+            if now > self._due.get(seat.job, now):
+                self._given_up.setdefault(seat.job, Dropped.LATE)
+        return [place for place, seat in enumerate(plan.seats) if seat.job in self._given_up]
+
+    def rows(self) -> tuple[int, int]:
+        """Beams of the running batches that are still wanted, and of the jobs that wait."""
+        running = sum(max(seat.rows) for plan in self._running for seat in plan.seats if seat.job not in self._given_up)
+        return running, sum(max(entry.job.rows) for entry in self._waiting)
 
     def purge(self, user: str) -> None:
         """Forget a user's pages; what they asked before is answered without keeping any."""
@@ -208,12 +229,12 @@ class Scheduler:
             self.cache.release(lease)
         if seconds is not None:
             self.cost.observe(plan.load, seconds)
-        wanted = [seat.job not in self._cancelled for seat in plan.seats]
-        for seat, want in zip(plan.seats, wanted, strict=True):
-            if not want:
-                self._cancelled.discard(seat.job)
-                self._dropped.append((seat.job, Dropped.CANCELLED))
-        return wanted
+        reasons = [self._given_up.pop(seat.job, None) for seat in plan.seats]
+        for seat, reason in zip(plan.seats, reasons, strict=True):
+            self._due.pop(seat.job, None)
+            if reason is not None:
+                self._dropped.append((seat.job, reason))
+        return [reason is None for reason in reasons]
 
     def dropped(self) -> list[tuple[int, Dropped]]:
         """Jobs that will get no answer, each told once."""
@@ -232,7 +253,7 @@ class Scheduler:
             (job.kind, job.catalog) == (batch.head.kind, batch.head.catalog)
             and batch.load.tokens + size - cached <= limits.tokens
             and max(map(add, batch.rows, job.rows)) <= limits.rows
-            and self.cost.seconds(batch.load + Load.of(size, cached, job.rows)) <= limits.seconds
+            and self.cost.seconds(batch.load + Load.of(size, cached, job.rows)) <= batch.most_s
             and len(filters) <= limits.filters
         ):
             return _Fate.WAITS
@@ -246,9 +267,12 @@ class Scheduler:
         lease = self.cache.lease(job.user, job.tokens)
         if lease is None:
             return _Fate.WAITS
-        batch.head = batch.head or job
+        if batch.head is None:
+            batch.head, batch.most_s = job, max(limits.seconds, 2 * self.cost.seconds(load))
         batch.seats.append(Seat(job=job.number, length=size, cached=lease.cached, pages=lease.pages, rows=rows))
         batch.leases.append(lease)
+        if job.deadline_s is not None:
+            self._due[job.number] = job.deadline_s
         batch.rows = tuple(map(add, batch.rows, rows)) if batch.rows else rows
         batch.filters, batch.load, batch.due_s = filters, load, min(batch.due_s, due)
         return _Fate.SEATED

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 from genrecall.engine.asynchronous import AsyncEngine
-from genrecall.engine.worker.server import Server
+from genrecall.engine.worker.server import Server, handlers_of
 
 
 async def _main(socket: Path, factory: str, arguments: str) -> None:
     module, _, function = factory.partition(":")
     engine = AsyncEngine(getattr(importlib.import_module(module), function)(**json.loads(arguments)))
-    serving = asyncio.create_task(Server(engine, socket).run(lambda: print("ready", flush=True)))
+    serving = asyncio.create_task(Server(handlers_of(engine), socket).run(lambda: print("ready", flush=True)))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     watching = asyncio.create_task(_watch(os.getppid(), serving))
     try:

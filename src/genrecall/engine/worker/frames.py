@@ -2,7 +2,8 @@
 
     | u32 bytes after this | u32 bytes of head | head: JSON | arrays, one after the other, as the head lists them |
 
-Integers are little-endian. A head is ``{"kind": …, "id": …, …, "arrays": [[name, dtype, shape], …]}``.
+Integers are little-endian. A head is ``{"kind": …, "id": …, …, "arrays": [[name, dtype, shape], …]}``; a reply bears
+the id of its request. ``server`` lists the kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from genrecall.errors import DataError
 
 MOST_BYTES = 1 << 28
-_TYPES = {"int32", "float32", "uint8"}
+_TYPES = {"int32", "int64", "float32", "uint8"}
 _SIZES = struct.Struct("<II")
 
 

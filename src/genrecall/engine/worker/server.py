@@ -1,12 +1,22 @@
-"""The worker's side: frames in, engine asked, frames out; every request of every connection on its own.
+"""The worker's side: frames in, answers asked for, frames out; every request of every connection on its own.
 
-generate · score · cancel · purge · ping    →    answer · scores · error · done · pong
+| kind | head, arrays | reply |
+|---|---|---|
+| generate | beam, user, timeout_s, narrowest, seed, items; tokens int32 (T,), allowed uint8 (packed bits of I items) |
+  answer: short, narrowed, beam; sids int32 (n, L), scores float32 (n,) |
+| score | as generate; sids int32 (n, L) | scores: scores float32 (n,) |
+| purge | user | done |
+| ping | | pong: waiting, running and waiting_rows |
+| cancel | (the id of the request that is given up) | none; the request's own reply is an error or none |
+
+Everything that cannot be answered is replied to by ``error``: error (a name), what, and for our own errors seen,
+allowed, fix. A service adds kinds of its own (``serve.worker``). A head may bear ``tag``: see ``record``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +26,22 @@ import numpy as np
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.host.request import Request
 from genrecall.engine.worker.frames import Frame, encode, read
-from genrecall.errors import DataError, GenrecallError
+from genrecall.errors import ConfigError, DataError, GenrecallError
+
+Handler = Callable[[Frame], Awaitable[Frame]]
 
 
 class Server:
-    """Serves one engine on one socket.
+    """Serves kinds of requests on one socket.
 
     Args:
-        engine: asked.
+        handlers: by kind.
         socket: path of the Unix socket, made by ``run``; readable for this user alone.
+        bundle: digest of what the engine serves. A request that names another is refused.
     """
 
-    def __init__(self, engine: AsyncEngine, socket: Path) -> None:
-        self._engine, self._socket = engine, socket
+    def __init__(self, handlers: Mapping[str, Handler], socket: Path, bundle: str = "") -> None:
+        self._handlers, self._socket, self._bundle = handlers, socket, bundle
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Until cancelled."""
@@ -44,6 +57,8 @@ class Server:
         try:
             while (frame := await read(reader)) is not None:
                 number = frame.head["id"]
+                if not isinstance(number, int):
+                    raise KeyError("id")
                 if frame.head["kind"] == "cancel":
                     if number in running:
                         running[number].cancel()
@@ -61,15 +76,50 @@ class Server:
     async def _answer(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
         number = frame.head["id"]
         try:
-            reply = await _HANDLERS[frame.head["kind"]](self._engine, frame)
+            self._require_bundle(frame.head.get("bundle"))
+            reply = await self._handlers[frame.head["kind"]](frame)
         except (GenrecallError, TimeoutError, KeyError, TypeError) as error:
             reply = Frame(head={"kind": "error", **_told(error)})
         writer.write(encode(Frame(head={**reply.head, "id": number}, arrays=reply.arrays)))
         await writer.drain()
 
+    def _require_bundle(self, wanted: str | None) -> None:
+        if wanted is not None and wanted != self._bundle:
+            raise ConfigError(
+                "this engine serves another bundle",
+                seen=wanted,
+                allowed=self._bundle or "requests that name no bundle",
+                fix="start an engine with the bundle that the request was made for, or build the graph again",
+            )
 
-def _forget(running: dict[int, asyncio.Task[None]], number: int, task: asyncio.Task[None]) -> None:
-    running.pop(number, None)
+
+def handlers_of(engine: AsyncEngine) -> dict[str, Handler]:
+    """The kinds that an engine answers by itself."""
+
+    async def generate(frame: Frame) -> Frame:
+        answer = await engine.generate(request_of(frame))
+        levels = engine.engine.trie.space.levels
+        arrays = {
+            "sids": np.array(answer.sids, dtype=np.int32).reshape(-1, levels),
+            "scores": np.array(answer.scores, dtype=np.float32),
+        }
+        told = {"short": answer.short, "narrowed": answer.narrowed, "beam": answer.beam}
+        return Frame(head={"kind": "answer", **told}, arrays=arrays)
+
+    async def score(frame: Frame) -> Frame:
+        scores = await engine.score(request_of(frame), frame.arrays["sids"])
+        return Frame(head={"kind": "scores"}, arrays={"scores": scores})
+
+    async def purge(frame: Frame) -> Frame:
+        await engine.purge(frame.head["user"])
+        return Frame(head={"kind": "done"})
+
+    async def ping(frame: Frame) -> Frame:
+        jobs = sum(one.loop.scheduler.waiting for one in engine.engines)
+        running, waiting = engine.rows
+        return Frame(head={"kind": "pong", "waiting": jobs, "running_rows": running, "waiting_rows": waiting})
+
+    return {"generate": generate, "score": score, "purge": purge, "ping": ping}
 
 
 def request_of(frame: Frame) -> Request:
@@ -84,36 +134,13 @@ def request_of(frame: Frame) -> Request:
         timeout_s=head["timeout_s"],
         narrowest=head["narrowest"],
         seed=head["seed"],
+        tag=head.get("tag"),
+        most_a_code=head.get("most_a_code"),
     )
 
 
-async def _generate(engine: AsyncEngine, frame: Frame) -> Frame:
-    answer = await engine.generate(request_of(frame))
-    levels = engine.engine.trie.space.levels
-    arrays = {
-        "sids": np.array(answer.sids, dtype=np.int32).reshape(-1, levels),
-        "scores": np.array(answer.scores, dtype=np.float32),
-    }
-    return Frame(head={"kind": "answer", "short": answer.short, "narrowed": answer.narrowed}, arrays=arrays)
-
-
-async def _score(engine: AsyncEngine, frame: Frame) -> Frame:
-    scores = await engine.score(request_of(frame), frame.arrays["sids"])
-    return Frame(head={"kind": "scores"}, arrays={"scores": scores})
-
-
-async def _purge(engine: AsyncEngine, frame: Frame) -> Frame:
-    await engine.purge(frame.head["user"])
-    return Frame(head={"kind": "done"})
-
-
-async def _ping(engine: AsyncEngine, frame: Frame) -> Frame:
-    return Frame(head={"kind": "pong", "waiting": engine.engine.loop.scheduler.waiting})
-
-
-_HANDLERS: dict[str, Callable[[AsyncEngine, Frame], Awaitable[Frame]]] = {
-    "generate": _generate, "score": _score, "purge": _purge, "ping": _ping,
-}  # fmt: skip
+def _forget(running: dict[int, asyncio.Task[None]], number: int, task: asyncio.Task[None]) -> None:
+    running.pop(number, None)
 
 
 def _told(error: Exception) -> dict[str, Any]:

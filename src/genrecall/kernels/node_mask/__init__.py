@@ -17,7 +17,7 @@ def node_mask(
     Args:
         items: bool (I,), True where the item may be returned.
         leaf: int32 (I,), the trie node of each item's SID; several items may share one.
-        child_begin: int32 (≥ N+1,), CSR; edge ``e`` leads to node ``e + 1``.
+        child_begin: int32, CSR, one more than there are nodes that have children; edge ``e`` leads to node ``e + 1``.
         level_begin: L+2 numbers on the host; nodes of depth ``l`` are ``level_begin[l] … level_begin[l+1]-1``. They
             shape the launches: a graph that captures this is captured for one trie.
         out: bool (≥ N,), a row of ``NodeFilter.allowed``; its first N entries are written.

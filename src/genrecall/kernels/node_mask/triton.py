@@ -32,7 +32,7 @@ def node_mask(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["items"])
 def _mark(flags, leaf, marks, items, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     chosen = tl.load(flags + i, mask=i < items, other=0) != 0
@@ -40,7 +40,7 @@ def _mark(flags, leaf, marks, items, BLOCK: tl.constexpr):
     tl.store(marks + node, tl.full([BLOCK], 1, tl.uint8), mask=chosen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "end"])
 def _gather(child_begin, marks, begin, end, NODES: tl.constexpr, COLUMNS: tl.constexpr):
     node = begin + tl.program_id(0) * NODES + tl.arange(0, NODES)
     exists = node < end

@@ -98,7 +98,7 @@ def _precision(query: torch.Tensor) -> str:
     return "ieee" if query.dtype == torch.float32 else "tf32"
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "table_row", "ancestry_row"])
 def _attend(
     query, query_row, query_head, key, key_page, key_head, key_token, value, value_page, value_head, value_token,
     table, table_row, length, tile_request, tile_first, tile_count, begin, count,

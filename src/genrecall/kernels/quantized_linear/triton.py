@@ -80,7 +80,7 @@ def _quantize(x, stride, values, scale, width, LARGEST: tl.constexpr, SMALLEST: 
         tl.store(values + row * width + e, value.to(values.dtype.element_ty), mask=e < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _widen(
     x, x_stride, weight, weight_stride, scale, bias, out, rows, outputs, width,
     BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,

@@ -42,7 +42,7 @@ def compact_rows(
     return source, place, packed, kept
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests", "tiles", "size"])
 def _cut(
     begin, count, request, first, taken, requests, tiles, size, REQUESTS: tl.constexpr, TILES: tl.constexpr
 ):  # fmt: skip
@@ -75,7 +75,7 @@ def _count(runs, begin, count, kept, BLOCK: tl.constexpr):
     tl.store(kept + request, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests", "num_rows"])
 def _compact(
     runs, begin, count, kept, source, place, packed, requests, num_rows, REQUESTS: tl.constexpr, BLOCK: tl.constexpr
 ):

@@ -36,7 +36,7 @@ class Children:
     """The trie as in ``index.layout``: N nodes, edge ``e`` leads to node ``e + 1``. Buffers may be longer than needed.
 
     Attributes:
-        begin: int32 (≥ N+1,), CSR.
+        begin: int32, CSR; one more than there are nodes that have children (leaves come last).
         code: uint8, int16 or int32 (≥ N-1,), ascending within a node.
         most: no node of this level has more children, now or after a swap of the buffers' contents. C always holds; a
             tight bound is quicker, and a wrong one loses candidates.

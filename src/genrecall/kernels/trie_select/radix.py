@@ -58,7 +58,7 @@ def _range(begin, count, best, worst, width, request, BEAMS: tl.constexpr):
     return low, high, tl.minimum(32 - bits, 31)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests"])
 def histogram(
     logits, logits_stride, logits_row, node, begin, count, child_begin, child_code, masks, mask_stride, mask_row,
     base, best, worst, width, state, bins, requests,
@@ -114,7 +114,7 @@ def histogram(
         tl.atomic_add(bins + digit, 1, mask=counted, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["requests"])
 def count_rows(
     logits, logits_stride, logits_row, node, begin, count, child_begin, child_code, masks, mask_stride, mask_row,
     base, best, state, bins, requests, fewer, equal,

@@ -22,13 +22,14 @@ from genrecall.recall.fusion.calibration import fit_calibration
 from genrecall.recall.fusion.channel import FusedChannel
 from genrecall.recall.fusion.learned import LearnedConfig, fit_scorer
 from genrecall.recall.fusion.pool import Pool
-from genrecall.recall.fusion.rule import METHODS, Fusion, FusionConfig, Method, lifts
+from genrecall.recall.fusion.rule import Fusion, FusionConfig, Method, lifts
 from genrecall.recall.fusion.weights import climb, reciprocal_ranks
 from genrecall.recall.selection import Popularity
 from genrecall.recall.tuning import ndcg
 from genrecall.telemetry import log
 
 _BATCH = 512
+_TRIED: tuple[Method, ...] = ("rrf", "weighted", "learned")
 _CLIMBS = 2
 
 
@@ -45,12 +46,21 @@ class FusionFit:
         device: where ``learned`` is fitted.
     """
 
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = _TRIED
     top: int = 100
     constants: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 60.0)
     learned: tuple[LearnedConfig, ...] = field(default=(LearnedConfig(hidden=0, members=1), LearnedConfig()))
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.methods or not set(self.methods) <= set(_TRIED):
+            raise ConfigError(
+                "a fusion cannot be chosen among these",
+                seen=", ".join(self.methods) or "no methods",
+                allowed=", ".join(_TRIED),
+                fix="name some of these",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

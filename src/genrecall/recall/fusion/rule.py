@@ -1,18 +1,23 @@
 """How several channels' lists become one: fitted parameters, on arrays alone.
 
     rrf       value(j) = Σ_c w_c / (k + place_c(j))
+    scores    value(j) = Σ_c w_c n_c(j),   n_c(j) = 1/n + (1 − 1/n) (s_c(j) − min s_c) / (max s_c − min s_c)
+    quota     value(j) = max_c w_c / place_c(j)
     weighted  value(j) = Σ_c w_c lift_c(j)
     learned   value(j) = f(features(j))
 
-Cormack, Clarke & Büttcher (SIGIR 2009) for the first; ``calibration`` and ``learned`` for the others. Deviation: equal
-values go to the better place in any list, then to the more popular item; a channel that did not answer (an empty list)
-is the same as one that knows nothing.
+Cormack, Clarke & Büttcher (SIGIR 2009); CombSUM of Fox & Shaw (TREC-2, 1993) with the min–max normalisation of Lee,
+"Analyses of multiple evidence combination" (SIGIR 1997); stride scheduling (Waldspurger & Weihl, 1995: channel c is
+due for the r-th time at r / w_c, so that its share of the first places follows w_c); ``calibration`` and ``learned``
+for the others, which are fitted. Deviations: equal values go to the better place in any list, then to the more popular
+item; a channel that did not answer (an empty list) is the same as one that knows nothing; the last of n listed items
+keeps 1/n, for it was found; a turn that a channel spends on an item that is there already is not given back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -26,8 +31,10 @@ from genrecall.recall.fusion.pool import Pool
 from genrecall.recall.fusion.weights import reciprocal_ranks
 from genrecall.recall.selection import Popularity
 
-Method = Literal["rrf", "weighted", "learned"]
-METHODS: tuple[Method, ...] = ("rrf", "weighted", "learned")
+Method = Literal["rrf", "scores", "quota", "weighted", "learned"]
+METHODS: tuple[Method, ...] = ("rrf", "scores", "quota", "weighted", "learned")
+FITTED: tuple[Method, ...] = ("weighted", "learned")
+"""Those that know nothing before they are fitted."""
 _REQUESTS_A_BLOCK = 512
 
 
@@ -37,10 +44,10 @@ class FusionConfig:
 
     Attributes:
         channels: names, in the order of the weights.
-        method: ``rrf``, ``weighted`` or ``learned``.
+        method: one of ``METHODS``.
         top: places of each list that count.
         constant: k of ``rrf``.
-        scales: of the channels' calibrations; empty for ``rrf``.
+        scales: of the channels' calibrations; empty where the method is not fitted.
     """
 
     channels: Sequence[str]
@@ -53,14 +60,14 @@ class FusionConfig:
         object.__setattr__(self, "channels", tuple(self.channels))
         object.__setattr__(self, "scales", tuple(self.scales))
         distinct = len(set(self.channels)) == len(self.channels) > 0
-        calibrated = self.method == "rrf" or len(self.scales) == len(self.channels)
+        calibrated = self.method not in FITTED or len(self.scales) == len(self.channels)
         if not distinct or not calibrated or self.method not in METHODS or self.top < 1 or self.constant <= 0:
             raise ConfigError(
                 "channels cannot be fused like this",
                 seen=f"channels {', '.join(self.channels) or 'none'}, method={self.method!r}, top={self.top}, "
                 f"constant={self.constant}, {len(self.scales)} scales",
                 allowed=f"distinct channel names, a method of {', '.join(METHODS)}, top >= 1, constant > 0, and a "
-                "scale for each channel unless the method is 'rrf'",
+                f"scale for each channel where the method is {' or '.join(FITTED)}",
                 fix="correct FusionConfig, or fit the fusion again",
             )
 
@@ -74,12 +81,14 @@ class Explained:
         score: of the fusion.
         ranks: place by channel, of the channels that list it.
         scores: the same channels' own scores.
+        parts: what they add to the fusion's; empty where it is no sum (or maximum).
     """
 
     item: int
     score: float
     ranks: dict[str, int]
     scores: dict[str, float]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class Fusion:
@@ -89,7 +98,7 @@ class Fusion:
         config: settings.
         counts: (I,) training events by item.
         weights: float64 (C,) of the channels; ones if None, not read by ``learned``.
-        calibrations: of the channels, unless the method is ``rrf``.
+        calibrations: of the channels, where the method is fitted.
         scorer: for ``learned``.
         mean_length: for ``learned``: mean ln(1 + n) of the histories that it was fitted on.
         report: how it was chosen; empty where nothing was.
@@ -106,7 +115,7 @@ class Fusion:
         mean_length: float = 0.0,
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        assert config.method == "rrf" or len(calibrations) == len(config.channels)
+        assert config.method not in FITTED or len(calibrations) == len(config.channels)
         assert (config.method == "learned") == (scorer is not None)
         self.config, self.report = config, dict(report or {})
         self.weights = np.ones(len(config.channels)) if weights is None else weights
@@ -132,10 +141,10 @@ class Fusion:
 
     def values(self, pool: Pool, lengths: np.ndarray | None = None) -> np.ndarray:
         """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories."""
-        if self.config.method == "rrf":
-            return reciprocal_ranks(pool, self.config.constant) @ self.weights
-        if self.scorer is None:
-            return lifts(pool, self.calibrations) @ self.weights
+        columns = self.columns(pool)
+        if columns is not None:
+            return (columns * self.weights).max(axis=1) if self.config.method == "quota" else columns @ self.weights
+        assert self.scorer is not None
         lengths = np.zeros(len(pool), np.int64) if lengths is None else lengths
         found = [np.empty(0)]
         for begin in range(0, len(pool), _REQUESTS_A_BLOCK):
@@ -143,6 +152,14 @@ class Fusion:
             known = features(pool.take(rows), self.calibrations, lengths[rows], self.mean_length)
             found.append(self.scorer.values(known))
         return np.concatenate(found)
+
+    def columns(self, pool: Pool) -> np.ndarray | None:
+        """float64 (P, C) what each channel says of a candidate, before weights; None where nothing is summed."""
+        if self.config.method == "learned":
+            return None
+        if self.config.method in ("rrf", "quota"):
+            return reciprocal_ranks(pool, self.config.constant if self.config.method == "rrf" else 0.0)
+        return normalised(pool) if self.config.method == "scores" else lifts(pool, self.calibrations)
 
     def fuse(self, candidates: Mapping[str, Candidates], k: int, lengths: np.ndarray | None = None) -> Candidates:
         """The best ``k`` items of each request.
@@ -160,10 +177,10 @@ class Fusion:
     ) -> list[list[Explained]]:
         """``fuse``, with each channel's part: a list a request."""
         pool = self.pool(candidates, k)
-        answer = pool.best(self.values(pool, lengths), k)
+        answer, columns = pool.best(self.values(pool, lengths), k), self.columns(pool)
         return [
             [
-                self._explained(pool, row, int(item), float(score))
+                self._explained(pool, columns, row, int(item), float(score))
                 for item, score in zip(*listed, strict=True)
                 if item >= 0
             ]
@@ -200,7 +217,7 @@ class Fusion:
             mean_length=float(state["mean_length"][0]) if learned else 0.0,
         )
 
-    def _explained(self, pool: Pool, row: int, item: int, score: float) -> Explained:
+    def _explained(self, pool: Pool, columns: np.ndarray | None, row: int, item: int, score: float) -> Explained:
         begin, end = pool.offsets[row : row + 2]
         where = begin + int(np.flatnonzero(pool.items[begin:end] == item)[0])
         listed = [(c, name) for c, name in enumerate(self.config.channels) if pool.ranks[where, c] > 0]
@@ -209,7 +226,24 @@ class Fusion:
             score=score,
             ranks={name: int(pool.ranks[where, c]) for c, name in listed},
             scores={name: float(pool.scores[where, c]) for c, name in listed},
+            parts={} if columns is None else {name: float(columns[where, c] * self.weights[c]) for c, name in listed},
         )
+
+
+def normalised(pool: Pool) -> np.ndarray:
+    """float64 (P, C) scores from 1/n to 1 within each list of n; 0 without evidence."""
+    found = np.zeros(pool.ranks.shape)
+    for channel in range(pool.ranks.shape[1]):
+        where = np.flatnonzero(pool.ranks[:, channel] > 0)
+        rows, scores = pool.rows[where], pool.scores[where, channel].astype(np.float64)
+        count = np.bincount(rows, minlength=len(pool))
+        low, high = np.full(len(pool), np.inf), np.full(len(pool), -np.inf)
+        np.minimum.at(low, rows, scores)
+        np.maximum.at(high, rows, scores)
+        width = (high - low)[rows]
+        share = np.divide(scores - low[rows], width, out=np.ones(len(rows)), where=width > 0)
+        found[where, channel] = 1 / count[rows] + (1 - 1 / count[rows]) * share
+    return found
 
 
 def lifts(pool: Pool, calibrations: Sequence[Calibration]) -> np.ndarray:

@@ -22,8 +22,8 @@ _EQUAL = 1e-12
 
 def reciprocal_ranks(pool: Pool, constant: float) -> np.ndarray:
     """float64 (P, C) 1 / (constant + place); 0 without evidence."""
-    worth = 1.0 / (constant + np.arange(pool.ranks.max(initial=0) + 1))
-    worth[0] = 0.0
+    worth = np.zeros(int(pool.ranks.max(initial=0)) + 1)
+    worth[1:] = 1.0 / (constant + np.arange(1, len(worth)))
     return worth[pool.ranks]
 
 

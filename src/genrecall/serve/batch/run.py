@@ -1,8 +1,7 @@
-"""One process's part of a batch: the same channels, fusion and fallback as online, many users at a time."""
+"""One process's part of a batch: many users at a time, in shards that are done once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,11 +13,9 @@ from genrecall.bundle.load import Recommender
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
-from genrecall.recall.channel import Candidates, Channel, Query
-from genrecall.recall.fusion import Explained
-from genrecall.serve.answering import evident
+from genrecall.recall.channel import Query
+from genrecall.serve.batch.lists import Lists
 from genrecall.serve.batch.shards import Shards
-from genrecall.serve.default import FALLBACK, default_channels, depth_of, fusion_of
 from genrecall.telemetry import log, progress
 
 
@@ -59,6 +56,22 @@ def run_batch(bundle: Path, catalog: Path, out: Path, config: BatchConfig, *, de
         device: of the engine; it decides rounding, so one batch should keep to one kind.
     """
     contents, users = Contents.open(bundle), Catalog.load(catalog)
+    shards = planned(contents, users, out, config)
+    if shards.finish():
+        log(f"{out}: all {shards.count} shards are done")
+        return True
+    work = Work(contents, Recommender.load(bundle, device=device), users, config)
+    for shard in shards.todo():
+        shards.write(shard, work.shard(shard))
+    return shards.finish()
+
+
+def planned(contents: Contents, users: Catalog, out: Path, config: BatchConfig) -> Shards:
+    """The output directory of this batch, with its plan written.
+
+    Raises:
+        ArtifactError: the directory holds another batch.
+    """
     total = users.events.num_users
     plan = {
         "bundle": contents.digest,
@@ -67,31 +80,26 @@ def run_batch(bundle: Path, catalog: Path, out: Path, config: BatchConfig, *, de
         "shards": -(-total // config.shard_users),
         **asdict(config),
     }
-    shards = Shards(out, plan)
-    if shards.finish():
-        log(f"{out}: all {shards.count} shards are done")
-        return True
-    work = _Work(contents, Recommender.load(bundle, device=device), users, config)
-    for shard in shards.todo():
-        first = shard * config.shard_users
-        shards.write(shard, work.table(range(first, min(first + config.shard_users, total)), f"shard {shard}"))
-    return shards.finish()
+    return Shards(out, plan)
 
 
-class _Work:
+class Work:
     """The bundle with its model, and the users."""
 
     def __init__(self, contents: Contents, shop: Recommender, users: Catalog, config: BatchConfig) -> None:
         self.contents, self.users, self.config = contents, users, config
+        self.lists = Lists(contents, shop, config.k)
         split = contents.split
         self.histories: Histories = users.events.histories(split["repeats"], split["tie_seed"])
-        known: dict[str, Channel] = {"generative": shop.generative, **contents.channels}
-        names = default_channels(contents, known)
-        self.channels = [known[name] for name in names]
-        self.fusion = fusion_of(contents, names, {})
         # Items of the users' catalog that the bundle knows, by its own numbers.
         index = contents.items.index
         self.number = np.array([index.get(item, -1) for item in users.items.ids], dtype=np.int32)
+
+    def shard(self, number: int) -> pa.Table:
+        """The answers of one shard."""
+        first = number * self.config.shard_users
+        last = min(first + self.config.shard_users, self.users.events.num_users)
+        return self.table(range(first, last), f"shard {number}")
 
     def table(self, rows: range, label: str) -> pa.Table:
         """The answers for these users, in their order."""
@@ -99,11 +107,11 @@ class _Work:
         with progress(label, len(rows)) as bar:
             for begin in range(rows.start, rows.stop, self.config.batch_users):
                 part = range(begin, min(begin + self.config.batch_users, rows.stop))
-                for user, (found, values, count) in zip(part, self._answers(part), strict=True):
+                for user, listed in zip(part, self.lists.answer([self._query(user) for user in part]), strict=True):
                     ids.append(self.users.events.user_ids[user])
-                    items.append([self.contents.items.ids[item] for item in found])
-                    scores.append(values)
-                    filled.append(count)
+                    items.append([self.contents.items.ids[item] for item in listed.items])
+                    scores.append(listed.scores)
+                    filled.append(listed.filled)
                 bar.advance(len(part))
         columns = {
             "user_id": pa.array(ids, pa.string()),
@@ -113,40 +121,6 @@ class _Work:
         }
         return pa.table(columns)
 
-    def _answers(self, users: Sequence[int]) -> list[tuple[list[int], list[float], int]]:
-        queries = [self._query(user) for user in users]
-        depth = depth_of(self.config.k, len(self.contents.items))
-        lists = {channel.name: self._recall(channel, queries, depth) for channel in self.channels}
-        lengths = np.array([len(query.history) for query in queries], dtype=np.int64)
-        missing = [name for name in self.fusion.config.channels if name not in lists]
-        lists |= {name: _nothing(len(queries)) for name in missing}
-        fused = self.fusion.explain(lists, self.config.k, lengths)
-        return [self._filled(query, evident(found)) for query, found in zip(queries, fused, strict=True)]
-
-    def _filled(self, query: Query, found: Sequence[Explained]) -> tuple[list[int], list[float], int]:
-        items, scores = [entry.item for entry in found], [entry.score for entry in found]
-        missing = self.config.k - len(items)
-        if missing <= 0:
-            return items, scores, 0
-        exclude = np.concatenate((query.exclude, np.array(items, dtype=np.int32)))
-        more = self.contents.channels[FALLBACK].recall([Query(exclude=exclude)], missing).items[0]
-        more = more[more >= 0].tolist()
-        return items + more, scores + [min([0.0, *scores])] * len(more), len(more)
-
-    def _recall(self, channel: Channel, queries: Sequence[Query], depth: int) -> Candidates:
-        """As online, where the generative channel is not asked about those of whom nothing is known."""
-        if channel.name != "generative":
-            return channel.recall(queries, depth)
-        told = [row for row, query in enumerate(queries) if len(query.history)]
-        items = np.full((len(queries), depth), -1, np.int32)
-        scores = np.full((len(queries), depth), -np.inf, np.float32)
-        if told:
-            beam = max(self.contents.beam, min(self.config.k, len(self.contents.items)))
-            asked = [queries[row] for row in told]
-            found = channel.recall(asked, depth, beams=[beam] * len(told))  # type: ignore[call-arg]
-            items[told], scores[told] = found.items, found.scores
-        return Candidates(items=items, scores=scores)
-
     def _query(self, user: int) -> Query:
         numbers = self.number[self.histories.of(user)]
         known = numbers >= 0
@@ -154,7 +128,3 @@ class _Work:
         times = self.histories.times_of(user)[known] if self.histories.timed else None
         exclude = np.unique(history) if self.config.exclude_seen else np.empty(0, np.int32)
         return Query(history=history, times=times, exclude=exclude, profile=self.users.profile_of(user))
-
-
-def _nothing(rows: int) -> Candidates:
-    return Candidates(items=np.full((rows, 1), -1, np.int32), scores=np.full((rows, 1), -np.inf, np.float32))

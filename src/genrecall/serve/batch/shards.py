@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ class Shards:
         """Shards that are not done."""
         return [shard for shard in range(self.count) if not self.path(shard).exists()]
 
-    def todo(self) -> Iterator[int]:
-        """Shards to do now, each leased to this process while the loop works on it."""
-        for shard in self.missing:
+    def todo(self, among: Sequence[int] | None = None) -> Iterator[int]:
+        """Shards to do now (of these), each leased to this process while the loop works on it."""
+        for shard in self.missing if among is None else among:
             with self._lease(shard) as held:
                 if held and not self.path(shard).exists():
                     yield shard

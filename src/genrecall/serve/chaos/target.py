@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from genrecall.errors import ConfigError
 from genrecall.serve.admin_client import ask
 
-_URL = re.compile(r"console +http://127\.0\.0\.1:(\d+)/")
+_URL = re.compile(r"console +https?://127\.0\.0\.1:(\d+)/")
 _READY = "drains and stops"
 
 
@@ -65,29 +65,42 @@ class Target:
         """Whether it says so."""
         return self.call("GET", "/health/ready")[0] == 200
 
-    def worker_pid(self) -> int:
-        """Of the worker process.
+    def pid(self, process: str = "worker 0") -> int:
+        """Of a process beside the gateway: ``worker N`` or ``classic``.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: it does not run.
         """
-        # A worker is the gateway's child; the kernel lists those.
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
-            if b"worker.process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-        raise ConfigError("no worker runs", seen=children, allowed="a service with the generative channel", fix="wait")
+        found = ask(self.state, "GET", "/admin/releases")["active"]["processes"]
+        if not found.get(process):
+            raise ConfigError("no such process runs", seen=process, allowed=str(found), fix="wait until it is back")
+        return int(found[process])
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, state: Path, *more: str) -> Iterator[Target]:
+def serving(
+    bundle: Path, state: Path, *more: str, environment: Mapping[str, str] | None = None, guarded: bool = False
+) -> Iterator[Target]:
     """Start a service on a free port, wait until it is ready, and stop it in the end.
+
+    Args:
+        bundle, state: directories.
+        more: further options.
+        environment: variables beside those of this process.
+        guarded: it ends with this process, however that ends: nobody else could hold its state then.
 
     Raises:
         ConfigError: it ended before it was ready.
     """
-    command = [sys.executable, "-m", "genrecall", "serve", str(bundle), "--port", "0", "--state", str(state), *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "120"})
+    module = "genrecall.serve.cluster.guard" if guarded else "genrecall"
+    command = [sys.executable, "-m", module, "serve", str(bundle), "--port", "0", "--state", str(state), *more]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE if guarded else None,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "120"} | dict(environment or {}),
+    )
     assert process.stdout is not None
     port, told = 0, ""
     while _READY not in told:

@@ -1,10 +1,11 @@
 // The beam, level by level, as a tree: columns of surviving prefixes, lines from what they came from.
 
-import { h, hue, number, percent, put, svg } from "./dom.js";
-import { t } from "./words.js";
+import { codesOf as codes, h, hue, number, percent, put, svg } from "./dom.js";
+import { reason } from "./results.js";
+import { empty } from "./widgets.js";
+import { t, tell } from "./words.js";
 
 const SHOWN = 16;
-const codes = (text) => text.match(/<[a-z]+_\d+>/g) ?? [];
 const parentOf = (text) => codes(text).slice(0, -1).join("");
 
 // A beam is shown if it is among the best of its level, or the ancestor of one that is.
@@ -28,14 +29,13 @@ function ordered(levels) {
 }
 
 function card(beam, level, best, last) {
-  const probability = Math.exp(beam.score);
-  const own = codes(beam.sid).at(-1).slice(1, -1);
+  const probability = Math.exp(beam.score), own = codes(beam.sid).at(-1).slice(1, -1);
+  const told = probability < 0.0005 ? `e^${number(beam.score, 1)}` : percent(probability, probability < 0.1 ? 2 : 1);
+  const after = `${tell("n_children", { n: beam.children })}${beam.pruned > 0 ? ` · ${tell("n_pruned", { n: beam.pruned })}` : ""}`;
   return h("button", { type: "button", class: `beam ${last ? "leaf" : ""}`, "data-sid": beam.sid, style: { "--hue": hue(level), "--part": probability / best },
-    "aria-label": `${beam.sid} ${percent(probability)}` },
-  h("span", { class: "beam-line" }, h("span", { class: "code", style: { "--hue": hue(level) } }, own),
-    h("b", null, probability < 0.0005 ? number(beam.score, 1) : percent(probability, probability < 0.1 ? 2 : 1))),
-  h("span", { class: "beam-words" }, last ? beam.titles[0] ?? "" :
-    `${beam.children} ${t("children")}${beam.pruned > 0 ? ` · ${beam.pruned} ${t("pruned")}` : ""}`),
+    title: beam.titles.join("\n"), "aria-label": `${beam.sid} ${told} ${last ? beam.titles[0] ?? "" : after}` },
+  h("span", { class: "beam-line" }, h("span", { class: "code", style: { "--hue": hue(level) } }, own), h("b", null, told)),
+  h("span", { class: "beam-words" }, last ? beam.titles[0] ?? "" : after),
   !last && beam.titles.length > 0 && h("span", { class: "beam-words muted" }, beam.titles.slice(0, 2).join(" · ")));
 }
 
@@ -66,13 +66,22 @@ function light(board, text) {
   }
 }
 
-export function beamTree(explained) {
-  if (!explained.levels) return h("p", { class: "muted" }, t("no_beams"));
+// Why there is no beam: the channel was not among those asked, or what became of it.
+function without(explained, { known, ask }) {
+  const { coverage, versions } = explained.answer, lane = coverage.channels.generative;
+  if (lane) return empty(t("no_beams"), lane.outcome === "ok" ? t("no_trace") : coverage.reasons.map(reason).join(" · ") || t("cold_beams"));
+  const arms = Object.entries(versions.arms ?? {}).map(([layer, arm]) => `${layer}: ${arm}`).join(", ");
+  return empty(t("no_beams"), arms ? tell("no_beams_arm", { arms }) : t("no_beams_asked"),
+    known.includes("generative") && h("button", { type: "button", class: "primary", onclick: ask }, t("ask_generative")));
+}
+
+export function beamTree(explained, why) {
+  if (!explained.levels?.length) return without(explained, why);
   const all = explained.levels, levels = ordered(kept(all)), lines = svg("svg", { class: "beam-links", "aria-hidden": "true" });
   const columns = levels.map((level, place) => {
-    const best = Math.max(...level.map((beam) => Math.exp(beam.score)));
-    return h("section", { class: "level" },
-      h("h3", null, `${t("level")} ${place}`, h("span", { class: "muted small" }, ` ${explained.survivors[place]} ${t("survivors")}`)),
+    const best = Math.max(...level.map((beam) => Math.exp(beam.score))), pruned = all[place].reduce((sum, beam) => sum + beam.pruned, 0);
+    return h("section", { class: "level", "aria-label": `${t("level")} ${place}` },
+      h("h3", null, `${t("level")} ${place}`, h("span", { class: "muted small" }, ` ${tell("n_survivors", { n: explained.survivors[place] })}${pruned ? ` · ${tell("n_pruned", { n: pruned })}` : ""}`)),
       h("div", { class: "level-cards" }, level.map((beam) => card(beam, place, best, place === levels.length - 1))));
   });
   const board = h("div", { class: "board" }, lines, columns);
@@ -83,5 +92,6 @@ export function beamTree(explained) {
     element.addEventListener("blur", () => light(board, null));
   }
   new ResizeObserver(() => draw(board, lines)).observe(board);
-  return h("div", null, h("p", { class: "muted hint" }, t("beams_hint")), h("div", { class: "scroll" }, board));
+  return h("div", null, h("p", { class: "muted hint" }, t("beams_hint")),
+    h("div", { class: "scroll card beams", tabindex: 0, role: "region", "aria-label": t("beams") }, board));
 }

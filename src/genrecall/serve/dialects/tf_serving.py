@@ -18,7 +18,7 @@ from genrecall.serve.problems import Problem
 from genrecall.serve.schema import MAX_HISTORY, MAX_K, Answer
 from genrecall.serve.service import Service
 
-_SIGNATURE = "serving_default"
+SIGNATURE = "serving_default"
 _COLUMNS = ("user_id", "history", "query", "k")
 
 
@@ -34,7 +34,7 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 class Predict(msgspec.Struct):
     """A prediction request, in one of the two formats."""
 
-    signature_name: str = _SIGNATURE
+    signature_name: str = SIGNATURE
     instances: Annotated[list[Row], Meta(max_length=MAX_REQUESTS)] | None = None
     inputs: dict[str, Any] | None = None
 
@@ -58,30 +58,24 @@ class TfServing:
         """Whether the model is available (and, for OpenAI's clients, what it is)."""
         model = request.path_params["model"]
         channels_of(model)
-        told = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-        return json_response({"model_version_status": [told], **model_object(model)})
+        return json_response({**version_status("1"), **model_object(model)})
 
     async def metadata(self, request: Request) -> Response:
         """The signature."""
         model = request.path_params["model"]
         channels_of(model)
-        text, texts = _info("DT_STRING", 1), _info("DT_STRING", 2)
-        inputs = {"user_id": text, "history": texts, "query": text, "k": _info("DT_INT32", 1)}
-        outputs = {"item_id": texts, "sid": texts, "score": _info("DT_FLOAT", 2)}
-        signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
-        return json_response(
-            {
-                "model_spec": {"name": model, "signature_name": "", "version": "1"},
-                "metadata": {"signature_def": {"signature_def": {_SIGNATURE: signature}}},
-            }
-        )
+        text, texts = signature_info("DT_STRING", 1), signature_info("DT_STRING", 2)
+        inputs = {"user_id": text, "history": texts, "query": text, "k": signature_info("DT_INT32", 1)}
+        outputs = {"item_id": texts, "sid": texts, "score": signature_info("DT_FLOAT", 2)}
+        signature = {"inputs": inputs, "outputs": outputs}
+        return json_response(metadata_of(model, signature))
 
     async def predict(self, request: Request) -> Response:
         """Recommend, or search, for every row."""
         config, channels = self._service.config, channels_of(request.path_params["model"])
         asked = decoded(await raw(request, config.max_body_bytes, config.body_s), Predict)
-        if asked.signature_name != _SIGNATURE:
-            raise Problem("invalid", f"the only signature is {_SIGNATURE}")
+        if asked.signature_name != SIGNATURE:
+            raise Problem("invalid", f"the only signature is {SIGNATURE}")
         if (asked.instances is None) == (asked.inputs is None):
             raise Problem("invalid", "either instances (rows) or inputs (columns)")
         rows = asked.instances if asked.instances is not None else rows_of(asked.inputs or {})
@@ -102,6 +96,21 @@ class TfServing:
             raise Problem("invalid", "lists of several lengths do not make columns; ask with instances")
         told = [_row(answer) for answer in answers]
         return json_response({"outputs": {name: [row[name] for row in told] for name in told[0]}})
+
+
+def version_status(version: str) -> dict[str, Any]:
+    """A model whose only version is available."""
+    told = {"version": version, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    return {"model_version_status": [told]}
+
+
+def metadata_of(model: str, signature: dict[str, Any]) -> dict[str, Any]:
+    """A model's only signature, inputs and outputs by name."""
+    whole = {**signature, "method_name": "tensorflow/serving/predict"}
+    return {
+        "model_spec": {"name": model, "signature_name": "", "version": "1"},
+        "metadata": {"signature_def": {"signature_def": {SIGNATURE: whole}}},
+    }
 
 
 def rows_of(columns: dict[str, Any]) -> list[Row]:
@@ -137,6 +146,7 @@ def _row(answer: Answer) -> dict[str, list[Any]]:
     }
 
 
-def _info(kind: str, dimensions: int) -> dict[str, Any]:
+def signature_info(kind: str, dimensions: int) -> dict[str, Any]:
+    """A tensor as ``metadata`` describes it; every dimension is open."""
     shape = {"dim": [{"size": "-1", "name": ""}] * dimensions, "unknown_rank": False}
     return {"dtype": kind, "tensor_shape": shape, "name": ""}

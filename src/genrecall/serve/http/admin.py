@@ -38,6 +38,12 @@ class Delist(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delisted: bool = True
 
 
+class ApplyDelta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A delta of the ranker's tables on this machine."""
+
+    delta: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
 class Admin:
     """Handlers over one service; every one answers the digest that is active then."""
 
@@ -53,11 +59,13 @@ class Admin:
             Route("/admin/releases/activate", self.activate, methods=["POST"]),
             Route("/admin/releases/rollback", self.rollback, methods=["POST"]),
             Route("/admin/items/delist", self.delist, methods=["POST"]),
+            Route("/admin/ranker/delta", self.delta, methods=["POST"]),
         ]
 
     async def status(self, request: Request) -> Response:
-        """What is in which role."""
-        return json_response(self._service.releases.status())
+        """What is in which role, and how each answered in the last minute."""
+        traffic = self._service.traffic.by_release()
+        return json_response({**self._service.releases.status(), "traffic": traffic})
 
     async def stage(self, request: Request) -> Response:
         """Open, check and warm a bundle beside the active one."""
@@ -85,6 +93,11 @@ class Admin:
         """Take items out of all answers at once."""
         asked = await self._read(request, Delist)
         return json_response({"delisted": self._service.releases.delist(asked.item_ids, delisted=asked.delisted)})
+
+    async def delta(self, request: Request) -> Response:
+        """Let the ranker take in the next delta of its tables, without a restart."""
+        asked = await self._read(request, ApplyDelta)
+        return json_response({"tables": await self._service.releases.apply_delta(Path(asked.delta))})
 
     async def _read(self, request: Request, kind: type[T]) -> T:
         return decoded(await raw(request, 16 << 20, 30.0), kind)

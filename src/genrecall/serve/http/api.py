@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -11,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from genrecall.serve.codebooks import summary
 from genrecall.serve.http.body import decoded, raw, require_json, while_connected
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
-from genrecall.serve.schema import MAX_HISTORY, Events, EventsStored, ItemPage, Recommend, Search
+from genrecall.serve.schema import MAX_HISTORY, Events, EventsStored, ItemPage, Rank, Recommend, Search
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import IngestFullError, StorageError
 
@@ -33,17 +31,16 @@ class NativeApi:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._sids: tuple[str, dict[str, Any]] | None = None
 
     def routes(self) -> list[Route]:
         """Where they are."""
         return [
             Route("/v1/recommend", self.recommend, methods=["POST"]),
             Route("/v1/search", self.search, methods=["POST"]),
+            Route("/v1/rank", self.rank, methods=["POST"]),
             Route("/v1/events", self.events, methods=["POST"]),
             Route("/v1/items/{item_id:path}", self.item, methods=["GET"]),
             Route("/v1/explain/{request_id}", self.explain, methods=["GET"]),
-            Route("/v1/sids", self.sids, methods=["GET"]),
             Route("/v1/users", self.users, methods=["GET"]),
             Route("/v1/users/{user_id:path}", self.user, methods=["GET", "DELETE"]),
         ]
@@ -55,6 +52,11 @@ class NativeApi:
     async def search(self, request: Request) -> Response:
         """Which items a text asks for."""
         return await self._answer(request, Search)
+
+    async def rank(self, request: Request) -> Response:
+        """In which order a user would want given items."""
+        asked = await self._read(request, Rank)
+        return json_response(await while_connected(request, self._service.rank(asked, request.state.request_id)))
 
     async def events(self, request: Request) -> Response:
         """Store events; answered when they are on disk. With ``Idempotency-Key`` a repeated batch counts once."""
@@ -97,13 +99,6 @@ class NativeApi:
         """Why an answer was as it was."""
         return json_response(self._service.explain(request.path_params["request_id"]))
 
-    async def sids(self, request: Request) -> Response:
-        """How the active bundle's SIDs lie."""
-        release = self._release()
-        if self._sids is None or self._sids[0] != release.digest:
-            self._sids = release.digest, await asyncio.to_thread(summary, release.contents)
-        return json_response(self._sids[1])
-
     async def users(self, request: Request) -> Response:
         """Ids of users that begin with ``prefix``."""
         prefix = request.query_params.get("prefix", "")
@@ -117,9 +112,7 @@ class NativeApi:
         if not 1 <= len(user_id) <= 120:
             raise Problem("not_found", "no such user")
         if request.method == "DELETE":
-            erased = state.forget(user_id)
-            self._service.explanations.forget(user_id)
-            return json_response({"user_id": user_id, "erased_events": erased})
+            return json_response({"user_id": user_id, "erased_events": await self._service.forget(user_id)})
         pasts, contents = state.history(user_id), self._release().contents
         if not pasts and not state.profile(user_id):
             raise Problem("not_found", "no such user")

@@ -94,7 +94,8 @@ class Gate:
         except Problem as problem:
             await _tell(problem, scope, out)
         except HTTPException as error:
-            await _tell(Problem(_ROUTING.get(error.status_code, "malformed")), scope, out)
+            allow = (error.headers or {}).get("Allow")
+            await _tell(Problem(_ROUTING.get(error.status_code, "malformed"), allow=allow), scope, out)
         except ClientGoneError:
             self._metrics.cancelled.inc()
             status = status or 499
@@ -111,17 +112,30 @@ class Gate:
         if self._local_only and not _is_local(headers.get(b"host", b"")):
             # Without keys only this machine may call; a foreign page must not do it through a name of its own.
             raise Problem("forbidden_host", "call it by 127.0.0.1 or localhost, or set API keys")
-        caller = "all"
-        if self._keys.required and scope["path"] not in OPEN:
-            holder = self._keys.holder(headers.get(b"authorization", b"").decode("latin-1"))
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        client = scope["client"][0] if scope.get("client") else "all"
+        scope["state"]["caller"] = self.let_in(scope["path"], authorization, client, counted=counted)
+
+    def let_in(self, path: str, authorization: str, client: str, *, counted: bool = True) -> str:
+        """Who calls, if there is room: for requests of any protocol.
+
+        Args:
+            path: what is asked for.
+            authorization: the header of this name.
+            client: address of the caller.
+            counted: whether it takes room.
+
+        Raises:
+            Problem: no key, or no room.
+        """
+        caller = client
+        if self._keys.required and path not in OPEN:
+            holder = self._keys.holder(authorization)
             if holder is None:
                 raise Problem("unauthenticated", "send authorization: Bearer KEY")
             caller = holder
-        elif scope.get("client"):
-            caller = scope["client"][0]
-        scope["state"]["caller"] = caller
         if not counted:
-            return
+            return caller
         if self.draining:
             raise Problem("draining", "this process is about to stop", retry_after_s=1)
         if wait := self._rate.wait_s(caller):
@@ -130,6 +144,7 @@ class Gate:
         if self.inflight >= self.limiter.limit:
             self._metrics.shed.labels("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
+        return caller
 
 
 def _stamped(headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:

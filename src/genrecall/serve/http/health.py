@@ -11,6 +11,7 @@ from starlette.routing import Route
 from genrecall.serve.http.api import json_response
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.service import Service
+from genrecall.serve.worker.lane import WorkerLane
 
 
 class Health:
@@ -51,6 +52,7 @@ class Health:
                 "worker": self._worker(),
                 "inflight": self.gate.inflight if self.gate else 0,
                 "traffic": service.traffic.summary(),
+                "totals": service.metrics.totals(),
                 "limits": {
                     "deadline_ms": round(service.config.deadline_s * 1e3),
                     "max_inflight": service.config.max_inflight,
@@ -66,7 +68,7 @@ class Health:
         metrics.inflight.set(self.gate.inflight if self.gate else 0)
         if worker is not None:
             metrics.rows.set(worker["rows"])
-            metrics.rows_limit.set(worker["batch_rows"] or 0)
+            metrics.rows_limit.set(worker["batch_rows"])
             metrics.progress.set(worker["silence_s"])
             metrics.restarts.set(worker["restarts"])
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -81,6 +83,8 @@ class Health:
             found.append("no bundle is active")
         elif active.worker is not None and active.worker.state != "ready":
             found.append(f"the generative channel is {active.worker.state}: the others answer alone")
+        if active is not None and active.classic is not None and active.classic.process.state != "ready":
+            found.append(f"the classic channels are {active.classic.process.state}")
         return found
 
     def _worker(self) -> dict[str, Any] | None:
@@ -92,9 +96,23 @@ class Health:
             "state": worker.state,
             "silence_s": round(worker.silence_s, 3),
             "rows": worker.rows,
-            "batch_rows": None if worker.facts is None else worker.facts.batch_rows,
+            "batch_rows": worker.lanes[0].cost.batch_rows(active.beam),
             "device": None if worker.facts is None else worker.facts.device,
-            "base_ms": round(worker.cost.base_s * 1e3, 3),
-            "row_ms": round(worker.cost.row_s * 1e3, 5),
+            "base_ms": round(worker.lanes[0].cost.base_s * 1e3, 3),
+            "row_ms": round(worker.lanes[0].cost.row_s * 1e3, 5),
             "restarts": worker.restarts,
+            "retried": worker.retried,
+            "replicas": [_replica(lane) for lane in worker.lanes],
         }
+
+
+def _replica(lane: WorkerLane) -> dict[str, Any]:
+    child = lane.process.child
+    running, waiting = (0, 0) if child is None else child.record.rows
+    return {
+        "state": lane.process.state,
+        "asked_rows": lane.rows,
+        "running_rows": running,
+        "waiting_rows": waiting,
+        "batches": 0 if child is None else child.record.batches,
+    }

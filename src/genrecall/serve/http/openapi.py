@@ -1,7 +1,8 @@
-"""The native API as OpenAPI 3.1, made from the wire types themselves."""
+"""The native API and the dialects as OpenAPI 3.1, made from the wire types themselves."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -10,14 +11,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from genrecall import __version__
+from genrecall.serve.dialects import described
+from genrecall.serve.dialects.asking import MODELS
+from genrecall.serve.http.gate import OPEN
 from genrecall.serve.problems import STATUS
-from genrecall.serve.schema import Answer, Events, EventsStored, Explained, ItemPage, Recommend, Search
+from genrecall.serve.schema import Answer, Events, EventsStored, Explained, ItemPage, Rank, Ranked, Recommend, Search
 
 PATH = "/openapi.json"
-_TYPES = (Recommend, Search, Events, EventsStored, Answer, Explained, ItemPage)
+_TYPES = (
+    Recommend, Search, Rank, Ranked, Events, EventsStored, Answer, Explained, ItemPage, *described.TYPES,
+)  # fmt: skip
+_NAMES: dict[str, dict[str, Any]] = {"model": {"type": "string", "enum": list(MODELS)}}
+_OPTIONAL: dict[str, list[dict[str, Any]]] = {
+    "/v1/users": [{"name": "prefix", "in": "query", "schema": {"type": "string", "maxLength": 120}}],
+    "/v1/events": [
+        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,100}$"}}
+    ],
+}
 _OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
     ("post", "/v1/recommend", "Which items next", Recommend, Answer),
     ("post", "/v1/search", "Which items a text asks for", Search, Answer),
+    ("post", "/v1/rank", "In which order a user would want given items", Rank, Ranked),
     ("post", "/v1/events", "Store events; answered when they are on disk", Events, EventsStored),
     ("get", "/v1/items/{item_id}", "What is known of an item", None, ItemPage),
     ("get", "/v1/explain/{request_id}", "Why an answer was as it was", None, Explained),
@@ -25,9 +39,15 @@ _OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
     ("get", "/v1/users/{user_id}", "A user's history and profile", None, None),
     ("delete", "/v1/users/{user_id}", "Erase all that is known of a user", None, None),
     ("get", "/v1/sids", "How the codes are used", None, None),
+    ("get", "/v1/sids/items", "Items whose SIDs begin with a prefix", None, None),
+    ("get", "/v1/neighbours/{item_id}", "An item's neighbours by SID and by vector", None, None),
+    ("get", "/v1/data", "What the items are like, and what their import found", None, None),
+    ("get", "/v1/experiments", "Running experiments and their reports", None, None),
+    ("get", "/v1/releases", "Bundles in service, and what distinguishes them", None, None),
     ("get", "/health/live", "The process runs", None, None),
     ("get", "/health/ready", "New requests get whole answers", None, None),
     ("get", "/health", "Everything at a glance", None, None),
+    ("get", "/metrics", "For Prometheus, as text", None, None),
 )
 
 
@@ -48,7 +68,7 @@ def document() -> dict[str, Any]:
         },
     }
     paths: dict[str, dict[str, Any]] = {}
-    for method, path, summary, asked, answered in _OPERATIONS:
+    for method, path, summary, asked, answered in (*_OPERATIONS, *described.OPERATIONS):
         paths.setdefault(path, {})[method] = _operation(path, summary, asked, answered)
     return {
         "openapi": "3.1.0",
@@ -71,7 +91,9 @@ def openapi_route() -> Route:
 
 def _operation(path: str, summary: str, asked: type | None, answered: type | None) -> dict[str, Any]:
     schema = {"type": "object"} if answered is None else _reference(answered)
-    problem = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    problem: dict[str, Any] = {
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    }
     found: dict[str, Any] = {
         "summary": summary,
         "responses": {
@@ -79,14 +101,29 @@ def _operation(path: str, summary: str, asked: type | None, answered: type | Non
             "default": {"description": "refused", **problem},
         },
     }
+    if path in OPEN:
+        found["security"] = []
+    if path == "/metrics":
+        found["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    if path.endswith("/ready"):
+        unready: dict[str, Any] = {
+            "description": "not yet, or not any more",
+            "content": {"application/json": {"schema": schema}},
+        }
+        # Of an unknown model, or where no bundle is active yet, it is a problem document.
+        unready["content"].update(problem["content"])
+        found["responses"]["503"] = unready
+    if path in described.BINARY:
+        found["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string"}}
     if asked is not None:
         found["requestBody"] = {"required": True, "content": {"application/json": {"schema": _reference(asked)}}}
-    names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
-    if names:
-        found["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in names
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _NAMES.get(name, {"type": "string", "minLength": 1})}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+    parameters += _OPTIONAL.get(path, [])
+    if parameters:
+        found["parameters"] = parameters
     return found
 
 

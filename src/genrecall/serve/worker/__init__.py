@@ -1,1 +1,1 @@
-"""The generative channel in a process of its own: frames, messages, the process, and the gateway's side of it."""
+"""Processes beside the gateway: the engine's and the classic channels', how they are kept alive, and their lanes."""

@@ -1,307 +1,225 @@
-"""The gateway's side of the worker: asks it, watches it, starts it again.
-
-A second process stands by with everything imported, so that a lost worker is replaced in the time of opening a bundle.
-States: ``starting`` (no bundle yet) → ``ready`` → ``stalled`` (no beat for STALLED_S) → killed after HUNG_S, or the
-process ends by itself → ``starting`` after a pause that doubles with each failure. A request that was being computed
-twice when a worker died is refused for ten minutes: it may be what kills workers.
-"""
+"""The generative channel of one worker process, as a lane."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import signal
-import socket
-import sys
+import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError, Listed
-from genrecall.serve.worker import frames
+from genrecall.engine.host.request import LevelTrace, TracedBeam
+from genrecall.engine.worker.connection import WorkerDied
+from genrecall.engine.worker.frames import Frame
+from genrecall.errors import GenrecallError
+from genrecall.recall.channel import Query
+from genrecall.serve.lanes import (
+    Asked,
+    LaneDiedError,
+    LaneFailedError,
+    LaneShedError,
+    Listed,
+    RankAsked,
+    RankListed,
+)
+from genrecall.serve.worker import messages
+from genrecall.serve.worker.child import Child
+from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.cost import BatchCost
-from genrecall.serve.worker.messages import Ask, Beat, Cancel, Failed, Found, Opened, decode_outward, encode
-from genrecall.telemetry import log
+from genrecall.serve.worker.supervisor import Supervisor
 
-STALLED_S = 1.5
-HUNG_S = 10.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _CALM_S = 0.2, 10.0, 60.0
 _QUARANTINE_AFTER, _QUARANTINE_S, _MAX_SUSPECTS = 2, 600.0, 10_000
+_tags = itertools.count(1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """How a worker runs; None stands for automatic.
+class Facts:
+    """What a worker says of itself when it is warm.
 
     Attributes:
-        device: ``auto``, ``cpu``, ``cuda``, …
-        threads: of torch.
-        batch_rows: beams of one batch.
-        beam: W; the bundle's unless given.
-        spare: keep a second process with its imports done.
-        ranks: devices that the model is spread over.
-        start_s: a bundle that takes longer to open and warm is given up.
+        digest: of the bundle.
+        device: that it runs on.
+        passes: searches and scorings that one query takes: 1, or two for each of several SID tables.
+        reads_search: whether the model was trained on searches.
     """
 
-    device: str = "auto"
-    threads: int | None = None
-    batch_rows: int | None = None
-    beam: int | None = None
-    spare: bool = True
-    ranks: int = 1
-    start_s: float = 600.0
+    digest: str
+    device: str
+    passes: int
+    reads_search: bool
 
 
-@dataclass(eq=False)
-class _Asked:
-    """One request on its way."""
+class Suspects:
+    """Requests that were being computed when workers died: after two deaths one is refused for ten minutes."""
 
-    ask: Ask
-    future: asyncio.Future[Listed]
-    fingerprint: bytes
-    running: bool = False
+    def __init__(self) -> None:
+        self._deaths: dict[bytes, tuple[int, float]] = {}
 
+    def blame(self, fingerprint: bytes) -> None:
+        """It was being computed when a worker died."""
+        deaths, _ = self._deaths.pop(fingerprint, (0, 0.0))
+        self._deaths[fingerprint] = deaths + 1, time.monotonic()
+        if len(self._deaths) > _MAX_SUSPECTS:
+            self._deaths.pop(next(iter(self._deaths)))
 
-@dataclass(eq=False)
-class _Connection:
-    process: asyncio.subprocess.Process
-    writer: asyncio.StreamWriter
-    reader: asyncio.StreamReader
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    def is_quarantined(self, fingerprint: bytes) -> bool:
+        """Whether it must not be tried again now."""
+        deaths, last = self._deaths.get(fingerprint, (0, 0.0))
+        return deaths >= _QUARANTINE_AFTER and time.monotonic() - last < _QUARANTINE_S
 
 
 class WorkerLane:
-    """The generative channel of one bundle, as a lane.
+    """One worker.
 
     Args:
         bundle: directory.
         config: settings.
+        replica: which of several.
+        suspects: shared by all.
 
     Attributes:
         cost: what batches take.
-        restarts: processes that were started after the first.
+        facts: None until the first worker is warm.
     """
 
     name = "generative"
 
-    def __init__(self, bundle: Path, config: WorkerConfig | None = None) -> None:
-        self.bundle, self.config = bundle, config or WorkerConfig()
+    def __init__(
+        self, bundle: Path, config: WorkerConfig | None = None, replica: int = 0, suspects: Suspects | None = None
+    ) -> None:
+        self.config = config or WorkerConfig()
+        self.suspects = suspects or Suspects()
         self.cost = BatchCost()
-        self.restarts = 0
-        self.facts: Opened | None = None
-        self._connection: _Connection | None = None
-        self._spare: _Connection | None = None
-        self._pending: dict[int, _Asked] = {}
-        self._number = self._rows = 0
-        self._last_beat = time.monotonic()
-        self._suspects: dict[bytes, tuple[int, float]] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._warm = asyncio.Event()
-
-    @property
-    def state(self) -> str:
-        """``starting``, ``ready`` or ``stalled``."""
-        if self._connection is None or not self._connection.opened.is_set():
-            return "starting"
-        return "stalled" if self.silence_s > STALLED_S else "ready"
-
-    @property
-    def silence_s(self) -> float:
-        """Seconds since the thread that computes was last heard of."""
-        return time.monotonic() - self._last_beat
-
-    @property
-    def pid(self) -> int | None:
-        """Of the worker process, while there is one."""
-        return None if self._connection is None else self._connection.process.pid
+        self.facts: Facts | None = None
+        self._rows = self._batches = 0
+        settings = self.config
+        arguments = (
+            str(bundle), settings.device_of(replica), str(settings.threads or 0), str(settings.batch_rows or 0),
+            str(settings.beam or 0), str(settings.ranks),
+        )  # fmt: skip
+        self.process = Supervisor(
+            f"worker {replica} of {bundle}",
+            lambda: Child.start(messages.generative, *arguments),
+            self._opened,
+            settings.start_s,
+        )
 
     @property
     def rows(self) -> int:
         """Beams of the requests on their way."""
         return self._rows
 
-    async def start(self) -> None:
-        """Start the supervisor, and wait until the first worker is warm.
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be asked."""
+        return self.process.state == "ready"
 
-        Raises:
-            LaneFailedError: it did not get there.
-        """
-        self._task = asyncio.create_task(self._supervise())
-        waiting = asyncio.create_task(self._warm.wait())
-        await asyncio.wait((waiting, self._task), timeout=self.config.start_s, return_when=asyncio.FIRST_COMPLETED)
-        if not self._warm.is_set():
-            waiting.cancel()
-            await self.close()
-            raise LaneFailedError(f"the worker of {self.bundle} did not start; its own words stand above")
+    async def start(self) -> None:
+        """See ``Supervisor.start``."""
+        await self.process.start()
 
     async def ask(self, asked: Asked) -> Listed:
-        """See ``lanes.Lane``."""
-        if self._connection is None or self.state != "ready":
-            raise LaneFailedError(f"the worker is {self.state}")
-        query = asked.query
-        self._number += 1
-        ask = Ask(
-            self._number,
-            query.history.astype("<i4").tobytes(),
-            None if query.times is None else query.times.astype("<i8").tobytes(),
-            query.exclude.astype("<i4").tobytes(),
-            dict(query.profile),
-            query.text,
-            asked.k,
-            asked.beam,
-            asked.trace,
-            asked.budget_s,
-        )
-        fingerprint = hashlib.blake2b(ask.history + repr((ask.profile, ask.text)).encode(), digest_size=16).digest()
-        if self._is_quarantined(fingerprint):
+        """See ``lanes.Lane``.
+
+        Raises:
+            LaneDiedError: the worker ended meanwhile.
+            TimeoutError: it says that there is no time for it.
+        """
+        child = self.process.child
+        if child is None or not self.is_ready:
+            raise LaneFailedError(f"the worker is {self.process.state}")
+        query, tag = asked.query, next(_tags)
+        fingerprint = _fingerprint(query)
+        if self.suspects.is_quarantined(fingerprint):
             raise LaneShedError("quarantined: workers died over this request")
-        entry = _Asked(ask, asyncio.get_running_loop().create_future(), fingerprint)
-        self._pending[ask.number] = entry
-        self._rows += ask.beam
+        head = {
+            "k": asked.k, "beam": asked.beam, "narrowest": asked.narrowest, "timeout_s": max(asked.budget_s, 1e-6),
+            "trace": asked.trace, "user": asked.user, "profile": dict(query.profile), "text": query.text, "tag": tag,
+        }  # fmt: skip
+        self._rows += asked.beam
         try:
-            self._connection.writer.write(frames.packed(encode(ask)))
-            return await entry.future
-        except asyncio.CancelledError:
-            if self._connection is not None:
-                self._connection.writer.write(frames.packed(encode(Cancel(ask.number))))
-            raise
+            reply = await child.connection.ask("recall", head, messages.arrays_of(query))
+        except WorkerDied:
+            if tag in child.record.tags:
+                self.suspects.blame(fingerprint)
+            raise LaneDiedError("the worker ended") from None
+        except GenrecallError as error:
+            raise LaneFailedError(error.what) from error
         finally:
-            self._pending.pop(ask.number, None)
-            self._rows -= ask.beam
+            self._rows -= asked.beam
+        self._learn(child)
+        return _listed(reply)
+
+    async def rank(self, asked: RankAsked) -> RankListed:
+        """Scores of candidates by the bundle's ranker; raises as ``ask`` does."""
+        child = self.process.child
+        if child is None or not self.is_ready:
+            raise LaneFailedError(f"the worker is {self.process.state}")
+        frame = messages.rank_frame(asked)
+        try:
+            reply = await child.connection.ask("rank", frame.head, frame.arrays)
+        except WorkerDied:
+            raise LaneDiedError("the worker ended") from None
+        except GenrecallError as error:
+            raise LaneFailedError(error.what) from error
+        return messages.rank_listed(reply)
+
+    async def purge(self, user: str) -> None:
+        """Forget what the engine keeps of a user; a worker that is not there keeps nothing."""
+        child = self.process.child
+        if child is not None:
+            with contextlib.suppress(WorkerDied):  # with all that it knew
+                await child.connection.ask("purge", {"user": user})
 
     async def close(self) -> None:
-        """Stop supervisor and worker."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        if self._spare is not None:
-            await _end(self._spare)
+        """See ``lanes.Lane``."""
+        await self.process.close()
 
-    async def _supervise(self) -> None:
-        pause = _FIRST_PAUSE_S
-        while True:
-            begun = time.monotonic()
-            try:
-                await self._live()
-            except (OSError, frames.FrameError) as error:
-                # A process that cannot be started, or that says what it must not: ended like one that died.
-                log(f"the worker of {self.bundle}: {type(error).__name__}: {error}")
-            if not self._warm.is_set():
-                return  # it never worked: starting it again would not help
-            pause = _FIRST_PAUSE_S if time.monotonic() - begun > _CALM_S else min(pause * 2, _LONGEST_PAUSE_S)
-            log(f"the worker of {self.bundle} ended; another starts in {pause:.1f} s")
-            await asyncio.sleep(pause)
-            self.restarts += 1
-
-    async def _spawn(self, *, spare: bool) -> _Connection:
-        ours, theirs = socket.socketpair()
-        config = self.config
-        arguments = [
-            str(theirs.fileno()), str(self.bundle), config.device, str(config.threads or 0),
-            str(config.batch_rows or 0), str(config.beam or 0), str(int(spare)), str(config.ranks),
-        ]  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "genrecall.serve.worker.process", *arguments,
-            pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+    def _opened(self, frame: Frame) -> None:
+        head = frame.head
+        self.facts = Facts(
+            digest=head["digest"], device=head["device"], passes=head["passes"],
+            reads_search=head["reads_search"],
         )  # fmt: skip
-        theirs.close()
-        ours.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        return _Connection(process, writer, reader)
+        self.cost, self._batches = BatchCost(head["base_s"], head["row_s"]), 0
 
-    async def _stand_by(self) -> None:
-        """Have a spare, once the worker itself is warm."""
-        await self._warm.wait()
-        if self.config.spare and (self._spare is None or self._spare.process.returncode is not None):
-            self._spare = await self._spawn(spare=True)
-
-    async def _next(self) -> _Connection:
-        """The spare, told to go on, or a new process."""
-        spare, self._spare = self._spare, None
-        if spare is None or spare.process.returncode is not None:
-            return await self._spawn(spare=False)
-        spare.writer.write(frames.packed(b""))
-        return spare
-
-    async def _live(self) -> None:
-        """One worker, from its start to its end."""
-        connection = self._connection = await self._next()
-        standing_by = asyncio.create_task(self._stand_by())
-        self._last_beat = time.monotonic()
-        watcher = asyncio.create_task(self._watch(connection))
-        try:
-            while (body := await frames.read(connection.reader)) is not None:
-                self._hear(decode_outward(body), connection)
-        finally:
-            self._connection = None
-            watcher.cancel()
-            standing_by.cancel()
-            await _end(connection)
-            self._bury()
-
-    def _hear(self, message: Opened | Found | Failed | Beat, connection: _Connection) -> None:
-        self._last_beat = time.monotonic()
-        if isinstance(message, Opened):
-            self.facts, self.cost = message, BatchCost(message.base_s, message.row_s)
-            connection.opened.set()
-            self._warm.set()
-        elif isinstance(message, Beat):
-            for number in message.running:
-                if (entry := self._pending.get(number)) is not None:
-                    entry.running = True
-        elif (entry := self._pending.get(message.number)) is not None and not entry.future.done():
-            if isinstance(message, Found):
-                if message.rows:
-                    self.cost.see(message.rows, message.ran_s)
-                entry.future.set_result(_listed(message))
-            elif message.code == "deadline":
-                entry.future.set_exception(TimeoutError())
-            else:
-                entry.future.set_exception(LaneFailedError(message.what))
-
-    async def _watch(self, connection: _Connection) -> None:
-        """End a worker that does not get on."""
-        while True:
-            await asyncio.sleep(0.5)
-            allowed = HUNG_S if connection.opened.is_set() else self.config.start_s
-            if self.silence_s > allowed:
-                log(f"the worker of {self.bundle} made no progress for {allowed:.0f} s and is ended")
-                connection.process.send_signal(signal.SIGKILL)
-
-    def _is_quarantined(self, fingerprint: bytes) -> bool:
-        deaths, last = self._suspects.get(fingerprint, (0, 0.0))
-        return deaths >= _QUARANTINE_AFTER and time.monotonic() - last < _QUARANTINE_S
-
-    def _bury(self) -> None:
-        """Fail what a dead worker left, and remember what it was computing."""
-        for entry in list(self._pending.values()):
-            if entry.running:
-                deaths, _ = self._suspects.pop(entry.fingerprint, (0, 0.0))
-                self._suspects[entry.fingerprint] = deaths + 1, time.monotonic()
-            if not entry.future.done():
-                entry.future.set_exception(LaneFailedError("the worker ended"))
-        while len(self._suspects) > _MAX_SUSPECTS:
-            self._suspects.pop(next(iter(self._suspects)))
+    def _learn(self, child: Child) -> None:
+        batches = child.record.batches
+        if batches != self._batches:
+            self._batches = batches
+            self.cost.see(*child.record.last)
 
 
-async def _end(connection: _Connection) -> None:
-    connection.writer.close()
-    if connection.process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            connection.process.send_signal(signal.SIGKILL)
-    await connection.process.wait()
+def _fingerprint(query: Query) -> bytes:
+    text = repr((sorted(query.profile.items()), query.text)).encode()
+    return hashlib.blake2b(query.history.astype("<i4").tobytes() + text, digest_size=16).digest()
 
 
-def _listed(message: Found) -> Listed:
+def _listed(reply: Frame) -> Listed:
+    head = reply.head
+    if head["cold"]:
+        return Listed(items=reply.arrays["items"], scores=reply.arrays["scores"], cold=True)
     return Listed(
-        items=np.frombuffer(message.items, "<i4"),
-        scores=np.frombuffer(message.scores, "<f4"),
-        waited_s=message.waited_s,
-        ran_s=message.ran_s,
-        cold=message.cold,
-        levels=message.levels,
+        items=reply.arrays["items"],
+        scores=reply.arrays["scores"],
+        narrowed=head["narrowed"],
+        beam=head["beam"],
+        levels=_levels(head["levels"]),
+    )
+
+
+def _levels(written: list[list[list[Any]]] | None) -> tuple[LevelTrace, ...] | None:
+    if written is None:
+        return None
+    return tuple(
+        LevelTrace(
+            level=level,
+            beams=tuple(
+                TracedBeam(prefix=tuple(prefix), score=score, children=children, pruned=pruned)
+                for prefix, score, children, pruned in beams
+            ),
+        )
+        for level, beams in enumerate(written)
     )

@@ -1,0 +1,73 @@
+"""Pages in host memory, and the copies between it and the device on a stream of their own.
+
+    bytes = slots · 2 · layers · K · P · D · itemsize,    a copy takes bytes / (PCIe rate) and no time of the batches
+
+Copies run beside batches, because they touch no page that one of these reads or writes (see ``host.tier``); the next
+batch waits for those that were decided before it, which have usually ended by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+
+from genrecall.engine.device.memory import PromptMemory
+from genrecall.engine.host.tier import Move, Way
+
+
+class HostTier:
+    """Slots of page-locked memory where there is a GPU.
+
+    Args:
+        memory: the pages.
+        slots: how many of them the host holds.
+    """
+
+    def __init__(self, memory: PromptMemory, slots: int) -> None:
+        self._memory = memory
+        self.device = memory.device
+        cuda = self.device.type == "cuda"
+        self.held = torch.zeros(slots, *memory.page_shape, dtype=torch.uint8, pin_memory=cuda)
+        self._stream = torch.cuda.Stream(self.device) if cuda else None
+        self._done = torch.cuda.Event() if cuda else None
+
+    def run(self, moves: Sequence[Move]) -> None:
+        """Start copies, in order."""
+        if self._stream is None or self._done is None:
+            self._copy(moves)
+            return
+        with torch.cuda.stream(self._stream):
+            self._copy(moves)
+            self._done.record()
+
+    def wait(self) -> None:
+        """Whatever is launched from now on finds the copies done; the host does not wait."""
+        if self._done is not None:
+            torch.cuda.current_stream(self.device).wait_event(self._done)
+
+    def fence(self) -> None:
+        """Copies that are started from now on find what was launched before done: pages that were wiped."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def wipe(self, slots: Sequence[int]) -> None:
+        """Overwrite slots with zeros, once the copies have ended."""
+        if self._done is not None:
+            self._done.synchronize()
+        self.held[list(slots)] = 0
+
+    def _copy(self, moves: Sequence[Move]) -> None:
+        for way, group in groupby(moves, key=lambda move: move.way):
+            some = list(group)
+            pages = [move.page for move in some]
+            if way is Way.OFFLOAD:
+                block = self._memory.read(pages)
+                for place, move in enumerate(some):
+                    self.held[move.slot].copy_(block[place], non_blocking=True)
+            else:
+                block = torch.empty(len(some), *self.held.shape[1:], dtype=torch.uint8, device=self.device)
+                for place, move in enumerate(some):
+                    block[place].copy_(self.held[move.slot], non_blocking=True)
+                self._memory.write(pages, block)

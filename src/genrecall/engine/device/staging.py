@@ -1,0 +1,53 @@
+"""Integers on their way to the device: written into page-locked memory in turn, copied to one address that graphs hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+_STAGES = 3
+"""Batches whose integers may be on their way at once: two in flight and one being packed."""
+
+
+def aligned(count: int) -> int:
+    """Integers up to the next multiple of 16 bytes: kernels are compiled anew for pointers that do not lie on one."""
+    return -(-count // 4) * 4
+
+
+class Staging:
+    """One buffer on the device, and what fills it.
+
+    Args:
+        most: int32 that it holds.
+        device: where.
+    """
+
+    def __init__(self, most: int, device: torch.device) -> None:
+        self.flat = torch.zeros(most, dtype=torch.int32, device=device)
+        pinned = _STAGES if device.type == "cuda" else 0
+        self._staged = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(pinned)]
+        self._sent = [torch.cuda.Event() for _ in range(pinned)]
+        self._next = 0
+
+    def send(self, size: int, write: Callable[[np.ndarray], None]) -> torch.Tensor:
+        """Let ``write`` fill int32 (size,), and return them on the device, in stream order."""
+        flat = self.flat[:size]
+        if not self._staged:
+            write(flat.numpy())
+            return flat
+        staged, sent = self._staged[self._next][:size], self._sent[self._next]
+        self._next = (self._next + 1) % _STAGES
+        sent.synchronize()
+        write(staged.numpy())
+        flat.copy_(staged, non_blocking=True)
+        sent.record()
+        return flat
+
+    def wipe(self) -> None:
+        """Overwrite all that was ever sent."""
+        for staged, sent in zip(self._staged, self._sent, strict=True):
+            sent.synchronize()
+            staged.zero_()
+        self.flat.zero_()

@@ -1,0 +1,143 @@
+"""From columns to rows of embedding tables: one code path, offline and online.
+
+    row = 1 + fold(salt(f); codes) mod buckets,   bag(f) = rows of all values, or [0]
+
+Hashing trick after Weinberger et al., "Feature hashing for large scale multitask learning" (ICML 2009). Deviations: no
+sign bit (rows are embeddings, not weights), and row 0 means that there is no value. What concerns items alone is
+computed once, for the whole catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from genrecall.catalog.histories import offsets_of
+from genrecall.rank.columns import Asked, Columns, Ragged, request_columns
+from genrecall.rank.hashing import code_of, fold, mix, rows_of
+from genrecall.rank.schema import ITEM_ID, Behaviour, Bucketed, Crossed, Hashed, Schema, Tabled, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """What the network reads of R requests with P candidates in all.
+
+    Attributes:
+        bags: by feature: int64 rows; P lists where ``schema.of_item``, else R lists.
+        owner: int64 (P,) the request of each candidate.
+        items: int32 (P,).
+        evidence: float32 (P, F).
+        state: float32 (R, E), or None.
+    """
+
+    bags: Mapping[str, Ragged]
+    owner: np.ndarray
+    items: np.ndarray
+    evidence: np.ndarray
+    state: np.ndarray | None
+
+
+class Features:
+    """Computes rows for one catalog.
+
+    Args:
+        schema: what of.
+        items: columns of the I items.
+        vocabularies: uint64 codes by vocabulary feature, in the order of rows.
+    """
+
+    def __init__(self, schema: Schema, items: Columns, vocabularies: Mapping[str, np.ndarray]) -> None:
+        self.schema, self.items = schema, items
+        self._known = {name: (np.sort(codes), np.argsort(codes)) for name, codes in vocabularies.items()}
+        self._edges = {f.name: np.asarray(f.edges) for f in schema.tabled if isinstance(f, Bucketed)}
+        self._salts = {feature.name: code_of(feature.name) for feature in schema.features}
+        alone = [feature for feature in schema.tabled if self._sides(feature) == {True}]
+        self._of_items = {feature.name: self._bag(feature, items) for feature in alone}
+
+    def of(self, asked: Asked) -> Rows:
+        """Rows of all features."""
+        requests = request_columns(asked, self.schema, self.items.texts[ITEM_ID])
+        candidates, owner = asked.candidates.values, asked.candidates.owner
+        bags: dict[str, Ragged] = {}
+        joined: Columns | None = None
+        for feature in self.schema.features:
+            if isinstance(feature, Behaviour):
+                bags[feature.name] = self._behaviour(feature, asked.histories)
+            elif feature.name in self._of_items:
+                bags[feature.name] = self._of_items[feature.name].take(candidates)
+            elif not self.schema.of_item(feature):
+                bags[feature.name] = self._bag(feature, requests)
+            else:
+                joined = joined or _joined(requests, owner, self.items, candidates, self.schema)
+                bags[feature.name] = self._bag(feature, joined)
+        return Rows(bags=bags, owner=owner, items=candidates, evidence=asked.evidence, state=asked.state)
+
+    def _sides(self, feature: Tabled) -> set[bool]:
+        """Whether items (True) or requests (False) or both have a say in a feature."""
+        bucketed = {f.name: f.of for f in self.schema.features if isinstance(f, Bucketed)}
+        parts = feature.of if isinstance(feature, Crossed) else (feature.of,)
+        return {bucketed.get(part, part).startswith("item.") for part in parts}
+
+    def _behaviour(self, feature: Behaviour, histories: Ragged) -> Ragged:
+        newest = histories.newest(feature.last)
+        rows = self._of_items[feature.like].take(newest.values)
+        return Ragged(offsets=rows.offsets[newest.offsets], values=rows.values)
+
+    def _bag(self, feature: Tabled, columns: Columns) -> Ragged:
+        if isinstance(feature, Bucketed):
+            return Ragged.single(self._bucket(feature.name, columns.numbers[feature.of]))
+        if isinstance(feature, Vocabulary):
+            told = columns.texts[feature.of]
+            return _filled(Ragged(offsets=told.offsets, values=self._place(feature.name, told.values)))
+        parts = [feature.of] if isinstance(feature, Hashed) else feature.of
+        folded = _folded(self._salts[feature.name], [self._part(part, columns) for part in parts])
+        return _filled(Ragged(offsets=folded.offsets, values=rows_of(folded.values, feature.buckets)))
+
+    def _part(self, name: str, columns: Columns) -> Ragged:
+        if name not in self._edges:
+            return columns.texts[name]
+        bucketed = self.schema.feature(name)
+        assert isinstance(bucketed, Bucketed)
+        return Ragged.single(mix(self._bucket(name, columns.numbers[bucketed.of]).astype(np.uint64)))
+
+    def _bucket(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        return np.where(np.isfinite(numbers), 1 + np.searchsorted(self._edges[name], numbers, side="right"), 0)
+
+    def _place(self, name: str, codes: np.ndarray) -> np.ndarray:
+        known, rows = self._known[name]
+        at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        return np.where(known[at] == codes, rows[at] + 1, 0)
+
+
+def _joined(requests: Columns, owner: np.ndarray, items: Columns, candidates: np.ndarray, schema: Schema) -> Columns:
+    """Columns of P candidates and of their requests, for the features that cross them."""
+    crossed = {part for feature in schema.features if isinstance(feature, Crossed) for part in feature.of}
+    crossed |= {feature.of for feature in schema.features if isinstance(feature, Bucketed)}
+    sides = ((requests, owner), (items, candidates))
+    return Columns(
+        texts={n: ragged.take(at) for side, at in sides for n, ragged in side.texts.items() if n in crossed},
+        numbers={n: array[at] for side, at in sides for n, array in side.numbers.items() if n in crossed},
+    )
+
+
+def _folded(salt: np.uint64, parts: Sequence[Ragged]) -> Ragged:
+    """uint64 codes of every combination, the first part outermost; none where a part has none."""
+    found, owner = fold(salt, [parts[0].values]), parts[0].owner
+    for part in parts[1:]:
+        many = part.lengths[owner]
+        ends = np.cumsum(many)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - many, many)
+        owner, found = np.repeat(owner, many), np.repeat(found, many)
+        found = mix(found ^ part.values[part.offsets[owner] + within])
+    return Ragged(offsets=offsets_of(np.bincount(owner, minlength=len(parts[0]))), values=found)
+
+
+def _filled(bags: Ragged) -> Ragged:
+    """Row 0 where a bag is empty."""
+    empty = np.flatnonzero(bags.lengths == 0)
+    if len(empty) == 0:
+        return bags
+    values = np.insert(bags.values, bags.offsets[empty], 0)
+    return Ragged(offsets=offsets_of(np.maximum(bags.lengths, 1)), values=values)

@@ -1,0 +1,305 @@
+"""Learning to rank one request's candidates, from lists on disk.
+
+    loss = −Σ_j y_j ln softmax_j(logit) / Σ_j y_j  +  λ · BCE(logit, y)      over the candidates of each request
+
+ListNet's top-one loss (Cao et al., ICML 2007) beside the click-through loss of one candidate. Negatives are the same
+request's other candidates: the nearest by recall's order, and as many drawn from the rest. Deviations: a warm-up on
+training events (whose generator scores are remembered, so evidence and state are left out) teaches the tables; epochs
+are chosen by NDCG@10 of held-out units; then logits are calibrated on these (Platt, 1999).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from genrecall.errors import ConfigError, DataError
+from genrecall.hardware import pick_device
+from genrecall.rank.embedding import Tables
+from genrecall.rank.features import Features
+from genrecall.rank.hashing import mix
+from genrecall.rank.lists import ListReader, Lists
+from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
+from genrecall.rank.model import NetworkConfig, RankNetwork, to_inputs
+from genrecall.rank.sampling import shaped, taken, thinned
+from genrecall.rank.score import Ranker
+from genrecall.telemetry import log, progress
+
+_ASKED = 256
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Settings of the fit.
+
+    Attributes:
+        epochs: over the lists, at most.
+        warm_epochs: over the warm-up lists, if there are any.
+        requests: of a batch.
+        negatives: candidates of a request that are learnt from, beside the taken ones.
+        learning_rate, table_rate: of the network (AdamW) and of the tables (sparse Adam).
+        weight_decay: of the network.
+        dropout: of x_0.
+        ctr: λ.
+        patience: epochs without a better held-out NDCG@10 before it ends.
+        holdout: share of units that are held out.
+        half: store tables as float16.
+        seed: of everything random.
+        device: where it is trained.
+    """
+
+    epochs: int = 12
+    warm_epochs: int = 2
+    requests: int = 64
+    negatives: int = 50
+    learning_rate: float = 2e-3
+    table_rate: float = 5e-3
+    weight_decay: float = 1e-2
+    dropout: float = 0.1
+    ctr: float = 0.2
+    patience: int = 3
+    holdout: float = 0.2
+    half: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.holdout < 1 or min(self.requests, self.negatives, self.epochs) < 1 or self.ctr < 0:
+            raise ConfigError(
+                "a ranker cannot be fitted like this",
+                seen=f"holdout={self.holdout}, requests={self.requests}, negatives={self.negatives}, "
+                f"epochs={self.epochs}, ctr={self.ctr}",
+                allowed="a held-out share between 0 and 1, counts of at least 1, a loss weight of at least 0",
+                fix="correct FitConfig",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """What a fit reads.
+
+    Attributes:
+        features: of the catalog.
+        vocabularies: of the features.
+        vectors: float32 (I, D) or None.
+        lists: requests whose targets the generator never learnt from.
+        warm: lists of training events with drawn negatives; None leaves the warm-up out.
+    """
+
+    features: Features
+    vocabularies: Mapping[str, np.ndarray]
+    vectors: np.ndarray | None
+    lists: ListReader
+    warm: ListReader | None = None
+
+
+def fit_ranker(data: Data, network: NetworkConfig, config: FitConfig) -> tuple[Ranker, dict[str, Any]]:
+    """The ranker with the best held-out NDCG@10, and a report of how it got there.
+
+    Raises:
+        DataError: the lists hold nothing to learn from, or nothing to choose by.
+    """
+    start, on = time.perf_counter(), pick_device(config.device)
+    schema = data.features.schema
+    torch.manual_seed(config.seed)
+    net = RankNetwork(schema, network, dropout=config.dropout).to(on)
+    tables = Tables.fresh(schema, config.seed).to(on)
+    _standardise(net, data, config)
+    fit = _Fit(data, net, tables, config, on)
+    if data.warm is not None and schema.features:
+        for epoch in range(config.warm_epochs):
+            loss = fit.epoch(data.warm, epoch, warm=True)
+            log(f"ranker: warm-up {epoch + 1}/{config.warm_epochs}, loss {loss:.4f}")
+    best, curve, waited = -1.0, [], 0
+    kept = _copied(net, tables)
+    for epoch in range(config.epochs):
+        loss = fit.epoch(data.lists, epoch, warm=False)
+        found = fit.figures()
+        curve.append({"epoch": epoch + 1, "loss": loss, **found})
+        log(f"ranker: epoch {epoch + 1}, loss {loss:.4f}, held-out NDCG@10 {found['ndcg@10']:.4f}")
+        waited += 1
+        if found["ndcg@10"] > best:
+            best, kept, waited = found["ndcg@10"], _copied(net, tables), 0
+        if waited >= config.patience:
+            break
+    net.load_state_dict(kept[0])
+    tables.load_state_dict(kept[1])
+    fit.calibrate()
+    report = {"curve": curve, "held out": fit.figures(), "seconds": round(time.perf_counter() - start, 1)}
+    return Ranker(data.features, data.vocabularies, data.vectors, net, tables), report
+
+
+def held_out(units: np.ndarray, config: FitConfig) -> np.ndarray:
+    """bool (n,): which of these units int64 (n,) are never learnt from; the same in every call."""
+    drawn = mix(units.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(config.seed))
+    return np.asarray(drawn / 2.0**64 < config.holdout)
+
+
+class _Fit:
+    """One fit: its parts, and what is done with them again and again."""
+
+    def __init__(
+        self, data: Data, network: RankNetwork, tables: Tables, config: FitConfig, device: torch.device
+    ) -> None:
+        self.data, self.network, self.tables, self.config, self.device = data, network, tables, config, device
+        self.dense = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        rows = [parameter for parameter in tables.parameters() if parameter.requires_grad]
+        self.sparse = torch.optim.SparseAdam(rows, lr=config.table_rate) if rows else None
+
+    def epoch(self, reader: ListReader, epoch: int, *, warm: bool) -> float:
+        """One pass; the mean loss."""
+        config, total, count = self.config, 0.0, 0
+        rng = np.random.default_rng((config.seed, epoch, int(warm)))
+        self.network.train()
+        with progress("ranker: warm-up" if warm else f"ranker: epoch {epoch + 1}", len(reader)) as bar:
+            for lists in reader.batches(config.requests, seed=int(rng.integers(1 << 31))):
+                bar.advance(len(lists))
+                wanted = np.zeros(len(lists), bool) if warm else held_out(lists.units, config)
+                lists = thinned(lists, np.flatnonzero(~wanted), config.negatives, rng)
+                if len(lists) == 0:
+                    continue
+                loss = self._step(shaped(lists, reader, self.network.schema))
+                total, count = total + loss * len(lists), count + len(lists)
+        if count == 0:
+            raise DataError(
+                "there is nothing to learn to rank from",
+                seen=f"{len(reader):,} requests in {reader.file}, none with a taken and another candidate",
+                allowed="lists that hold what was taken",
+                fix="recall longer lists, or give more validation cases",
+            )
+        return total / count
+
+    def figures(self) -> dict[str, float]:
+        """Of the held-out units; requests whose target was not recalled count as misses in NDCG and Recall."""
+        logits, probabilities, labels, offsets = self._held()
+        place = places(logits, offsets)
+        owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        hit = np.zeros(len(offsets) - 1)
+        np.maximum.at(hit, owner, (labels > 0) & (place <= 10))
+        return {
+            "ndcg@10": ndcg(place, labels, offsets),
+            "recall@10": float(hit.mean()),
+            "auc": auc(logits, labels),
+            "gauc": grouped_auc(logits, labels, offsets),
+            "logloss": log_loss(probabilities, labels),
+            "requests": len(offsets) - 1,
+        }
+
+    def calibrate(self) -> None:
+        """Slope and shift of the held-out logits, by Newton's method."""
+        logits, _, labels, _ = self._held()
+        with torch.no_grad():
+            self.network.get_buffer("calibration").copy_(torch.from_numpy(platt(logits, labels)))
+
+    def _step(self, lists: Lists) -> float:
+        inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
+        logits = self.network(inputs, self.tables)
+        labels = torch.from_numpy(lists.labels).to(self.device)
+        loss = listwise(logits, labels, inputs.owner, len(lists))
+        if self.config.ctr:
+            loss = loss + self.config.ctr * F.binary_cross_entropy_with_logits(logits, labels)
+        optimizers = [self.dense, *([self.sparse] if self.sparse is not None else [])]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return float(loss.detach())
+
+    def _held(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, probabilities, labels (P,) and offsets of the held-out requests."""
+        self.network.eval()
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+        for lists in self._held_lists():
+            inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
+            with torch.inference_mode():
+                logits = self.network(inputs, self.tables)
+                p = self.network.probability(logits)
+            found.append((logits.cpu().numpy(), p.cpu().numpy(), lists.labels, lists.asked.candidates.lengths))
+        if not found:
+            raise DataError(
+                "no request is held out to choose a ranker by",
+                seen=f"{len(self.data.lists):,} requests, holdout={self.config.holdout}",
+                allowed="some tens of units at least",
+                fix="give more validation cases, or a larger share",
+            )
+        logits, p, labels, lengths = (np.concatenate(part) for part in zip(*found, strict=True))
+        return logits, p, labels, np.concatenate([[0], np.cumsum(lengths)])
+
+    def _held_lists(self) -> Iterator[Lists]:
+        reader = self.data.lists
+        for lists in reader.batches(_ASKED):
+            rows = np.flatnonzero(held_out(lists.units, self.config))
+            if len(rows):
+                yield shaped(taken(lists, rows), reader, self.network.schema)
+
+
+def listwise(logits: torch.Tensor, labels: torch.Tensor, owner: torch.Tensor, requests: int) -> torch.Tensor:
+    """Mean over requests of the cross-entropy between their labels (not all 0) and the softmax of their logits (P,)."""
+    top = torch.full((requests,), -torch.inf, device=logits.device).scatter_reduce(0, owner, logits.detach(), "amax")
+    mass = torch.zeros(requests, device=logits.device).index_add(0, owner, torch.exp(logits - top[owner]))
+    lost = (torch.log(mass) + top)[owner] - logits
+    many = torch.zeros(requests, device=logits.device).index_add(0, owner, labels)
+    return (lost * labels / many[owner]).sum() / requests
+
+
+def platt(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float32 (2,) slope and shift with the smallest LogLoss; a slope of at least 0.01 keeps the order."""
+    x = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
+    found = np.array([1.0, 0.0])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-np.clip(x @ found, -30, 30)))
+        slope = x.T @ (p - labels)
+        bend = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
+        step = np.linalg.solve(bend, slope)
+        found = found - step / max(1.0, float(np.abs(step).max()))
+    return np.array([max(found[0], 0.01), found[1]], np.float32)
+
+
+def _standardise(network: RankNetwork, data: Data, config: FitConfig) -> None:
+    """Mean and spread of evidence and states over the lists that are learnt from."""
+    schema, sums = network.schema, {"evidence": _Sums(), "state": _Sums()}
+    for lists in data.lists.batches(_ASKED):
+        rows = np.flatnonzero(~held_out(lists.units, config))
+        told = shaped(taken(lists, rows), data.lists, schema).asked
+        sums["evidence"].add(told.evidence)
+        if told.state is not None:
+            sums["state"].add(told.state)
+    for name, there in (("evidence", bool(schema.evidence)), ("state", bool(schema.state))):
+        if there:
+            module = network.get_submodule(name)
+            mean, spread = sums[name].moments()
+            with torch.no_grad():
+                module.get_buffer("mean").copy_(torch.from_numpy(mean))
+                module.get_buffer("spread").copy_(torch.from_numpy(spread))
+
+
+class _Sums:
+    """Running mean and spread by column, NaN left out."""
+
+    def __init__(self) -> None:
+        self.count = self.total = self.square = np.zeros(1)
+
+    def add(self, values: np.ndarray) -> None:
+        known = values.astype(np.float64)
+        self.count = self.count + np.isfinite(known).sum(0)
+        self.total = self.total + np.nansum(known, 0)
+        self.square = self.square + np.nansum(known**2, 0)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        count = np.maximum(self.count, 1)
+        mean = self.total / count
+        spread = np.sqrt(np.maximum(self.square / count - mean**2, 0))
+        return mean.astype(np.float32), np.where(spread < _CONSTANT, 1.0, spread).astype(np.float32)
+
+
+def _copied(network: RankNetwork, tables: Tables) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    copies = [{name: tensor.clone() for name, tensor in part.state_dict().items()} for part in (network, tables)]
+    return copies[0], copies[1]

@@ -1,0 +1,150 @@
+"""A ranker in memory: what is asked goes through the same features as in training, then through one forward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from genrecall.errors import ArtifactError, ConfigError
+from genrecall.hardware import pick_device
+from genrecall.rank.columns import Asked, Columns, Ragged
+from genrecall.rank.embedding import Tables
+from genrecall.rank.features import Features
+from genrecall.rank.model import NetworkConfig, RankNetwork, to_inputs
+from genrecall.rank.schema import FORMAT, Schema
+
+RANKER, TABLES, VOCABULARIES = "ranker.json", "tables.safetensors", "vocabularies.safetensors"
+ITEMS, NETWORK = "items.safetensors", "network.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """Logits float32 (P,), calibrated probabilities float32 (P,), and the version of the tables that gave them."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    version: int
+
+
+class Ranker:
+    """Scores candidates.
+
+    Args:
+        features: with schema, items' columns and vocabularies.
+        vocabularies: uint64 codes by vocabulary feature.
+        vectors: float32 (I, D) of the items; None where the schema reads none.
+        network: on its device.
+        tables: on the same device.
+        digest: of the artifact; empty while there is none.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        vocabularies: Mapping[str, np.ndarray],
+        vectors: np.ndarray | None,
+        network: RankNetwork,
+        tables: Tables,
+        digest: str = "",
+    ) -> None:
+        self.features, self.vocabularies, self.vectors = features, vocabularies, vectors
+        self.network, self.tables, self.digest = network.eval(), tables, digest
+
+    @property
+    def schema(self) -> Schema:
+        """What it reads."""
+        return self.features.schema
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.network.head.weight.device
+
+    @property
+    def version(self) -> int:
+        """Deltas that were applied."""
+        return self.tables.version
+
+    def score(self, asked: Asked) -> Scored:
+        """Logits of all candidates, by one version of the tables.
+
+        Raises:
+            ConfigError: evidence or states of another width than the schema's.
+        """
+        self._require(asked)
+        rows = self.features.of(asked)
+        with torch.inference_mode():
+            inputs = to_inputs(rows, self.schema, self.vectors, self.device)
+            with self.tables.lock:
+                version, x = self.tables.version, self.network(inputs, self.tables)
+            p = self.network.probability(x)
+        return Scored(logits=x.cpu().numpy(), probabilities=p.cpu().numpy(), version=version)
+
+    def _require(self, asked: Asked) -> None:
+        width = 0 if asked.state is None else asked.state.shape[1]
+        if asked.evidence.shape[1] != len(self.schema.evidence) or (self.schema.state and width != self.schema.state):
+            raise ConfigError(
+                "a ranker was asked with other inputs than it was trained on",
+                seen=f"{asked.evidence.shape[1]} numbers of evidence, a state of width {width}",
+                allowed=f"{len(self.schema.evidence)} ({', '.join(self.schema.evidence)}) and {self.schema.state}",
+                fix="ask with the generator and the recall that it was trained with, or train it again",
+            )
+
+    def save(self, directory: Path, *, half: bool = False) -> None:
+        """Write all files of the format (docs/concepts/ranking.md); ``half``: tables as float16."""
+        told = {"format": FORMAT, "schema": self.schema.to_json(), "network": asdict(self.network.config)}
+        (directory / RANKER).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        self.tables.save(directory / TABLES, half=half)
+        save_file({name: np.ascontiguousarray(codes) for name, codes in self.vocabularies.items()},
+                  directory / VOCABULARIES)  # fmt: skip
+        items = self.features.items
+        state: dict[str, np.ndarray] = dict(items.numbers)
+        for name, ragged in items.texts.items():
+            state |= {f"{name}.offsets": ragged.offsets, f"{name}.codes": ragged.values}
+        if self.vectors is not None:
+            state["vectors"] = self.vectors.astype(np.float32)
+        save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, directory / ITEMS)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        save_tensors(weights, directory / NETWORK)
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str = "auto", digest: str = "") -> Self:
+        """Read the files of an artifact or of a bundle's ``ranker/`` whose checksums were verified."""
+        told = json.loads((directory / RANKER).read_text(encoding="utf-8"))
+        if told["format"] != FORMAT:
+            raise ArtifactError(
+                f"{directory} is a ranker of another format",
+                seen=told["format"],
+                allowed=str(FORMAT),
+                fix="train it again with this version",
+            )
+        on = pick_device(device)
+        schema, config = Schema.from_json(told["schema"]), network_config(told["network"])
+        vocabularies = load_file(directory / VOCABULARIES)
+        columns, vectors = _items(load_file(directory / ITEMS))
+        network = RankNetwork(schema, config)
+        network.load_state_dict(load_tensors(directory / NETWORK))
+        features = Features(schema, columns, vocabularies)
+        return cls(features, vocabularies, vectors, network.to(on), Tables.load(directory / TABLES).to(on), digest)
+
+
+def network_config(told: Mapping[str, Any]) -> NetworkConfig:
+    """From JSON."""
+    return NetworkConfig(**told)
+
+
+def _items(state: Mapping[str, np.ndarray]) -> tuple[Columns, np.ndarray | None]:
+    names = [name.removesuffix(".codes") for name in state if name.endswith(".codes")]
+    texts = {name: Ragged(offsets=state[f"{name}.offsets"], values=state[f"{name}.codes"]) for name in names}
+    used = {"vectors"} | {f"{name}.{part}" for name in names for part in ("offsets", "codes")}
+    numbers = {name: array for name, array in state.items() if name not in used}
+    return Columns(texts=texts, numbers=numbers), state.get("vectors")

@@ -1,0 +1,236 @@
+"""`genrecall refresh`: a bundle from the one in use and what happened since.
+
+    bundle in use + new events ──▶ catalog ──▶ vectors, SIDs (appended) ──▶ models (warm) ──▶ bundle ──▶ gates
+                                                                                                 rollout ◀──┘
+
+Every stage is an artifact in ``out``; a killed refresh goes on where it was. Training events of the bundle in use are
+training events of the new one, too, so that nothing which judges either of them was learnt by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genrecall.artifacts import Artifact, copy_artifact, open_artifact
+from genrecall.bundle.channels import config_of
+from genrecall.bundle.export import KIND, BundleConfig, export_bundle, parts_of
+from genrecall.catalog.extend import extend_catalog
+from genrecall.catalog.split import Split
+from genrecall.catalog.store import Catalog
+from genrecall.errors import ArtifactError, ConfigError
+from genrecall.recall.generative import GenerativeConfig
+from genrecall.recipes.gates import Gate, GateConfig, judge, told
+from genrecall.recipes.recipe import SplitConfig
+from genrecall.recipes.warm import WarmConfig, go_on
+from genrecall.sid.append import append_sids
+from genrecall.telemetry import Stages
+from genrecall.text.embed import extend_vectors
+from genrecall.text.vectors import Vectors
+
+REPORT = "refresh.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshConfig:
+    """Settings: how models go on, and what they must keep."""
+
+    warm: WarmConfig = field(default_factory=WarmConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What came since.
+
+    Attributes:
+        events: file of new events; repeats of known ones count once.
+        items: file of new items, or new values of known ones.
+        users: file of profiles.
+        vectors: artifact with vectors of all items, for encoders that genrecall does not know.
+        sequence: number of the newest event, where they are a service's log.
+    """
+
+    events: Path
+    items: Path | None = None
+    users: Path | None = None
+    vectors: Path | None = None
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """A new bundle and how it compares.
+
+    Attributes:
+        bundle: the new one.
+        active: digest of the one in use.
+        events, items: how many are new.
+        gates: every figure.
+        seconds: by stage, of this call.
+    """
+
+    bundle: Artifact
+    active: str
+    events: int
+    items: int
+    gates: Sequence[Gate]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "bundle": str(self.bundle.path),
+            "digest": self.bundle.digest,
+            "active": self.active,
+            "new_events": self.events,
+            "new_items": self.items,
+            "passed": all(gate.passed for gate in self.gates),
+            "gates": told(self.gates),
+            "seconds": dict(self.seconds),
+        }
+
+
+def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshed:
+    """All stages up to the gates; nothing in ``run`` changes.
+
+    Args:
+        run: directory with ``bundle`` and what it was made of: ``catalog``, ``vectors``, ``sid``, ``model`` (the first
+            two may lie in its parent).
+        out: directory of the new run, laid out alike, so that the next refresh can start from it.
+        news: what came since.
+        config: settings.
+
+    Raises:
+        ConfigError: there is nothing new, or ``out`` is ``run``.
+        ArtifactError: a part is missing, or is not the one that the bundle was made of.
+    """
+    if out.resolve() == run.resolve():
+        raise ConfigError(
+            "a refresh must not write over what is in use", seen=str(out), allowed="a directory of its own",
+            fix="give another --out",
+        )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    watch, active = Stages(), open_artifact(run / "bundle", kind=KIND)
+    known = Catalog.load(_part(run, active, "catalog"))
+    with watch.stage("catalog"):
+        catalog = extend_catalog(known, out / "catalog", events=news.events, items=news.items, users=news.users)
+    events, items = len(catalog.events) - len(known.events), len(catalog.items) - len(known.items)
+    if not events and not items:
+        raise ConfigError(
+            "there is nothing new to learn from",
+            seen=f"{news.events}: no event that the catalog lacks, on an item that it knows",
+            allowed="events after those of the catalog, or new items",
+            fix="wait for events; `genrecall data validate` says what a file holds",
+        )
+    split_config = SplitConfig(**active.manifest.config["split"])
+    split, before = split_config.divide(catalog), split_config.divide(known)
+    generators = range(len(active.manifest.config["spaces"]))
+    with watch.stage("sid"):
+        _append(run, out, known, catalog, active, news)
+    grown_from = [*_grown_from(run), before.train.digest]
+    with watch.stage("train"):
+        for number in generators:
+            sid, model = parts_of(number)
+            go_on(
+                _part(run, active, model), catalog, split,
+                sid=out / sid, out=out / model, config=config.warm, grown_from=grown_from,
+            )  # fmt: skip
+    with watch.stage("export"):
+        bundle = _export(out, catalog, split, active, len(generators))
+    with watch.stage("gates"):
+        gates = judge(active.path, bundle.path, catalog, split.valid, config.gates, device=config.warm.device)
+    done = Refreshed(
+        bundle=bundle, active=active.digest, events=events, items=items, gates=gates, seconds=watch.seconds
+    )
+    sequence = news.sequence if news.sequence is not None else last_sequence(run)
+    report = {**done.to_dict(), "sequence": sequence, "grown_from": grown_from}
+    (out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return done
+
+
+def last_sequence(run: Path) -> int:
+    """Number of the newest event of a service's log that this run has learnt from; 0 where it has of none."""
+    return int(_report(run).get("sequence", 0))
+
+
+def _grown_from(run: Path) -> list[str]:
+    return list(_report(run).get("grown_from", []))
+
+
+def _report(run: Path) -> dict[str, Any]:
+    file = run / REPORT
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _part(run: Path, bundle: Artifact, name: str) -> Path:
+    """Where a part of the bundle lies, beside it or one level above; refused if it is another one."""
+    wanted = bundle.manifest.parents[name]
+    for place in (run / name, run.resolve().parent / name):
+        try:
+            found = open_artifact(place, verify=False)
+        except ArtifactError:
+            continue
+        if found.digest == wanted:
+            return place
+    raise ArtifactError(
+        f"the bundle's {name} is not beside it",
+        seen=f"no artifact {wanted} at {run / name}",
+        allowed="the run directory that the bundle was exported in",
+        fix=f"copy the {name} there, or export the bundle again from what is there",
+    )
+
+
+def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Artifact, news: News) -> None:
+    """Vectors of all items, and tables in which every known item keeps its SID."""
+    tables = [parts_of(number)[0] for number in range(len(active.manifest.config["spaces"]))]
+    source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
+    if len(catalog.items) == len(known.items):
+        for name in tables:
+            copy_artifact(_part(run, active, name), out / name)
+        if source is not None:
+            copy_artifact(source, out / "vectors")
+        return
+    if news.vectors is not None:
+        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
+        vectors.require_items(catalog.items.ids)
+    elif source is not None:
+        vectors = extend_vectors(source, catalog, out=out / "vectors")
+    else:
+        raise ArtifactError(
+            "new items need vectors, and those of the known ones are missing",
+            seen=f"no vectors in {run}",
+            allowed="the artifact that `genrecall embed` wrote, or --vectors for all items",
+            fix="run `genrecall embed` on the old catalog, or give --vectors",
+        )
+    for name in tables:
+        append_sids(
+            _part(run, active, name),
+            catalog.items.ids,
+            vectors.matrix,
+            out=out / name,
+            identity=vectors.identity,
+            vectors_digest=vectors.digest,
+        )
+
+
+def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generators: int) -> Artifact:
+    """The same settings as the bundle in use."""
+    config = active.manifest.config
+    parts = [parts_of(number) for number in range(generators)]
+    return export_bundle(
+        catalog,
+        split.train,
+        sid=[out / sid for sid, _ in parts],
+        model=[out / model for _, model in parts],
+        out=out / "bundle",
+        config=BundleConfig(
+            generative=GenerativeConfig(**config["generative"]),
+            channels=config_of(config["channels"]),
+            split=config["split"],
+            remarks=tuple(config["remarks"]),
+        ),
+    )

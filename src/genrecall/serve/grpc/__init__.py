@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over gRPC, for clients that exist already."""

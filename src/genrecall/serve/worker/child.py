@@ -1,0 +1,67 @@
+"""A process of ours that answers on a socket: forked from one that has everything imported.
+
+The standard library's fork server imports ``preload`` once; a child is then there in the time of a fork, however many
+died before it, and shares the imports' memory. ``life`` is the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from genrecall.engine.worker.connection import Connection
+from genrecall.engine.worker.record import Record
+
+_PRELOAD = "genrecall.serve.worker.preload"
+_LOOK_S, _GRACE_S = 0.01, 5.0
+
+
+class Child:
+    """A running child and the connection to it; made by ``start``."""
+
+    def __init__(self, process: BaseProcess, directory: Path, record: Record, connection: Connection) -> None:
+        self.process, self.record, self.connection = process, record, connection
+        self.directory = directory
+
+    @classmethod
+    async def start(cls, main: Callable[..., None], *arguments: str) -> Child:
+        """Fork, and wait until it listens.
+
+        Args:
+            main: of a module; called with the directory of record and socket, then the arguments.
+            arguments: as they are.
+
+        Raises:
+            ChildProcessError: it ended before it listened.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([_PRELOAD])
+        directory = Path(tempfile.mkdtemp(prefix="genrecall-"))
+        record = Record(directory / "record")
+        process = context.Process(target=main, args=(str(directory), *arguments), daemon=True)
+        try:
+            await asyncio.to_thread(process.start)
+            while True:
+                try:
+                    return cls(process, directory, record, await Connection.open(directory / "socket"))
+                except (FileNotFoundError, ConnectionRefusedError):
+                    if process.exitcode is not None:
+                        raise ChildProcessError(f"it ended with {process.exitcode}; see above") from None
+                await asyncio.sleep(_LOOK_S)
+        except BaseException:
+            if process.pid is not None:
+                process.kill()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    async def end(self) -> None:
+        """Kill it, if it is still there, and sweep up."""
+        self.connection.close()
+        self.process.kill()
+        await asyncio.to_thread(self.process.join, _GRACE_S)
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,43 @@
+"""Settings of the processes beside the gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genrecall.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """How engine workers run; None stands for automatic.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda``, …
+        replicas: workers of a bundle; on CUDA each has a GPU of its own.
+        threads: of torch, in each.
+        batch_rows: beams of one batch.
+        beam: W; the bundle's unless given.
+        ranks: devices that each worker's model is spread over.
+        start_s: a bundle that takes longer to open and warm is given up.
+    """
+
+    device: str = "auto"
+    replicas: int = 1
+    threads: int | None = None
+    batch_rows: int | None = None
+    beam: int | None = None
+    ranks: int = 1
+    start_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or (self.replicas > 1 and self.device.startswith("cuda:")):
+            raise ConfigError(
+                "so many replicas cannot run there",
+                seen=f"--replicas {self.replicas} --device {self.device}",
+                allowed="1 or more; one where a single GPU is named",
+                fix="give --device cuda for one replica a GPU, or --device cpu",
+            )
+
+    def device_of(self, replica: int) -> str:
+        """Where a replica runs."""
+        return f"cuda:{replica}" if self.replicas > 1 and self.device == "cuda" else self.device

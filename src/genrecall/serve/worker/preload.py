@@ -1,0 +1,20 @@
+"""What workers import, imported once: they are forked from a process that has done so (see ``child``).
+
+Imports are nearly all of the time that starting takes. Nothing here may start threads or touch a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+for _name in (
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "genrecall.serve.worker.generative",
+    "genrecall.serve.worker.classic",
+    "genrecall.serve.release",
+    "pyarrow.dataset",
+):
+    importlib.import_module(_name)

@@ -1,0 +1,122 @@
+"""The ranker beside the engine: reads what the engine has computed of a request, and scores candidates with it.
+
+| kind | head, arrays | reply |
+|---|---|---|
+| rank | user, profile, text, timeout_s, deltas (paths, oldest first); history int32, exclude int32, times
+  int64, items int32 (n,), fused float32 (n,), ``place NAME`` int32 (n,) | ranked: version; logits, probabilities |
+
+A state and scores that a search of the same query left behind are taken as they are, so that no prompt is read twice;
+candidates that no beam visited go through ``Engine.score``. Deltas that a request names and the tables lack are applied
+before it is scored, so that a worker which was started again catches up by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genrecall.engine.host.request import Scores
+from genrecall.engine.worker.frames import Frame
+from genrecall.rank.columns import Asked, Ragged
+from genrecall.rank.delta import read_delta
+from genrecall.rank.recalled import Recalled
+from genrecall.rank.score import Ranker, Scored
+from genrecall.recall.channel import Query
+from genrecall.serve.worker.messages import query_of
+
+_REMEMBERED = 512
+Read = Callable[[Query, np.ndarray, str | None], Awaitable[Scores]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Known:
+    """What a search left: the state, and scores by item."""
+
+    state: np.ndarray
+    scores: Mapping[int, float]
+
+
+class RankingDesk:
+    """Ranks with one ranker.
+
+    Args:
+        ranker: of the bundle.
+        read: asks the engines for scores of items and for the state: query, items, user.
+    """
+
+    def __init__(self, ranker: Ranker, read: Read) -> None:
+        self.ranker, self._read = ranker, read
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._shapes = {name: tuple(ranker.tables.of(name).shape) for name in ranker.tables.names}
+        self._applying = asyncio.Lock()
+
+    def remember(self, query: Query, state: np.ndarray, items: Sequence[int], scores: Sequence[float]) -> None:
+        """Keep what a search computed, for the ranking of the same query."""
+        self._known[_key(query)] = _Known(state=state, scores=dict(zip(map(int, items), scores, strict=True)))
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    async def rank(self, frame: Frame) -> Frame:
+        """Score one request's candidates."""
+        head, arrays = frame.head, frame.arrays
+        await self._catch_up(head["deltas"])
+        query, items = query_of(frame), arrays["items"]
+        async with asyncio.timeout(head["timeout_s"]):
+            state, sid_scores = await self._understood(query, items, head["user"])
+            places = {name[6:]: array for name, array in arrays.items() if name.startswith("place ")}
+            found = Recalled(
+                candidates=Ragged.of([items]),
+                scores=arrays.get("fused", np.full(len(items), np.nan, np.float32)),
+                places=places,
+            )
+            schema = self.ranker.schema
+            asked = Asked(
+                users=[head["user"]],
+                profiles=[head["profile"]],
+                histories=Ragged.of([query.history]),
+                candidates=found.candidates,
+                evidence=found.evidence(schema.evidence, sid_scores),
+                state=state[None] if schema.state else None,
+            )
+            scored: Scored = await asyncio.to_thread(self.ranker.score, asked)
+        return Frame(
+            head={"kind": "ranked", "version": scored.version},
+            arrays={"logits": scored.logits, "probabilities": scored.probabilities},
+        )
+
+    async def _understood(self, query: Query, items: np.ndarray, user: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """The state float32 (E,), and SID scores float32 (n,)."""
+        known = self._known.get(_key(query))
+        if known is None:
+            read = await self._read(query, items, user)
+            return read.state, read.scores
+        scores = np.array([known.scores.get(item, np.nan) for item in items.tolist()], np.float32)
+        missing = np.flatnonzero(np.isnan(scores))
+        if len(missing):
+            scores[missing] = (await self._read(query, items[missing], user)).scores
+        return known.state, scores
+
+    async def _catch_up(self, deltas: Sequence[str]) -> None:
+        if len(deltas) <= self.ranker.version:
+            return
+        async with self._applying:
+            for path in deltas[self.ranker.version :]:
+                await asyncio.to_thread(self._apply, Path(path))
+
+    def _apply(self, path: Path) -> None:
+        ranker = self.ranker
+        delta = read_delta(path, ranker=ranker.digest, version=ranker.version, shapes=self._shapes)
+        changes = {
+            name: (torch.from_numpy(rows), torch.from_numpy(values)) for name, (rows, values) in delta.changes.items()
+        }
+        ranker.tables.write(changes, delta.version)
+
+
+def _key(query: Query) -> bytes:
+    return query.history.astype("<i4").tobytes() + repr((sorted(query.profile.items()), query.text)).encode()

@@ -1,0 +1,72 @@
+"""A catalog that goes on: nothing that was known moves, repeats count once."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from genrecall.catalog.extend import extend_catalog
+from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.errors import DataError
+from tests import synthetic
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    source = synthetic.write(tmp_path_factory.mktemp("extend"), users=6, items=10, events=5)
+    files = {name: source / f"{name}.parquet" for name in ("items", "events", "users")}
+    return import_catalog(files, source / "catalog")
+
+
+def _file(path: Path, **columns: list[object]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_known_items_and_events_stay_where_they_were(before: Catalog, tmp_path: Path) -> None:
+    late = 1_700_000_000
+    events = _file(
+        tmp_path / "e.parquet",
+        user_id=["u1", "new", "u1"], item_id=["i3", "fresh", "nowhere"], timestamp=[late, late + 1, late + 2],
+    )  # fmt: skip
+    items = _file(tmp_path / "i.parquet", item_id=["i2", "fresh"], title=["renamed", "a new thing"], price=[1.5, 2.5])
+    users = _file(tmp_path / "u.parquet", user_id=["new"], country=["Chile"])
+    after = extend_catalog(before, tmp_path / "c", events=events, items=items, users=users)
+    assert after.items.ids == [*before.items.ids, "fresh"]
+    assert after.items.titles[2] == "renamed"
+    assert after.items.titles[3] == before.items.titles[3]
+    assert len(after.events) == len(before.events) + 2  # the event on an unknown item is counted, not kept
+    assert after.profile_of(after.user_index["new"]) == {"country": "Chile"}
+    assert after.profile_of(after.user_index["u1"]) == before.profile_of(before.user_index["u1"])
+    for user in before.events.user_ids:
+        old = before.events.histories().of(before.user_index[user])
+        new = after.events.histories("keep").of(after.user_index[user])
+        expected = [*before.events.histories("keep").of(before.user_index[user]), *([3] if user == "u1" else [])]
+        assert new.tolist() == expected
+        assert len(old) <= len(new)
+
+
+def test_the_same_events_again_change_nothing(before: Catalog, tmp_path: Path) -> None:
+    ids = before.items.ids
+    events = before.events
+    again = _file(
+        tmp_path / "e.parquet",
+        user_id=[events.user_ids[user] for user in events.user],
+        item_id=[ids[item] for item in events.item],
+        timestamp=events.time.tolist(),
+        event=["click"] * len(events),
+    )
+    after = extend_catalog(before, tmp_path / "c", events=again)
+    np.testing.assert_array_equal(after.events.item, events.item)
+    np.testing.assert_array_equal(after.events.time, events.time)
+    stamp = (tmp_path / "c" / "manifest.json").stat().st_mtime_ns
+    extend_catalog(before, tmp_path / "c", events=again)
+    assert (tmp_path / "c" / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_events_without_a_comparable_time_are_refused(before: Catalog, tmp_path: Path) -> None:
+    events = _file(tmp_path / "e.parquet", user_id=["u1"], item_id=["i1"], order=[7])
+    with pytest.raises(DataError, match="lack a column"):
+        extend_catalog(before, tmp_path / "c", events=events)

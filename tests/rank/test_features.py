@@ -1,0 +1,164 @@
+"""Rows of features: against loops over the definition, alone and in batches, and after a way through parquet."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrecall.errors import ConfigError
+from genrecall.rank.columns import Asked, number_of, pieces
+from genrecall.rank.features import Rows
+from genrecall.rank.hashing import code_of, fnv1a64
+from genrecall.rank.lists import ListReader, Lists, ListWriter
+from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema, Vocabulary
+from tests.rank import worlds
+from tests.rank.test_hashing import WORD, plain_mix
+
+SCHEMA = worlds.SCHEMA
+
+
+def told(name: str, request: int, item: int, asked: Asked) -> list[str] | float:
+    """A column's values, by hand."""
+    row = worlds.items().table.slice(item, 1).to_pylist()[0]
+    history = asked.histories.values[asked.histories.offsets[request] : asked.histories.offsets[request + 1]]
+    profile = asked.profiles[request]
+    return {
+        "user.id": lambda: [asked.users[request]] if asked.users[request] else [],
+        "user.country": lambda: [profile["country"]] if "country" in profile else [],
+        "user.age": lambda: number_of(profile.get("age")),
+        "item.id": lambda: [row["item_id"]],
+        "item.colours": lambda: [one for one in row["colours"].split("|") if one],
+        "item.price": lambda: float("nan") if row["price"] is None else row["price"],
+        "item.count": lambda: float(item),
+        "history.last": lambda: [f"i{history[-1]}"] if len(history) else [],
+        "history.length": lambda: float(len(history)),
+    }[name]()
+
+
+def bucket(feature: Bucketed, number: float) -> int:
+    return 0 if not np.isfinite(number) else 1 + sum(edge <= number for edge in feature.edges)
+
+
+def by_hand(feature: object, request: int, item: int, asked: Asked) -> list[int]:
+    """A feature's rows, by the definition's loops."""
+    if isinstance(feature, Behaviour):
+        history = asked.histories.values[asked.histories.offsets[request] : asked.histories.offsets[request + 1]]
+        like = SCHEMA.feature(feature.like)
+        return [row for past in history[-feature.last :] for row in by_hand(like, request, int(past), asked)]
+    if isinstance(feature, Bucketed):
+        return [bucket(feature, told(feature.of, request, item, asked))]
+    if isinstance(feature, Vocabulary):
+        return [1 + int(value[1:]) for value in told(feature.of, request, item, asked)] or [0]
+    assert isinstance(feature, Hashed | Crossed)
+    parts = []
+    for name in (feature.of,) if isinstance(feature, Hashed) else feature.of:
+        if name in {f.name for f in SCHEMA.features}:
+            part = SCHEMA.feature(name)
+            assert isinstance(part, Bucketed)
+            parts.append([plain_mix(bucket(part, told(part.of, request, item, asked)))])
+        else:
+            parts.append([plain_mix(fnv1a64(value.encode())) for value in told(name, request, item, asked)])
+    rows = []
+    for combination in product(*parts):
+        folded = int(code_of(feature.name))
+        for code in combination:
+            folded = plain_mix(folded ^ code) & WORD
+        rows.append(1 + folded % feature.buckets)
+    return rows or [0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_are_those_of_the_definition(seed: int) -> None:
+    asked = worlds.asked(9, seed)
+    rows = worlds.features().of(asked)
+    for feature in SCHEMA.features:
+        bag = rows.bags[feature.name]
+        if SCHEMA.of_item(feature):
+            units = list(zip(asked.candidates.owner.tolist(), asked.candidates.values.tolist(), strict=True))
+        else:
+            units = [(request, 0) for request in range(len(asked))]
+        assert len(bag) == len(units), feature.name
+        for place, (request, item) in enumerate(units):
+            found = bag.values[bag.offsets[place] : bag.offsets[place + 1]].tolist()
+            assert found == by_hand(feature, request, item, asked), (feature.name, request, item)
+
+
+def assert_equal_bits(one: Rows, other: Rows) -> None:
+    for name, bag in one.bags.items():
+        assert bag.values.tobytes() == other.bags[name].values.tobytes(), name
+        assert bag.offsets.tobytes() == other.bags[name].offsets.tobytes(), name
+    assert one.evidence.tobytes() == other.evidence.tobytes()
+    assert one.state is not None
+    assert other.state is not None
+    assert one.state.tobytes() == other.state.tobytes()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_a_request_alone_has_the_bits_that_it_has_in_a_batch(seed: int, requests: int) -> None:
+    whole, features = worlds.asked(requests, seed), worlds.features()
+    rows = features.of(whole)
+    for request in range(requests):
+        own = features.of(worlds.alone(whole, request))
+        for feature in SCHEMA.features:
+            units = np.array([request])
+            if SCHEMA.of_item(feature):
+                units = np.flatnonzero(whole.candidates.owner == request)
+            part = rows.bags[feature.name].take(units)
+            assert part.values.tobytes() == own.bags[feature.name].values.tobytes(), feature.name
+            assert part.offsets.tobytes() == own.bags[feature.name].offsets.tobytes(), feature.name
+
+
+def test_training_reads_from_parquet_what_serving_is_asked(tmp_path: Path) -> None:
+    whole, features = worlds.asked(40), worlds.features()
+    file = tmp_path / "lists.parquet"
+    with ListWriter(file, evidence=SCHEMA.evidence, profile=["age", "country"], items="sha256:0") as writer:
+        labels = np.zeros(len(whole.evidence), np.float32)
+        writer.write(Lists(asked=whole, labels=labels, units=np.arange(len(whole))))
+    request = 0
+    for lists in ListReader(file).batches(7):
+        for place in range(len(lists)):
+            offline, online = features.of(worlds.alone(lists.asked, place)), features.of(worlds.alone(whole, request))
+            assert_equal_bits(offline, online)
+            request += 1
+    assert request == 40
+
+
+@given(st.text(alphabet="0123456789+-.eE ", max_size=8))
+def test_a_number_is_what_the_documented_pattern_reads(text: str) -> None:
+    found = number_of(text)
+    if not np.isnan(found):
+        assert text.strip() == text
+        assert found == float(text)
+
+
+def test_pieces() -> None:
+    assert pieces(" a |b||  | c d ", "|") == ["a", "b", "c d"]
+    assert pieces(" a |b", None) == [" a |b"]
+    assert pieces("", None) == pieces(None, "|") == []
+
+
+def test_a_schema_survives_json() -> None:
+    assert Schema.from_json(SCHEMA.to_json()) == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        Hashed(name="a.b", of="item.id", buckets=4),
+        Hashed(name="f", of="item.nothing", buckets=4),
+        Hashed(name="f", of="item.price", buckets=4),
+        Hashed(name="f", of="item.id", buckets=0),
+        Bucketed(name="f", of="item.price", edges=(2.0, 1.0)),
+        Crossed(name="f", of=("item.id",), buckets=4),
+        Behaviour(name="f", like="g"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(feature: object) -> None:
+    with pytest.raises(ConfigError, match="cannot be computed"):
+        Schema(columns=[Column(name="item.id"), Column(name="item.price", kind="number")], features=[feature])
