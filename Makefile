@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-tf test-ray fuzz lint docs bench clean
+.PHONY: demo test unit test-ranks test-tf test-ray fuzz lint docs bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -12,10 +12,13 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: $(VENV)/.ready  ## every test but TensorFlow's; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST) -m "not tf"
+	$(PYTEST) -m "not tf and not ranks"
 
 unit: $(VENV)/.ready  ## the quick tier alone
-	$(PYTEST) -m "not slow and not gpu and not tf"
+	$(PYTEST) -m "not slow and not gpu and not tf and not ranks"
+
+test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
+	$(PYTEST) -m ranks
 
 test-tf: $(VENV)/.ready  ## the TensorFlow graph; takes the wheel (1 GB) and compiles the operators
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tf]'

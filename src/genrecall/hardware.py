@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genrecall import processes
 from genrecall.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes the GPU where there is one."""
+    """Resolve ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes the GPU where there is one.
+
+    Under torchrun each process has a GPU of its own.
+    """
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.world() > 1:
+        name = f"cuda:{processes.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:

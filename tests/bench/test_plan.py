@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +130,18 @@ def test_the_verb_says_what_the_plan_rests_on() -> None:
     assert "data sheet" in result.stdout
     found = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(found.stdout)["replicas"] == 1
+
+
+def test_the_guide_runs() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/scale.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert len(lines) == 2
+    for program, *arguments in lines:
+        assert program == "genrecall"
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert "at least" in result.stdout
 
 
 def test_a_load_of_a_batch_is_that_of_its_requests() -> None:

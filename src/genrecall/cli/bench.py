@@ -63,6 +63,52 @@ def kernels(
 
 
 @app.command()
+def train(
+    shape: Annotated[str, typer.Option(help="Of the model, as in genrecall bench engine; random weights.")] = "small",
+    history: Annotated[int, typer.Option(help="Items of a user.")] = 35,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens a forward pass of one process.")] = 8192,
+    accumulate: Annotated[int, typer.Option(help="Forward passes an optimiser step.")] = 1,
+    shard: Annotated[bool, typer.Option("--shard", "--fsdp", help="Under torchrun: FSDP2, no copies.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to store fewer.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    steps: Annotated[int, typer.Option(help="That are timed.")] = 10,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Speed of training steps, and their share of the devices' bf16 peak.
+
+    Example: genrecall bench train --shape small
+
+    Example: torchrun --nproc-per-node 2 -m genrecall bench train --shape qwen2.5-7b --fsdp --gradient-checkpointing
+    """
+    from genrecall import processes, telemetry
+    from genrecall.bench.train import TrainBench, measure
+
+    telemetry.console.quiet = not processes.is_main()
+    found = measure(
+        TrainBench(
+            shape=shape, history=history, batch_tokens=batch_tokens, accumulate=accumulate, shard=shard,
+            gradient_checkpointing=gradient_checkpointing, precision=precision, steps=steps, device=device,
+        )
+    )  # fmt: skip
+    if found is None:  # under torchrun one process speaks
+        return
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    machine = found["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
+    how = "one model spread over" if found["sharded"] else "copies on"
+    share = "" if found["share_of_peak"] is None else f"  {found['share_of_peak']:.1%} of bf16 peak"
+    memory = "" if found["memory_gb"] is None else f"  {found['memory_gb']:.1f} GB a device"
+    print(f"{shape}, {how} {found['processes']} processes: {found['step_s']:.3f} s a step  "
+          f"{found['tokens_per_s']:,.0f} tokens/s  {found['targets_per_s']:,.0f} items/s{share}{memory}")  # fmt: skip
+
+
+@app.command()
 def sid(
     items: Annotated[int, typer.Option(help="Synthetic items.")] = 1_000_000,
     dims: Annotated[int, typer.Option(help="Width of their vectors.")] = 768,

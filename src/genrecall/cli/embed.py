@@ -33,7 +33,10 @@ def command(
     """Turn every item's text into a vector. Nothing is downloaded.
 
     Example: genrecall embed --run runs/shop --template '{title}. {brand}. {categories}'
+
+    Example: torchrun --nproc-per-node 4 -m genrecall embed -r runs/shop --encoder DIRECTORY
     """
+    from genrecall import processes, telemetry
     from genrecall.artifacts import open_artifact
     from genrecall.catalog.store import Catalog
     from genrecall.errors import ConfigError
@@ -48,6 +51,7 @@ def command(
             allowed="--vectors FILE [--ids FILE], or [--encoder …] [--template …]",
             fix="decide whether the vectors are given or computed here",
         )
+    telemetry.console.quiet = not processes.is_main()
     target = out or run / "vectors"
     loaded = Catalog.load(catalog or run / "catalog")
     if vectors:
@@ -57,6 +61,8 @@ def command(
             loaded, out=target, encoder=encoder or DEFAULT, template=template,
             batch_size=batch_size, device=device, force=force,
         )  # fmt: skip
+    if not processes.is_main():
+        return
     manifest = open_artifact(target, kind="vectors", verify=False).manifest
     if as_json:
         figures = {"items": len(made), "dim": made.dim, "digest": made.digest, "path": str(target)}

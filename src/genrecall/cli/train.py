@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,7 +119,7 @@ def command(
     Example: torchrun --nproc-per-node 8 -m genrecall train -r runs/shop --backbone DIR --align 3 --shard
     (torchrun reads --run as its own: write -r there.)
     """
-    from genrecall import telemetry
+    from genrecall import processes, telemetry
     from genrecall.catalog.queries import read_search_cases
     from genrecall.catalog.store import Catalog
     from genrecall.model.config import ModelConfig
@@ -135,7 +134,7 @@ def command(
 
     _require_consistent(size, backbone, lora)
     _require_whole(align, align_tasks, train_queries, train_query_items, align > 0 or tasks is not None)
-    if not _is_main():
+    if not processes.is_main():
         telemetry.console.quiet = True
     chosen: Any = normalise  # checked by TrainConfig
     usual_rate = (3e-4 if lora else 1e-4) if backbone else 2e-3
@@ -185,7 +184,7 @@ def command(
         pairs=pairs,
         force=force,
     )
-    if not _is_main():
+    if not processes.is_main():
         return
     facts = model.manifest.facts
     if as_json:
@@ -193,11 +192,6 @@ def command(
     else:
         best = "no validation" if facts["best"] is None else f"validation Recall@10 {facts['best']:.4f}"
         print(f"model  {best}  {facts['epochs']:.1f} epochs in {facts['seconds']:.0f} s  {model.path}  {model.digest}")
-
-
-def _is_main() -> bool:
-    """Whether this process speaks: under torchrun, only the first one does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _require_consistent(size: str | None, backbone: str | None, lora: int) -> None:

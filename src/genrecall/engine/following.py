@@ -9,11 +9,12 @@ beyond kept pages. Every rank packs, launches and captures the same batches in t
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,19 @@ from genrecall.engine.device.parallel import Group, Leader, follow
 from genrecall.engine.device.runner import Flight, Runner
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
-from genrecall.engine.host.step import Kind, Seat, StepPlan
+from genrecall.engine.host.step import StepPlan
+from genrecall.engine.messages import (
+    candidate_arrays,
+    candidates_of,
+    plan_head,
+    plan_of,
+    prompts_of,
+    tails,
+    trie_arrays,
+    trie_of,
+)
 from genrecall.engine.worker.frames import Frame
-from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
-from genrecall.sid.space import SidSpace
 
 _KEPT_FLIGHTS = 2
 
@@ -41,7 +50,7 @@ def _told(name: str) -> Callable[..., None]:
         tries = [argument for argument in arguments if isinstance(argument, Trie)]
         with self.leader.group.lock:
             if tries:
-                self.tell(name, {"codes": tries[0].space.codes}, **_trie_arrays(tries[0]))
+                self.tell(name, {"codes": tries[0].space.codes}, **trie_arrays(tries[0]))
             else:
                 self.tell(name, {"arguments": arguments})
             getattr(Runner, name)(self, *arguments)
@@ -90,7 +99,7 @@ class LeadingRunner(Runner):
         A rank without memory ends all: the others are on their way already.
         """
         with self.leader.group.lock:
-            self.tell("launch", {**_plan_head(plan), "integers": integers}, tokens=_tails(plan, prompts))
+            self.tell("launch", {**plan_head(plan), "integers": integers}, tokens=tails(plan, prompts))
             try:
                 self._last = super().launch(plan, prompts, *integers, trace=trace)
             except torch.OutOfMemoryError as error:
@@ -99,15 +108,9 @@ class LeadingRunner(Runner):
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
         """See ``Runner`` and ``launch``."""
-        sizes = [[len(one.codes), *map(len, one.prefixes)] for one in wanted]
-        arrays = {
-            "codes": np.concatenate([one.codes.ravel() for one in wanted]),
-            "paths": np.concatenate([one.paths.ravel() for one in wanted]),
-            "prefixes": np.concatenate([nodes for one in wanted for nodes in one.prefixes] or [np.empty(0)]),
-        }
-        integers = {name: array.astype(np.int32) for name, array in arrays.items()}
+        sizes, arrays = candidate_arrays(wanted)
         with self.leader.group.lock:
-            self.tell("launch_scoring", {**_plan_head(plan), "sizes": sizes}, tokens=_tails(plan, prompts), **integers)
+            self.tell("launch_scoring", {**plan_head(plan), "sizes": sizes}, tokens=tails(plan, prompts), **arrays)
             try:
                 self._last = super().launch_scoring(plan, prompts, wanted)
             except torch.OutOfMemoryError as error:
@@ -193,7 +196,7 @@ def told_of(
         head["weights"] = {name: (str(source.dtype(name))[6:], source.size(name)) for name in source.names}
         source = Handed(source, leader.group)
     tokens = np.concatenate(list(map(np.asarray, sid_tokens))).astype(np.int32)
-    leader.group.send(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **_trie_arrays(trie)}))
+    leader.group.send(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
     number, leader.engines = leader.engines, leader.engines + 1
     return number, source
 
@@ -223,12 +226,12 @@ class Follower:
             case "write":
                 runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
             case "launch":
-                plan = _plan_of(head)
-                self._flights.append(runner.launch(plan, _prompts(plan, arrays), *head["integers"]))
+                plan = plan_of(head)
+                self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"]))
             case "launch_scoring":
-                plan = _plan_of(head)
-                wanted = _candidates(head["sizes"], arrays, runner.search.levels)
-                self._flights.append(runner.launch_scoring(plan, _prompts(plan, arrays), wanted))
+                plan = plan_of(head)
+                wanted = candidates_of(head["sizes"], arrays, runner.search.levels)
+                self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
             case "compare":
                 self._group.gather(_checksum(self._flights[-1]))
             case "close":
@@ -236,12 +239,12 @@ class Follower:
                 self._runners[head["engine"]] = None
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
-                getattr(runner, kind)(*([_trie_of(frame)] if "codes" in head else head["arguments"]))
+                getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:
         from genrecall.engine.setup import build
 
-        head, trie = frame.head, _trie_of(frame)
+        head, trie = frame.head, trie_of(frame)
         shape = Architecture(**head["shape"], inverse_frequency=torch.from_numpy(frame.arrays["frequency"].copy()))
         source: Source = Files(head["directory"]) if "directory" in head else Received(head["weights"], self._group)
         settings = dict(head["config"])
@@ -257,59 +260,8 @@ def _checksum(flight: Flight) -> int:
     return zlib.crc32(flight.wait()[0].tobytes())
 
 
-def _trie_arrays(trie: Trie) -> dict[str, np.ndarray]:
-    if trie.num_items >= 2**31:
-        raise CapacityError(
-            "a catalog is too large to be told", seen=trie.num_items, allowed=f"{2**31 - 1}", fix="split it"
-        )
-    return {field.name: vars(trie)[field.name].astype(np.int32) for field in fields(trie) if field.name != "space"}
-
-
-def _trie_of(frame: Frame) -> Trie:
-    names = [field.name for field in fields(Trie) if field.name != "space"]
-    wide = {name: frame.arrays[name].astype(np.int64) for name in names}
-    narrow = {name: frame.arrays[name] for name in ("child_code", "item_order")}
-    return Trie(space=SidSpace(tuple(frame.head["codes"])), **(wide | narrow))
-
-
-def _plan_head(plan: StepPlan) -> dict[str, Any]:
-    return {"plan": [plan.kind.value, plan.catalog, [asdict(seat) for seat in plan.seats]]}
-
-
-def _plan_of(head: Mapping[str, Any]) -> StepPlan:
-    kind, catalog, seats = head["plan"]
-    whole: list[dict[str, Any]] = [
-        {name: tuple(value) if isinstance(value, list) else value for name, value in seat.items()} for seat in seats
-    ]
-    return StepPlan(kind=Kind(kind), catalog=catalog, seats=tuple(Seat(**seat) for seat in whole))
-
-
-def _tails(plan: StepPlan, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """The tokens that the batch reads, prompts after each other."""
-    read = [np.asarray(tokens[seat.cached :], np.int32) for seat, tokens in zip(plan.seats, prompts, strict=True)]
-    return np.concatenate(read)
-
-
-def _prompts(plan: StepPlan, arrays: Any) -> list[Sequence[int]]:
-    """Prompts with nothing in place of what lies in pages already: nobody reads it."""
-    cuts = np.cumsum([seat.length - seat.cached for seat in plan.seats])[:-1]
-    tails = np.split(arrays["tokens"], cuts)
-    return [[0] * seat.cached + tail.tolist() for seat, tail in zip(plan.seats, tails, strict=True)]
-
-
-def _candidates(sizes: list[list[int]], arrays: Any, levels: int) -> list[Candidates]:
-    counts = np.array([count for count, *_ in sizes])
-    codes = np.split(arrays["codes"].reshape(-1, levels), np.cumsum(counts)[:-1])
-    paths = np.split(arrays["paths"].astype(np.int64).reshape(-1, levels + 1), np.cumsum(counts)[:-1])
-    nodes = [size for _, *rest in sizes for size in rest]
-    prefixes = iter(np.split(arrays["prefixes"].astype(np.int64), np.cumsum(nodes)[:-1]) if nodes else [])
-    return [
-        Candidates(codes=code, paths=path, prefixes=tuple(next(prefixes) for _ in range(levels - 1)))
-        for code, path in zip(codes, paths, strict=True)
-    ]
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to answer; it ends this process
     Follower(follow(sys.argv[1:])).run()
     # Without the end of an interpreter, which would wait for connections that rank 0 does not close.
     os._exit(0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from genrecall.artifacts import is_current, open_artifact
 from genrecall.errors import ArtifactError, DataError
+from genrecall.processes import gathered, is_main, share, wait
 from genrecall.telemetry import log
 from genrecall.text.encoder import DEFAULT, Encoder, load_encoder
 from genrecall.text.fields import TextTemplate, default_template
@@ -33,6 +34,8 @@ def embed_catalog(
     force: bool = False,
 ) -> Vectors:
     """Embed every item and write the artifact; one that is current is read instead.
+
+    Under torchrun each process embeds a share of the texts, and the first one writes.
 
     Args:
         catalog: its items.
@@ -60,11 +63,15 @@ def embed_catalog(
         return Vectors.load(out)
     log(f"template: {template.text}    for example: {texts[0][:120] if texts else ''}")
     start = time.perf_counter()
-    matrix = chosen.encode(texts)
+    matrix = gathered(chosen.encode(texts[share()]), len(texts))
     seconds = time.perf_counter() - start
     _require_finite(catalog.items.ids, matrix)
     facts: dict[str, Any] = {"seconds": round(seconds, 2), "texts": len(texts), "distinct_texts": len(set(texts))}
-    return write_vectors(out, catalog.items.ids, matrix, config=config, parents=parents, facts=facts)
+    made = None
+    if is_main():
+        made = write_vectors(out, catalog.items.ids, matrix, config=config, parents=parents, facts=facts)
+    wait()
+    return made or Vectors.load(out)
 
 
 def extend_vectors(

@@ -64,7 +64,7 @@ class Run:
             text_weight=config.mixture.text_weight if config.mixture is not None else 0.0,
         )
         if self.sharded:
-            shard(learner, model, self.device)
+            shard(learner, model, self.device, bfloat16=self.bfloat16)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizers = optimizers(self.parameters, config)
         self.average = Average(self.parameters, config.ema_decay)

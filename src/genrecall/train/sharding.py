@@ -23,21 +23,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def shard(learner: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
+def shard(learner: nn.Module, model: PreTrainedModel, device: torch.device, *, bfloat16: bool = False) -> None:
     """Spread the tensors of ``model``, a part of ``learner``, over all processes, in place; moves them to the device.
 
     Args:
         learner: the module whose forward pass is called.
         model: a HF causal language model with decoder layers.
         device: of this process.
+        bfloat16: gather weights rounded to what they are multiplied in, which is half of the bytes; parts, gradients
+            and moments stay float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for layer in model.get_decoder().layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(learner, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(learner, mesh=mesh, mp_policy=policy)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

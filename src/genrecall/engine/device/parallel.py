@@ -123,7 +123,11 @@ class Group:
 
     def receive(self) -> Frame:
         """The next message of rank 0."""
-        distributed.broadcast(self._first, 0, group=self._telling)
+        try:
+            distributed.broadcast(self._first, 0, group=self._telling)
+        except RuntimeError:
+            time.sleep(2 * _POLL_S)  # where rank 0 is gone, this process ends here without another word
+            raise
         total, head = self._first[:8].numpy().view("<u4").tolist()
         whole = self._first
         if total + 4 > _FIRST_BYTES:
