@@ -77,7 +77,7 @@ def _body(layout: Layout, items: np.ndarray, times: np.ndarray | None) -> list[i
     return body
 
 
-def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def recall(bundle: str, items_per_sid: int, state_width: int) -> Callable[..., tuple[np.ndarray, ...]]:
     """``GenRecall`` for one bundle."""
 
     def run(
@@ -91,8 +91,9 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
         users: np.ndarray,
         engines: np.ndarray,
         *leaves: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, ...]:
         rows = len(splits) - 1
+        states = np.full((rows, state_width), np.nan, np.float32)
         items = np.full((rows, int(k)), -1, np.int32)
         scores = np.full((rows, int(k)), -np.inf, np.float32)
         limits = np.broadcast_to(deadline_ms, [rows])
@@ -103,7 +104,7 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
             head = {
                 "kind": "generate", "id": 0, "beam": max(int(beam), int(k)), "timeout_s": limit, "narrowest": None,
                 "seed": None, "items": len(leaves[2]) if len(gone) else None,
-                "user": users[row].decode() or None if len(users) else None, **({"bundle": bundle} if bundle else {}),
+                "user": users[row].decode() or None if len(users) else None, **({"bundle": bundle} if bundle else {}), **({"state": True} if state_width else {}),
             }  # fmt: skip
             arrays = {"tokens": tokens[splits[row] : splits[row + 1]].astype(np.int32)}
             if len(gone):
@@ -123,12 +124,14 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
             found = _owned(reply, leaves, set(gone.tolist()), items_per_sid)[: int(k)]
             items[row, : len(found)] = [item for item, _ in found]
             scores[row, : len(found)] = [score for _, score in found]
+            if reply.arrays.get("state", states[row]).shape == (state_width,):
+                states[row] = reply.arrays.get("state", states[row])
             return OK
 
         async def all_rows() -> list[int]:
             return await asyncio.gather(*map(one, range(rows)))
 
-        return items, scores, np.array(asyncio.run(all_rows()), np.int32)
+        return items, scores, np.array(asyncio.run(all_rows()), np.int32), states
 
     return run
 

@@ -36,6 +36,7 @@ class Ranking(tf.Module):  # type: ignore[misc]
 
     Attributes:
         profile: names of the profile columns that requests tell as texts, in order.
+        state_width: E of the generator's state that it reads; 0: none.
         tables: variables, so that deltas can be applied to a loaded graph.
     """
 
@@ -53,7 +54,7 @@ class Ranking(tf.Module):  # type: ignore[misc]
         self._plan: Plan = plan_of(schema, vocabularies)
         plan = self._plan
         self.profile = list(plan.profile)
-        self._evidence, self._state = list(schema["evidence"]), int(schema["state"])
+        self._evidence, self.state_width = list(schema["evidence"]), int(schema["state"])
         self._attention = network["pooling"] == "attention"
         self.tables = [tf.Variable(tables[name].astype(np.float32), trainable=False) for name in plan.names]
         self._offsets = [tf.constant(items[f"{name}.offsets"], tf.int64) for name in plan.item_texts]
@@ -144,9 +145,11 @@ class Ranking(tf.Module):  # type: ignore[misc]
             "sid_score": tf.where(listed, found.scores, np.nan),
             "near.generative": tf.where(listed, 1.0 / (place + 5.0)[None, :], 0.0),
         }
-        scores = self.logits(found.items, history, **{**told, "evidence": {**own, **told.get("evidence", {})}})
+        state = found.state if self.state_width else None
+        own_told = {"state": state, **told, "evidence": {**own, **told.get("evidence", {})}}
+        scores = self.logits(found.items, history, **own_told)
         best = tf.math.top_k(scores, k=tf.minimum(k, tf.shape(scores)[1]))
-        return Found(tf.gather(found.items, best.indices, batch_dims=1), best.values, found.status)
+        return found._replace(items=tf.gather(found.items, best.indices, batch_dims=1), scores=best.values)
 
     def _pooled(self, behaviour: int, embedded: Any, rows: Any) -> Any:
         """z (R, k, w): the history as the candidate sees it."""
@@ -178,8 +181,8 @@ class Ranking(tf.Module):  # type: ignore[misc]
             v = tf.stack([evidence.get(name, unknown) for name in self._evidence], axis=-1)
             v = (v - self._w["evidence.mean"]) / self._w["evidence.spread"]
             parts.append(tf.where(tf.math.is_nan(v), 0.0, v))
-        if self._state:
-            known = tf.fill([shape[0], self._state], np.float32(np.nan)) if state is None else state
+        if self.state_width:
+            known = tf.fill([shape[0], self.state_width], np.float32(np.nan)) if state is None else state
             known = (known - self._w["state.mean"]) / self._w["state.spread"]
             known = tf.where(tf.math.is_nan(known), 0.0, known)
             u = tf.matmul(known, self._w["state.weight"], transpose_b=True) + self._w["state.bias"]
