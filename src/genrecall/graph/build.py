@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class GraphConfig:
     """
 
     engines: Sequence[str]
-    window: Window = Window()
+    window: Window = field(default_factory=Window)
     exclude_seen: bool = True
     k: int = 10
     deadline_ms: float = 250.0

@@ -101,11 +101,18 @@ def recall(bundle: str, items_per_sid: int, state_width: int) -> Callable[..., t
         async def one(row: int) -> int:
             gone = exclude[ends[row] : ends[row + 1]] if len(ends) else np.empty(0, np.int32)
             gone, limit = gone[gone >= 0], float(limits[row]) / 1e3 if limits[row] > 0 else None
-            head = {
-                "kind": "generate", "id": 0, "beam": max(int(beam), int(k)), "timeout_s": limit, "narrowest": None,
-                "seed": None, "items": len(leaves[2]) if len(gone) else None,
-                "user": users[row].decode() or None if len(users) else None, **({"bundle": bundle} if bundle else {}), **({"state": True} if state_width else {}),
-            }  # fmt: skip
+            head: dict[str, Any] = {
+                "kind": "generate",
+                "id": 0,
+                "beam": max(int(beam), int(k)),
+                "user": users[row].decode() or None if len(users) else None,
+                "timeout_s": limit,
+                "narrowest": None,
+                "seed": None,
+                "items": len(leaves[2]) if len(gone) else None,
+            }
+            head |= {"bundle": bundle} if bundle else {}
+            head |= {"state": True} if state_width else {}
             arrays = {"tokens": tokens[splits[row] : splits[row + 1]].astype(np.int32)}
             if len(gone):
                 allowed = np.ones(len(leaves[2]), bool)
