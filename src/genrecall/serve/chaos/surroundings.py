@@ -15,6 +15,7 @@ from genrecall.serve.chaos.target import Target, serving, wait_until
 _SPOILED = """
 import os, time
 from pathlib import Path
+import numpy as np
 from genrecall.recall.channel import Candidates
 
 class Spoiled:
