@@ -27,6 +27,8 @@ from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
 
 PLUGINS = "genrecall.channels"
+_HERE = (FALLBACK, "popularity_segment", "two_tower")
+"""Channels that the gateway holds itself: what fills lists up, and vectors that spread them; a process has the rest."""
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -59,7 +61,7 @@ class Release:
     @classmethod
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
-        contents = await asyncio.to_thread(Contents.open, path)
+        contents = await asyncio.to_thread(Contents.open, path, _HERE)
         path = contents.path.resolve()
         classic = ClassicProcess(path)
         worker = None if config.worker is None else Replicas(path, config.worker)
