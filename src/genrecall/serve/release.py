@@ -19,7 +19,7 @@ from genrecall.recall.lexical import LexicalChannel
 from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, default_channels, fusion_of
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError
+from genrecall.serve.lanes import Asked, Lane
 from genrecall.serve.problems import Problem
 from genrecall.serve.schema import Filter
 from genrecall.serve.worker.remote import ClassicProcess
@@ -65,14 +65,14 @@ class Release:
         path = contents.path.resolve()
         classic = ClassicProcess(path)
         worker = None if config.worker is None else Replicas(path, config.worker)
-        try:
-            lanes: dict[str, Lane] = {**await classic.start()}
-            if worker is not None:
-                await worker.start()
-                lanes = {"generative": worker, **lanes}
-        except LaneFailedError:
-            await classic.close()
-            raise
+        starting = [classic.start()] if worker is None else [classic.start(), worker.start()]
+        failed = [found for found in await asyncio.gather(*starting, return_exceptions=True) if found is not None]
+        if failed:
+            await asyncio.gather(classic.close(), *([] if worker is None else [worker.close()]))
+            raise failed[0]
+        lanes: dict[str, Lane] = {**classic.lanes()}
+        if worker is not None:
+            lanes = {"generative": worker, **lanes}
         release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
         await release.warm()
         return release
