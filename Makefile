@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-ranks test-tf test-ray fuzz lint docs bench clean
+.PHONY: demo test unit test-ranks test-tf test-ray fuzz lint docs chaos bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -39,6 +39,9 @@ lint: $(VENV)/.ready  ## style, types, import contract
 
 docs: $(VENV)/.ready  ## regenerate docs/reference/cli.md from the command itself
 	$(BIN)/python -m typer genrecall.cli.main utils docs --name genrecall --output docs/reference/cli.md
+
+chaos: $(VENV)/.ready  ## break the service over the demo's bundle, promise by promise
+	$(BIN)/genrecall chaos runs/quickstart/bundle --run short
 
 bench: $(VENV)/.ready  ## engine throughput on this machine
 	$(BIN)/genrecall bench engine

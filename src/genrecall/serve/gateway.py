@@ -26,6 +26,7 @@ from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.store import UserState
+from genrecall.serve.worker import child
 from genrecall.telemetry import log
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ async def serve(
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(_SWITCH_S)
     claimed = claim(config.state)
+    child.prepare()
     state = UserState(config.state)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()

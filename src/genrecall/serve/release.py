@@ -21,7 +21,7 @@ from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, Filled, default_channels, fill, fusion_of
 from genrecall.serve.deltas import DeltaStore
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked, RankLane
+from genrecall.serve.lanes import Asked, Lane, RankAsked, RankLane
 from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
 from genrecall.serve.scenario import FALLBACKS, Scenario
@@ -30,6 +30,8 @@ from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
 
+_HERE = (FALLBACK, "popularity_segment", "two_tower")
+"""Channels that the gateway holds itself: what fills lists up, and vectors that spread them; a process has the rest."""
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -66,18 +68,18 @@ class Release:
     @classmethod
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
-        contents = await asyncio.to_thread(Contents.open, path)
+        contents = await asyncio.to_thread(Contents.open, path, _HERE)
         path = contents.path.resolve()
         classic = ClassicProcess(path)
         worker = None if config.worker is None else Replicas(path, config.worker)
-        try:
-            lanes: dict[str, Lane] = {**await classic.start()}
-            if worker is not None:
-                await worker.start()
-                lanes = {"generative": worker, **lanes}
-        except LaneFailedError:
-            await classic.close()
-            raise
+        starting = [classic.start()] if worker is None else [classic.start(), worker.start()]
+        failed = [found for found in await asyncio.gather(*starting, return_exceptions=True) if found is not None]
+        if failed:
+            await asyncio.gather(classic.close(), *([] if worker is None else [worker.close()]))
+            raise failed[0]
+        lanes: dict[str, Lane] = {**classic.lanes()}
+        if worker is not None:
+            lanes = {"generative": worker, **lanes}
         release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
         try:
             release.require(config.scenarios)
