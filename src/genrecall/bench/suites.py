@@ -112,8 +112,8 @@ def _objective(bench: EngineBench, rig: Rig, beam: int) -> dict[str, Any]:
 
 
 def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: float) -> dict[str, Any]:
-    """Batches as large as saturate best, then ones that may take a third and a quarter of the objective: a request waits
-    for about two.
+    """Batches as large as saturate best, then ones that may take a third and a quarter of the objective: a request
+    waits for about two.
     """
     make, best, found = rig.maker(beam, *bench.input), None, {}
     batch = rig.engine.loop.scheduler.limits.requests

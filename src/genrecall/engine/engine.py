@@ -63,6 +63,7 @@ class Engine:
         self.config = config or EngineConfig()
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
+        self.sid_tokens = [np.asarray(ids) for ids in sid_tokens]
         self._device = pick_device(self.config.device)
         self._compiled = use_cache(self._device)
         with torch.no_grad(), self._on_device():

@@ -24,7 +24,6 @@ from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Sco
 from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import StepPlan, fit
 
-
 _NO_CAP = 2**31 - 1
 
 
