@@ -85,10 +85,10 @@ def test_a_case_that_fails_is_recorded_and_tried_again(tmp_path, monkeypatch):
     file, bench = tmp_path / "found.json", replace(BENCH, alone=False)
     point = suites._point
 
-    def broken(bench, rig, beam):
+    def broken(bench, beam, rig):
         if beam == 3:
             raise RuntimeError("the device is gone")
-        return point(bench, rig, beam)
+        return point(bench, beam, rig)
 
     monkeypatch.setattr(suites, "_point", broken)
     found = measure(bench, file)
