@@ -53,7 +53,8 @@ class RankingDesk:
     def __init__(self, ranker: Ranker, read: Read) -> None:
         self.ranker, self._read = ranker, read
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._shapes = {name: tuple(ranker.tables.of(name).shape) for name in ranker.tables.names}
+        tables = ((name, ranker.tables.of(name)) for name in ranker.tables.names)
+        self._shapes = {name: (len(table), table.shape[1]) for name, table in tables}
         self._applying = asyncio.Lock()
 
     def remember(self, query: Query, state: np.ndarray, items: Sequence[int], scores: Sequence[float]) -> None:
