@@ -210,7 +210,7 @@ def _verify(path: Path, manifest: Manifest, raw: Mapping[str, Any]) -> None:
         raise _damaged(path, f"files that do not belong to it: {', '.join(sorted(foreign)[:5])}")
     for name, entry in manifest.files.items():
         file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
+        if "\0" in name or not file.resolve().is_relative_to(path.resolve()):
             raise _damaged(path, f"{name} points outside the artifact")
         if not file.is_file():
             raise _damaged(path, f"{name} is missing")

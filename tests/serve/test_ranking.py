@@ -141,7 +141,7 @@ def test_what_the_search_computed_is_not_computed_again(ranked_run: Path) -> Non
     plain = asyncio.run(lane.rank(RankAsked(query=query, user_id=None, items=items)))
     assert lane.reads == 1
     read = lane.shop.generative.members[0].read([query], [items])[0]
-    lane.desk.remember(query, read.state, items, read.scores.tolist())
+    lane.desk.remember(query, read.state, items, read.scores)
     again = asyncio.run(lane.rank(RankAsked(query=query, user_id=None, items=items)))
     assert lane.reads == 1  # all is known
     np.testing.assert_allclose(again.logits, plain.logits, atol=1e-5)

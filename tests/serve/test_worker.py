@@ -213,7 +213,7 @@ def test_a_bundle_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     worker = WorkerLane(run / "bundle")
-    worker.facts = Facts(digest="d", device="cpu", batch_rows=256, reads_search=False)
+    worker.facts = Facts(digest="d", device="cpu", passes=1, reads_search=False)
     worker.cost = BatchCost(0.01, 0.001)
     seen = []
     for rows in range(0, 400, 10):
@@ -243,5 +243,7 @@ def test_the_cost_of_batches_is_learned() -> None:
     assert cost.row_s == pytest.approx(0.0002, rel=0.05)
     for _ in range(200):
         cost.see(50, 0.028)  # of one size, and twice as slow: the forecast for that size follows
-    assert cost.seconds(50, 256) == pytest.approx(0.028, rel=0.05)
-    assert cost.seconds(1000, 256) == pytest.approx(4 * cost.base_s + 1000 * cost.row_s)
+    assert cost.seconds(50, 50) == pytest.approx(0.028, rel=0.05)
+    rows = cost.batch_rows(50)
+    assert cost.base_s + rows * cost.row_s == pytest.approx(2 * cost.seconds(50, 50), rel=0.01)
+    assert cost.seconds(3 * rows, 50) == pytest.approx(3 * cost.base_s + 3 * rows * cost.row_s)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,14 +27,14 @@ def command(
 
     Example: genrecall chaos runs/quickstart/bundle --run short
     """
-    from genrecall.errors import ConfigError
+    from genrecall.errors import ConfigError, GenrecallError
     from genrecall.serve.chaos.scenarios import SCENARIOS, Setting
     from genrecall.serve.chaos.target import serving
     from genrecall.telemetry import log
 
     if listed:
         for scenario in SCENARIOS:
-            print(f"{scenario.name:16}{scenario.promise}")
+            print(f"{scenario.name:18}{scenario.promise}")
         return
     names = [scenario.name for scenario in SCENARIOS]
     if run not in ("short", "long") or not set(only or []) <= set(names):
@@ -44,19 +46,25 @@ def command(
         )
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
     found = []
-    with tempfile.TemporaryDirectory() as scratch, serving(bundle, Path(scratch) / "state") as target:
-        users = target.call("GET", "/v1/users")[1]["users"] or ["nobody"]
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        # The users are the service's to tell, also for scenarios that start services of their own.
+        shared = stack.enter_context(serving(bundle, Path(scratch) / "state"))
+        users = shared.call("GET", "/v1/users")[1]["users"] or ["nobody"]
         setting = Setting(bundle=bundle, scratch=Path(scratch), users=users, scale=1 if run == "short" else 10)
         for scenario in chosen:
             log(f"• {scenario.name} …")
-            result, kept = scenario.run(setting, None if scenario.own else target)
-            found.append({"scenario": scenario.name, "promise": scenario.promise, "result": result, "kept": kept})
+            begun = time.monotonic()
+            try:
+                result, kept = scenario.run(setting, None if scenario.own else shared)
+            except (AssertionError, OSError, KeyError, GenrecallError) as error:
+                result, kept = f"ended by {type(error).__name__}: {str(error)[:200]}", False
+            told = {"scenario": scenario.name, "promise": scenario.promise, "result": result, "kept": kept}
+            found.append({**told, "seconds": round(time.monotonic() - begun, 1)})
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         for row in found:
-            print(
-                f"{'kept' if row['kept'] else 'BROKEN':8}{row['scenario']:16}{row['promise']}\n{'':24}{row['result']}"
-            )
+            print(f"{'kept' if row['kept'] else 'BROKEN':8}{row['scenario']:18}{row['promise']}")
+            print(f"{'':26}{row['result']} ({row['seconds']} s)")
     if not all(row["kept"] for row in found):
         raise typer.Exit(1)

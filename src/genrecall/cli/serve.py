@@ -213,13 +213,13 @@ def _tell(running: Running, config: ServeConfig) -> None:
     ]
     if worker is not None and worker.facts is not None:
         cost = worker.lanes[0].cost
-        one = cost.seconds(active.beam, worker.facts.batch_rows) * 1e3
+        one = cost.seconds(active.beam, active.beam) * 1e3
         rows += [
             ("device", worker.facts.device, f"{worker.config.replicas} x {worker.config.threads} threads; --replicas"),
             ("beam", f"{active.beam}", f"one search takes {one:.1f} ms"),
             (
                 "rows of a batch",
-                f"{worker.facts.batch_rows}",
+                f"{cost.batch_rows(active.beam)}",
                 f"measured: {cost.base_s * 1e3:.1f} ms a batch and {cost.row_s * 1e6:.1f} µs a row",
             ),
         ]

@@ -22,7 +22,8 @@ class Budgets:
         requests: the most requests of a batch.
         filters: the most distinct item filters of a batch; None: as many as fit into 512 MB, at most 64.
         widest_beam: wider beams are refused, unless ``max_rows`` is more.
-        batch_s: a batch is not filled beyond what is expected to take so many seconds.
+        batch_s: a batch is not filled beyond what is expected to take so many seconds, or twice as long as its first
+            request alone.
         patience_s: a request without a deadline is served before later ones once it has waited so long.
         kv_tokens: prompt tokens that are kept on the device; None: what suits model and device.
         page_tokens: a page of them; a power of two.

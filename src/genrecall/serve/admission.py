@@ -34,11 +34,11 @@ class Grant:
 def grant(worker: WorkerLane, *, beam: int, k: int, budget_s: float) -> Grant:
     """Decide for one request that asks for ``beam`` and has ``budget_s`` left."""
     assert worker.facts is not None, "only asked of a worker that is ready"
-    batch_rows = worker.facts.batch_rows
+    passes = worker.facts.passes
     narrowest = min(beam, max(k, NARROWEST))
     width = beam
     share = _SHARE if worker.rows else _SHARE_ALONE
-    while worker.cost.seconds(worker.rows + width, batch_rows) > share * budget_s:
+    while worker.cost.seconds(passes * (worker.rows + width), width) > share * budget_s:
         if width == narrowest:
             # With nothing on its way, one narrow search is tried all the same: else a bad estimate would stay for ever.
             if worker.rows == 0:

@@ -75,6 +75,8 @@ class Problem(Exception):
         found = [(b"content-type", b"application/problem+json")]
         if self.retry_after_s is not None:
             found.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.code in ("body_too_large", "body_too_slow"):
+            found.append((b"connection", b"close"))  # else the rest of the body would be read, and thrown away
         if self.code == "unauthenticated":
             found.append((b"www-authenticate", b'Basic realm="genrecall", charset="UTF-8"'))
         return found

@@ -38,7 +38,7 @@ class Limits:
         requests: the most requests.
         filters: the most distinct item filters.
         widest: the most beams that one request may hold; wider ones are refused.
-        seconds: a batch is not filled beyond what is expected to take so long.
+        seconds: a batch is not filled beyond what is expected to take so long, or twice as long as its head alone.
         patience_s: deadline of requests that name none.
     """
 
@@ -97,6 +97,7 @@ class _Batch:
     rows: tuple[int, ...] = ()
     load: Load = field(default_factory=Load)
     due_s: float = float("inf")
+    most_s: float = float("inf")
 
 
 class _Fate(Enum):
@@ -251,7 +252,7 @@ class Scheduler:
             (job.kind, job.catalog) == (batch.head.kind, batch.head.catalog)
             and batch.load.tokens + size - cached <= limits.tokens
             and max(map(add, batch.rows, job.rows)) <= limits.rows
-            and self.cost.seconds(batch.load + Load.of(size, cached, job.rows)) <= limits.seconds
+            and self.cost.seconds(batch.load + Load.of(size, cached, job.rows)) <= batch.most_s
             and len(filters) <= limits.filters
         ):
             return _Fate.WAITS
@@ -265,7 +266,8 @@ class Scheduler:
         lease = self.cache.lease(job.user, job.tokens)
         if lease is None:
             return _Fate.WAITS
-        batch.head = batch.head or job
+        if batch.head is None:
+            batch.head, batch.most_s = job, max(limits.seconds, 2 * self.cost.seconds(load))
         batch.seats.append(Seat(job=job.number, length=size, cached=lease.cached, pages=lease.pages, rows=rows))
         batch.leases.append(lease)
         if job.deadline_s is not None:

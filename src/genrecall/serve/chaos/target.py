@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from genrecall.errors import ConfigError
 from genrecall.serve.admin_client import ask
 
-_URL = re.compile(r"console +http://127\.0\.0\.1:(\d+)/")
+_URL = re.compile(r"console +https?://127\.0\.0\.1:(\d+)/")
 _READY = "drains and stops"
 
 
@@ -78,14 +78,20 @@ class Target:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, state: Path, *more: str) -> Iterator[Target]:
+def serving(bundle: Path, state: Path, *more: str, environment: Mapping[str, str] | None = None) -> Iterator[Target]:
     """Start a service on a free port, wait until it is ready, and stop it in the end.
+
+    Args:
+        bundle, state: directories.
+        more: further options.
+        environment: variables beside those of this process.
 
     Raises:
         ConfigError: it ended before it was ready.
     """
     command = [sys.executable, "-m", "genrecall", "serve", str(bundle), "--port", "0", "--state", str(state), *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "120"})
+    variables = os.environ | {"COLUMNS": "120"} | dict(environment or {})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
     assert process.stdout is not None
     port, told = 0, ""
     while _READY not in told:

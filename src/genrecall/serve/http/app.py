@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from genrecall.serve.dialects.oip import OpenInference
@@ -23,10 +23,9 @@ from genrecall.serve.service import Service
 _ADMINS = 8
 
 
-def data_app(service: Service) -> Gate:
-    """What clients reach."""
-    health = Health(service)
-    routes: list[BaseRoute] = [
+def data_routes(service: Service, health: Health) -> list[Route]:
+    """Everything that clients may ask for; nothing is asked of the service yet."""
+    return [
         *NativeApi(service).routes(),
         *health.routes(),
         *OpenInference(service).routes(),
@@ -35,6 +34,12 @@ def data_app(service: Service) -> Gate:
         openapi_route(),
         *Pages().routes(),
     ]
+
+
+def data_app(service: Service) -> Gate:
+    """What clients reach."""
+    health = Health(service)
+    routes = data_routes(service, health)
     gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter)
     health.gate = gate
     return gate

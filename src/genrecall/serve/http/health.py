@@ -67,7 +67,7 @@ class Health:
         metrics.inflight.set(self.gate.inflight if self.gate else 0)
         if worker is not None:
             metrics.rows.set(worker["rows"])
-            metrics.rows_limit.set(worker["batch_rows"] or 0)
+            metrics.rows_limit.set(worker["batch_rows"])
             metrics.progress.set(worker["silence_s"])
             metrics.restarts.set(worker["restarts"])
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -95,7 +95,7 @@ class Health:
             "state": worker.state,
             "silence_s": round(worker.silence_s, 3),
             "rows": worker.rows,
-            "batch_rows": None if worker.facts is None else worker.facts.batch_rows,
+            "batch_rows": worker.lanes[0].cost.batch_rows(active.beam),
             "device": None if worker.facts is None else worker.facts.device,
             "base_ms": round(worker.lanes[0].cost.base_s * 1e3, 3),
             "row_ms": round(worker.lanes[0].cost.row_s * 1e3, 5),

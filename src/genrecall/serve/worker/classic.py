@@ -15,6 +15,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from genrecall.bundle.contents import Contents
 from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
@@ -60,7 +62,7 @@ def main(directory: str, bundle: str) -> None:
         query, k = query_of(frame), frame.head["k"]
         asked = [Asked(query=query, k=k, budget_s=budget_s) for budget_s in frame.head["budgets_s"]]
         found = await asyncio.gather(*(_outcome(lanes[n], one) for n, one in zip(names, asked, strict=True)))
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, (_, listed) in zip(names, found, strict=True):
             if listed is not None:
                 arrays |= {f"items {name}": listed.items, f"scores {name}": listed.scores}

@@ -1,6 +1,7 @@
 """What a batch takes, learned while serving.
 
     seconds(batch) ≈ base + row · rows,    least squares over batches of weight λ^age
+    a batch holds what takes max(TARGET_S, 2 · seconds(its first request)), as the engine's scheduler fills it
 
 Weighted least squares with exponential forgetting (Ljung & Söderström, "Theory and practice of recursive
 identification", 1983), on sums. Deviation: batches of one size cannot tell base from row, so then both are scaled; a
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-_FORGET = 0.98
+TARGET_S = 0.05
+_FORGET = 0.95
 _LEAST_S = 1e-7
 _SURPRISE = 3.0
 _ALIKE = 0.1  # sizes that spread less than this share of their mean are one size
@@ -26,7 +28,7 @@ class BatchCost:
 
     def see(self, rows: int, seconds: float) -> None:
         """One batch was measured; one that took far longer than thought may have waited for something else."""
-        seconds = min(seconds, _SURPRISE * self.seconds(rows, max(rows, 1)))
+        seconds = min(seconds, _SURPRISE * (self.base_s + self.row_s * rows))
         self._sums = self._sums * _FORGET + np.array([1.0, rows, seconds, rows * rows, rows * seconds])
         mean_rows, mean_s, mean_square, mean_product = self._sums[1:] / self._sums[0]
         spread = mean_square - mean_rows**2
@@ -38,7 +40,12 @@ class BatchCost:
             factor = float(mean_s / (self.base_s + self.row_s * mean_rows))
             self.base_s, self.row_s = max(self.base_s * factor, _LEAST_S), max(self.row_s * factor, _LEAST_S)
 
-    def seconds(self, rows: int, batch_rows: int) -> float:
-        """Expected time of ``rows`` in batches of at most ``batch_rows``."""
-        batches = -(-rows // batch_rows) if rows else 0
+    def batch_rows(self, beam: int) -> int:
+        """Rows that one batch of requests with this beam holds."""
+        most_s = max(TARGET_S, 2 * (self.base_s + self.row_s * beam))
+        return max(beam, int((most_s - self.base_s) / self.row_s))
+
+    def seconds(self, rows: int, beam: int) -> float:
+        """Expected time of ``rows`` in batches of requests with this beam."""
+        batches = -(-rows // self.batch_rows(beam)) if rows else 0
         return batches * self.base_s + rows * self.row_s

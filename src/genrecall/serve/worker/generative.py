@@ -2,7 +2,7 @@
 
 | kind | head, arrays | reply |
 |---|---|---|
-| open | | opened, once the bundle is loaded and warm: digest, device, base_s, row_s, batch_rows, reads_search |
+| open | | opened, once the bundle is loaded and warm: digest, device, base_s, row_s, passes, reads_search |
 | recall | k, beam, narrowest, timeout_s, trace, user, profile, text, tag; history int32, exclude int32, times int64 |
   listed: cold, narrowed, beam, levels; items int32 (n,), scores float32 (n,) |
 
@@ -34,10 +34,10 @@ from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
 from genrecall.serve.default import FALLBACK
 from genrecall.serve.worker import life
+from genrecall.serve.worker.cost import TARGET_S
 from genrecall.serve.worker.messages import query_of
 from genrecall.serve.worker.ranking import RankingDesk
 
-_TARGET_BATCH_S = 0.05
 _SWITCH_S = 0.0005
 _NOTHING = np.empty(0, np.int32)
 _KNOWN = 8
@@ -61,19 +61,18 @@ class Desk:
     Args:
         shop: the bundle, loaded.
         record: where the engine's progress is written.
-        batch_rows: beams that one batch takes; None: as many as take about 50 ms.
     """
 
-    def __init__(self, shop: Recommender, record: Record, batch_rows: int | None = None) -> None:
+    def __init__(self, shop: Recommender, record: Record) -> None:
         self.shop, self.members = shop, shop.generative.members
         base_s, row_s = self._measure()
-        rows = batch_rows or int(np.clip((_TARGET_BATCH_S - base_s) / row_s, 32, 4096))
+        passes = 1 if len(self.members) == 1 else 2 * len(self.members)
         record.moved([], (0, 0))
         self.engine = AsyncEngine(*(member.engine for member in self.members), observer=record)
         self.ranking = None if shop.ranker is None else RankingDesk(shop.ranker, self._read)
         self.opened = {
             "kind": "opened", "digest": shop.digest, "device": str(self.members[0].engine.device), "base_s": base_s,
-            "row_s": row_s, "batch_rows": rows, "reads_search": shop.reads_search("a"),
+            "row_s": row_s, "passes": passes, "reads_search": shop.reads_search("a"),
         }  # fmt: skip
 
     async def recall(self, frame: Frame) -> Frame:
@@ -88,18 +87,19 @@ class Desk:
         )  # fmt: skip
         answers = await asyncio.gather(*(self._generate(place, query, limits) for place in range(len(self.members))))
         if len(answers) == 1:
-            items, scores = self.members[0].expand(answers[0], query, k)
-            levels = answers[0].levels
+            found = self.members[0].expand(answers[0], query, k)
+            items, scores = np.array(found[0], np.int32), np.array(found[1], np.float32)
         else:
             items, scores = await self._joined(query, answers, k, limits)
-            levels = None
+        levels = answers[0].levels if len(answers) == 1 else None
         if self.ranking is not None and answers[0].state is not None:
             self.ranking.remember(query, answers[0].state, items, scores)
         told = {
             "kind": "listed", "cold": False, "narrowed": any(answer.narrowed for answer in answers),
             "beam": min(answer.beam for answer in answers), "levels": _written(levels),
         }  # fmt: skip
-        return Frame(head=told, arrays={"items": np.asarray(items, np.int32), "scores": np.asarray(scores, np.float32)})
+        arrays = {"items": items.astype(np.int32), "scores": scores.astype(np.float32)}
+        return Frame(head=told, arrays=arrays)
 
     async def _generate(self, place: int, query: Query, limits: _Limits) -> Answer:
         member = self.members[place]
@@ -183,11 +183,11 @@ def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str
 
     def load() -> Desk:
         rows = int(batch_rows) or None
-        budgets = Budgets(batch_s=_TARGET_BATCH_S)
+        budgets = Budgets(batch_s=TARGET_S)
         shop = Recommender.load(
             bundle, device=device, beam=int(beam) or None, max_rows=rows, budgets=budgets, only=(FALLBACK,)
         )
-        return Desk(shop, Record(Path(directory) / "record"), rows)
+        return Desk(shop, Record(Path(directory) / "record"))
 
     async def open_(frame: Frame) -> Frame:
         if not desk:

@@ -41,13 +41,13 @@ class Facts:
     Attributes:
         digest: of the bundle.
         device: that it runs on.
-        batch_rows: rows that one batch takes at most.
+        passes: searches and scorings that one query takes: 1, or two for each of several SID tables.
         reads_search: whether the model was trained on searches.
     """
 
     digest: str
     device: str
-    batch_rows: int
+    passes: int
     reads_search: bool
 
 
@@ -180,7 +180,7 @@ class WorkerLane:
     def _opened(self, frame: Frame) -> None:
         head = frame.head
         self.facts = Facts(
-            digest=head["digest"], device=head["device"], batch_rows=head["batch_rows"],
+            digest=head["digest"], device=head["device"], passes=head["passes"],
             reads_search=head["reads_search"],
         )  # fmt: skip
         self.cost, self._batches = BatchCost(head["base_s"], head["row_s"]), 0

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from genrecall.engine.worker.server import Handler, Server
 
+_BEHIND = 5
+
 
 def answer(directory: Path, handlers: Mapping[str, Handler]) -> None:
     """Answer until the gateway has gone.
@@ -22,6 +24,7 @@ def answer(directory: Path, handlers: Mapping[str, Handler]) -> None:
         directory: as ``Child.start`` gave it.
         handlers: by kind of request.
     """
+    os.nice(_BEHIND)  # on a full machine the gateway goes first: its refusals must not wait for a search's turn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the gateway drains and then ends us
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
     asyncio.run(Server(handlers, directory / "socket").run())

@@ -57,9 +57,9 @@ class RankingDesk:
         self._shapes = {name: (len(table), table.shape[1]) for name, table in tables}
         self._applying = asyncio.Lock()
 
-    def remember(self, query: Query, state: np.ndarray, items: Sequence[int], scores: Sequence[float]) -> None:
+    def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""
-        self._known[_key(query)] = _Known(state=state, scores=dict(zip(map(int, items), scores, strict=True)))
+        self._known[_key(query)] = _Known(state=state, scores=dict(zip(items.tolist(), scores.tolist(), strict=True)))
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 

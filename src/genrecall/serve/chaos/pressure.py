@@ -1,0 +1,132 @@
+"""More load than it can take, deadlines, clients that leave, and many requests one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+
+from genrecall.serve.chaos.load import Client, Outcomes
+from genrecall.serve.chaos.scenario import DEADLINE_MS, Setting, good, shown
+from genrecall.serve.chaos.target import Target, wait_until
+
+
+def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
+    """Three times what it can do, open loop."""
+    assert target is not None
+    seconds = float(setting.times(10, 120))
+
+    async def phases() -> tuple[float, Outcomes, Outcomes, Outcomes]:
+        client = setting.client(target)
+        await client.closed(4, 2.0)
+        peak = max([good(await client.closed(workers, 3.0)) for workers in (4, 16, 48)])
+        before = await client.open(0.3 * peak, 3.0)
+        over = await client.open(3 * peak, seconds)
+        after = await client.open(0.3 * peak, 8.0)
+        client.close()
+        return peak, before, over, after
+
+    peak, before, over, after = asyncio.run(phases())
+    share, late = good(over) / peak, float(np.percentile(over.latencies(200), 99)) * 1e3
+    refused = float(np.percentile(over.latencies(429, 503), 99)) * 1e3 if len(over.latencies(429, 503)) else 0.0
+    other = sum(status not in (200, 429, 503) for status in over.status)
+    told = all(retry for retry, status in zip(over.retry_after, over.status, strict=True) if status in (429, 503))
+    back = _recovered(before, after)
+    text = (
+        f"goodput {share:.0%} of {peak:.0f}/s, admitted p99 {late:.0f} ms (deadline {DEADLINE_MS}), refused p99 "
+        f"{refused:.0f} ms, {np.mean(over.degraded):.0%} degraded, {other} other errors, back to normal after "
+        f"{back:.1f} s"
+    )
+    return text, share >= 0.9 and late <= DEADLINE_MS and refused <= 10 and other == 0 and told and back <= 5
+
+
+def _recovered(before: Outcomes, after: Outcomes) -> float:
+    """Seconds until no half second was refused, or had a median twice that of before."""
+    usual, last = float(np.median(before.latency_s)), 0.0
+    due, latency, status = np.asarray(after.due), np.asarray(after.latency_s), np.asarray(after.status)
+    for begin in np.arange(0.0, due.max(initial=0.0), 0.5):
+        inside = (due >= begin) & (due < begin + 0.5)
+        if inside.any() and (float(np.median(latency[inside])) > 2 * usual or (status[inside] != 200).any()):
+            last = float(begin) + 0.5
+    return last
+
+
+def deadlines(setting: Setting, target: Target | None) -> tuple[str, bool]:
+    """Deadlines of all lengths under moderate load: whoever is answered is answered in time."""
+    assert target is not None
+    lengths = (60, 100, 150, 250, 400)
+    late = asked = answered = 0
+
+    async def ask() -> None:
+        nonlocal late, asked, answered
+        for length in lengths:
+            bodies = [json.dumps({"user_id": u, "k": 10, "deadline_ms": length}).encode() for u in setting.users]
+            client = Client("127.0.0.1", target.port, lambda number, b=bodies: b[number % len(b)])  # type: ignore[misc]
+            seen = await client.open(15.0, float(setting.times(3, 30)))
+            client.close()
+            found = seen.latencies(200)
+            asked, answered = asked + len(seen.status), answered + len(found)
+            late += int((found > (length + 10) / 1e3).sum())
+
+    asyncio.run(ask())
+    share = 1 - late / max(answered, 1)
+    return f"{answered} of {asked} answered, {share:.2%} by their deadline + 10 ms", share >= 0.999 and answered > 0
+
+
+def clients_leave(setting: Setting, target: Target | None) -> tuple[str, bool]:
+    """Clients that hang up at any moment."""
+    assert target is not None
+    rng, count = random.Random(0), setting.times(200, 1000)
+    body = json.dumps({"user_id": setting.users[0], "k": 10}).encode()
+    head = "POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", target.port)) as connection:
+            whole = head.encode() + body
+            connection.sendall(whole[: rng.randint(1, len(whole))] if rng.random() < 0.3 else whole)
+            time.sleep(rng.random() * 0.02)
+
+    def quiet() -> bool:
+        told = target.call("GET", "/health")[1]
+        replicas = told["worker"]["replicas"]
+        rows = sum(one["asked_rows"] + one["running_rows"] + one["waiting_rows"] for one in replicas)
+        return told["inflight"] == 0 and rows == 0
+
+    settled = wait_until(quiet, 5)
+    return f"{count} left; no row and no request after {shown(settled)}", settled is not None and target.is_ready()
+
+
+def soaked(setting: Setting, target: Target | None) -> tuple[str, bool]:
+    """Many requests one after another: memory, files and threads stay what they are."""
+    assert target is not None
+    seconds = setting.times(15, 1200)
+    pids = [target.process.pid, target.pid("worker 0"), target.pid("classic")]
+
+    async def load(length: float) -> Outcomes:
+        client = setting.client(target)
+        seen = await client.closed(2, length)
+        client.close()
+        return seen
+
+    asyncio.run(load(max(seconds / 3, 5.0)))
+    before = [_used(pid) for pid in pids]
+    seen = asyncio.run(load(seconds))
+    after = [_used(pid) for pid in pids]
+    grown = sum(b[0] - a[0] for a, b in zip(before, after, strict=True)) / 1e6
+    files = sum(b[1] - a[1] for a, b in zip(before, after, strict=True))
+    threads = sum(b[2] - a[2] for a, b in zip(before, after, strict=True))
+    text = f"{len(seen.status)} requests: {grown:+.1f} MB, {files:+d} files, {threads:+d} threads"
+    return text, grown <= 50 and files <= 4 and threads <= 0
+
+
+def _used(pid: int) -> tuple[int, int, int]:
+    """Resident bytes, open files, threads; of Linux's /proc."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = {line.partition(":")[0]: line.partition(":")[2].split() for line in status.splitlines()}
+    return int(found["VmRSS"][0]) * 1024, len(os.listdir(f"/proc/{pid}/fd")), int(found["Threads"][0])
