@@ -14,11 +14,15 @@ from genrecall.bundle.load import Recommender
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
+from genrecall.rank.columns import Asked, Ragged
+from genrecall.rank.recalled import Recalled, read_candidates
+from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Channel, Query
 from genrecall.recall.fusion import Explained
-from genrecall.serve.answering import evident
+from genrecall.serve.answering import evident, reordered
 from genrecall.serve.batch.shards import Shards
 from genrecall.serve.default import FALLBACK, default_channels, depth_of, fusion_of
+from genrecall.serve.ranking import DEPTH
 from genrecall.telemetry import log, progress
 
 
@@ -82,7 +86,7 @@ class _Work:
     """The bundle with its model, and the users."""
 
     def __init__(self, contents: Contents, shop: Recommender, users: Catalog, config: BatchConfig) -> None:
-        self.contents, self.users, self.config = contents, users, config
+        self.contents, self.shop, self.users, self.config = contents, shop, users, config
         split = contents.split
         self.histories: Histories = users.events.histories(split["repeats"], split["tie_seed"])
         known: dict[str, Channel] = {"generative": shop.generative, **contents.channels}
@@ -120,8 +124,37 @@ class _Work:
         lengths = np.array([len(query.history) for query in queries], dtype=np.int64)
         missing = [name for name in self.fusion.config.channels if name not in lists]
         lists |= {name: _nothing(len(queries)) for name in missing}
-        fused = self.fusion.explain(lists, self.config.k, lengths)
-        return [self._filled(query, evident(found)) for query, found in zip(queries, fused, strict=True)]
+        most = self.config.k if self.shop.ranker is None else max(self.config.k, DEPTH)
+        fused = [evident(found) for found in self.fusion.explain(lists, most, lengths)]
+        found = self._ranked(self.shop.ranker, users, queries, fused) if self.shop.ranker is not None else fused
+        return [self._filled(query, own[: self.config.k]) for query, own in zip(queries, found, strict=True)]
+
+    def _ranked(
+        self, ranker: Ranker, users: Sequence[int], queries: Sequence[Query], fused: list[list[Explained]]
+    ) -> list[list[Explained]]:
+        """In the order of the bundle's ranker."""
+        entries = [entry for own in fused for entry in own]
+        if not entries:
+            return fused
+        recalled = Recalled(
+            candidates=Ragged.of([[entry.item for entry in own] for own in fused]),
+            scores=np.array([entry.score for entry in entries], np.float32),
+            places={
+                name: np.array([entry.ranks.get(name, 0) for entry in entries], np.int32)
+                for name in self.fusion.config.channels
+            },
+        )
+        sid_scores, states = read_candidates(self.shop.generative, queries, recalled.candidates)
+        asked = Asked(
+            users=[self.users.events.user_ids[user] for user in users],
+            profiles=[query.profile for query in queries],
+            histories=Ragged.of([query.history for query in queries]),
+            candidates=recalled.candidates,
+            evidence=recalled.evidence(ranker.schema.evidence, sid_scores),
+            state=states if ranker.schema.state else None,
+        )
+        logits = np.split(ranker.score(asked).logits, recalled.candidates.offsets[1:-1])
+        return [reordered(own, scored) for own, scored in zip(fused, logits, strict=True)]
 
     def _filled(self, query: Query, found: Sequence[Explained]) -> tuple[list[int], list[float], int]:
         items, scores = [entry.item for entry in found], [entry.score for entry in found]
