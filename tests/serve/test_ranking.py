@@ -26,7 +26,8 @@ from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Query
 from genrecall.recipes import stages
-from genrecall.recipes.ranking import ListMaker, RankRecipe, Shop, train_ranker
+from genrecall.recipes.rank_lists import ListMaker, Shop
+from genrecall.recipes.ranking import RankRecipe, train_ranker
 from genrecall.serve import answering
 from genrecall.serve.batch.run import BatchConfig, run_batch
 from genrecall.serve.deltas import DeltaStore
