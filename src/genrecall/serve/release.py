@@ -100,10 +100,10 @@ class Release:
             asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
             await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
         if self.ranks is not None:
-            asked = RankAsked(
+            told = RankAsked(
                 query=Query(history=history), user_id=None, items=history, deltas=self.deltas, budget_s=60.0
             )
-            await asyncio.gather(self.ranks.rank(asked), return_exceptions=True)
+            await asyncio.gather(self.ranks.rank(told), return_exceptions=True)
         await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:
