@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genrecall.cli.options import AsJson
+from genrecall.cli.options import AsJson, Redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ def _group() -> None:
 def report(
     experiments: Annotated[Path, typer.Argument(help="The TOML file that the service ran with.")],
     state: Annotated[Path, typer.Option("--state", help="Of that service: its exposures and events.")],
+    redis: Redis = None,
     window_hours: Annotated[float, typer.Option(help="An event so long after an answer counts.")] = 24.0,
     before_days: Annotated[float, typer.Option(help="What CUPED looks back at.")] = 14.0,
     planned: Annotated[int, typer.Option(help="Users at which the sequential interval is tightest.")] = 10_000,
@@ -39,10 +40,11 @@ def report(
     from genrecall.experiment.report import ReportConfig, to_markdown
     from genrecall.experiment.report import report as made
     from genrecall.serve.arms import FILE
-    from genrecall.serve.state.store import UserState
+    from genrecall.serve.config import ServeConfig
+    from genrecall.serve.state.state import open_state
 
     config = ReportConfig(window_s=window_hours * 3600, before_s=before_days * 86_400, planned=planned)
-    users = UserState(state)
+    users = open_state(ServeConfig(state=state, redis=redis))
 
     def events() -> Iterator[tuple[str, str, float]]:
         for _, event in users.log():

@@ -25,7 +25,8 @@ from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import Ingest
-from genrecall.serve.state.store import UserState
+from genrecall.serve.state.state import State, open_state
+from genrecall.serve.tracing import Tracing
 from genrecall.telemetry import log
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ async def serve(
     bundle: Path,
     config: ServeConfig,
     *,
-    seed: Callable[[UserState], int] = lambda _: 0,
+    seed: Callable[[State], int] = lambda _: 0,
     told: Callable[[Running], None] = lambda _: None,
 ) -> None:
     """Serve a bundle until SIGTERM or SIGINT, then drain.
@@ -64,11 +65,12 @@ async def serve(
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(_SWITCH_S)
     claimed = claim(config.state)
-    state = UserState(config.state)
+    state = await asyncio.to_thread(open_state, config)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
+    service.tracing = Tracing.from_environment()
     listener, admin_path = _listen(config), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,6 +120,8 @@ async def serve(
             watcher.cancel()
         await service.ingest.close()
         service.arms.close()
+        if service.tracing is not None:
+            await asyncio.to_thread(service.tracing.close)
         await releases.close()
         state.close()
         admin_path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -28,11 +28,23 @@ from genrecall.serve.releases import Releases
 from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
-from genrecall.serve.state.store import UserState, shown
+from genrecall.serve.state.state import State, StateUnavailableError
+from genrecall.serve.state.store import Past, shown
+from genrecall.serve.tracing import Tracing
 
+_STATE_SHARE = 0.3  # of the deadline, for a store behind a network
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
 _AS_THE_BUNDLE_SAYS = Scenario()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Known:
+    """What is stored of a user, or why that is not known."""
+
+    pasts: Sequence[Past]
+    profile: Mapping[str, str]
+    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,13 +71,12 @@ class Service:
         metrics: where it is measured.
     """
 
-    def __init__(
-        self, config: ServeConfig, releases: Releases, state: UserState, ingest: Ingest, metrics: Metrics
-    ) -> None:
+    def __init__(self, config: ServeConfig, releases: Releases, state: State, ingest: Ingest, metrics: Metrics) -> None:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
         self.limiter = Limiter(config.max_inflight, config.deadline_s)
         self.arms = Arms(config)
+        self.tracing: Tracing | None = None
         self.inflight = 0
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
@@ -77,7 +88,7 @@ class Service:
         release.inflight += 1
         self.inflight += 1
         try:
-            plan = self._plan(request, release, begun)
+            plan = self._plan(request, release, begun, await self._known(request))
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
@@ -97,7 +108,11 @@ class Service:
         self._measure(answer, request.k, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
         self.arms.exposed(request, answer)
-        lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
+        lists: dict[str, Listed] = {
+            name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
+        }
+        if self.tracing is not None:
+            self.tracing.answered(answer, lists, request.k)
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
@@ -119,8 +134,23 @@ class Service:
     def _rules(self, request: Recommend | Search) -> Scenario:
         return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
 
-    def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
-        history, times, profile = self._past(request, release)
+    async def _known(self, request: Recommend | Search) -> _Known:
+        """What is stored of the request's user; a store that does not answer costs a part of the deadline at most."""
+        user_id = request.user_id if request.history is None else None
+        if user_id is None:
+            return _Known(pasts=[], profile={})
+        if not self.state.remote:
+            pasts, profile = self.state.known(user_id)
+            return _Known(pasts=pasts, profile=profile)
+        try:
+            async with asyncio.timeout(self._deadline_s(request) * _STATE_SHARE):
+                pasts, profile = await asyncio.to_thread(self.state.known, user_id)
+        except (StateUnavailableError, TimeoutError):
+            return _Known(pasts=[], profile={}, reasons=["error: user state"])
+        return _Known(pasts=pasts, profile=profile)
+
+    def _plan(self, request: Recommend | Search, release: Release, begun: float, known: _Known) -> _Plan:
+        history, times, profile = self._past(request, release, known)
         query = Query(
             history=history,
             times=times,
@@ -142,20 +172,20 @@ class Service:
                     reasons.append(f"{granted.reason}: generative")
         return _Plan(
             query=query, channels=channels, rules=rules, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
-            reasons=reasons, budget_s=budget_s,
+            reasons=[*known.reasons, *reasons], budget_s=budget_s,
         )  # fmt: skip
 
     def _past(
-        self, request: Recommend | Search, release: Release
+        self, request: Recommend | Search, release: Release, known: _Known
     ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
         if request.history is not None:
             return release.indices(request.history)[0], None, request.profile
         if request.user_id is None:
             return _NOTHING, None, request.profile
-        pasts = shown(self.state.history(request.user_id), release.contents.split)
+        pasts = shown(known.pasts, release.contents.split)
         indices, places = release.indices([past.item_id for past in pasts])
         times = np.array([past.time for past in pasts], dtype=np.int64)[places] if len(places) else None
-        return indices, times, {**self.state.profile(request.user_id), **request.profile}
+        return indices, times, {**known.profile, **request.profile}
 
     def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
         parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
@@ -169,7 +199,7 @@ class Service:
         depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
         tasks = {}
         for name in plan.channels:
-            if name == "generative" and plan.beam == 0 and plan.reasons:
+            if name == "generative" and plan.beam == 0 and plan.beam_asked:
                 continue
             asked = Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",

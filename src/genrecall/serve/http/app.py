@@ -35,7 +35,7 @@ def data_app(service: Service) -> Gate:
         openapi_route(),
         *Pages().routes(),
     ]
-    gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter)
+    gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter, service.tracing)
     health.gate = gate
     return gate
 
