@@ -14,7 +14,7 @@ from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering, arranging
 from genrecall.serve.admission import grant
 from genrecall.serve.answering import Outcome
-from genrecall.serve.arms import Arms
+from genrecall.serve.arms import Arms, Draft
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
@@ -54,6 +54,7 @@ class _Plan:
     query: Query
     channels: tuple[str, ...]
     rules: Scenario
+    draft: Draft | None
     beam: int
     beam_asked: int
     reasons: list[str]
@@ -84,15 +85,17 @@ class Service:
         begun = time.perf_counter()
         arms = self.arms.of(request.user_id)
         request = self.arms.applied(request, arms)
+        draft = self.arms.draft(request, arms)
+        teams: list[str] = []
         release, role = self.releases.pick(request.user_id or request_id)
         release.inflight += 1
         self.inflight += 1
         try:
-            plan = self._plan(request, release, begun, await self._known(request))
+            plan = self._plan(request, release, begun, await self._known(request), draft)
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            answer = self._pack(request, request_id, release, role, plan, outcomes)
+            answer, teams = self._pack(request, request_id, release, role, plan, outcomes)
             answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
@@ -107,7 +110,7 @@ class Service:
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         self._measure(answer, request.k, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
-        self.arms.exposed(request, answer)
+        self.arms.exposed(request, answer, draft, teams)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
         }
@@ -149,7 +152,9 @@ class Service:
             return _Known(pasts=[], profile={}, reasons=["error: user state"])
         return _Known(pasts=pasts, profile=profile)
 
-    def _plan(self, request: Recommend | Search, release: Release, begun: float, known: _Known) -> _Plan:
+    def _plan(
+        self, request: Recommend | Search, release: Release, begun: float, known: _Known, draft: Draft | None
+    ) -> _Plan:
         history, times, profile = self._past(request, release, known)
         query = Query(
             history=history,
@@ -159,7 +164,9 @@ class Service:
             text=request.query if isinstance(request, Search) else None,
         )
         rules = self._rules(request)
-        channels = release.chosen(request.channels or rules.channels, search=isinstance(request, Search))
+        channels = release.chosen(
+            request.channels or (draft.channels if draft else rules.channels), search=isinstance(request, Search)
+        )
         budget_s = max(self._deadline_s(request) * (1 - _RESERVE) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
@@ -171,8 +178,8 @@ class Service:
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
         return _Plan(
-            query=query, channels=channels, rules=rules, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
-            reasons=[*known.reasons, *reasons], budget_s=budget_s,
+            query=query, channels=channels, rules=rules, draft=draft, beam=beam,
+            beam_asked=beam_asked if beam or reasons else 0, reasons=[*known.reasons, *reasons], budget_s=budget_s,
         )  # fmt: skip
 
     def _past(
@@ -224,11 +231,21 @@ class Service:
         role: str,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
-    ) -> Answer:
+    ) -> tuple[Answer, list[str]]:
         rules = plan.rules
         fetch = rules.depth(request.k, request.spread or rules.spread)
-        found = self._kept(release, answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules))
-        found = arranging.arranged(release, found, rules, request.spread, request.k)
+
+        def listed(channels: tuple[str, ...]) -> list[Fused]:
+            own = {name: outcome for name, outcome in outcomes.items() if name in channels}
+            fused = self._kept(release, answering.fuse(release, channels, own, plan.query, fetch, rules))
+            return arranging.arranged(release, fused, rules, request.spread, request.k)
+
+        teams: list[str] = []
+        if plan.draft is None:
+            found = listed(plan.channels)
+        else:
+            ways = {name: listed(channels) for name, channels in plan.draft.ways.items()}
+            found, teams = arranging.drafted(ways, request.k, f"{plan.draft.layer} {request_id}")
         missing = request.k - len(found)
         filled: Sequence[Filled] = []
         if missing > 0:
@@ -248,13 +265,14 @@ class Service:
             beam_asked=plan.beam_asked,
             filled=len(filled),
         )
-        return Answer(
+        answer = Answer(
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
             versions=answering.versions_of(release, role, plan.channels, rules),
             timing_ms={},
         )
+        return answer, [*teams, *[""] * len(filled)] if plan.draft is not None else []
 
     def _kept(self, release: Release, found: Sequence[Fused]) -> list[Fused]:
         """Without what was delisted while the channels were at work."""
