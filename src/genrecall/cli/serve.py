@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrecall.cli.options import Device
+from genrecall.cli.options import Device, Redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from genrecall.serve.config import ServeConfig
     from genrecall.serve.gateway import Running
-    from genrecall.serve.state.store import UserState
+    from genrecall.serve.state.state import State as UserState
 
 release = typer.Typer(help="Change what a running service serves.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
@@ -33,6 +33,7 @@ def command(
         int | None, typer.Option(help="Also speak the Open Inference Protocol over gRPC there; 0 takes a free port.")
     ] = None,
     state: State = None,
+    redis: Redis = None,
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog whose histories are taken in. Default: the bundle's own, if beside it.")
     ] = None,
@@ -80,6 +81,7 @@ def command(
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
+        redis=redis,
         host=host,
         port=port,
         grpc_port=grpc_port,
