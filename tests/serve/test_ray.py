@@ -73,9 +73,9 @@ def test_a_killed_batch_on_ray_is_finished_with_the_same_bytes(run: Path, clean:
 def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) -> None:
     state, port = tmp_path / "state", 18_431
     command = [
-        sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--ray", "--replicas", "2",
+        sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--ray", "--partitions", "2",
         "--port", str(port), "--state", str(state), "--catalog", str(run / "catalog"),
-        "--deadline-ms", "8000", "--no-spare",
+        "--deadline-ms", "8000",
     ]  # fmt: skip
     log = (tmp_path / "log").open("w")
     cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -98,7 +98,7 @@ def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) 
             history = _call(port, f"/v1/users/new{number}")[1]["history"]
             assert [past["item_id"] for past in history] == [f"i{number}"]
         with serve(
-            run / "bundle", tmp_path / "alone", "--catalog", str(run / "catalog"), "--deadline-ms", "8000", "--no-spare"
+            run / "bundle", tmp_path / "alone", "--catalog", str(run / "catalog"), "--deadline-ms", "8000"
         ) as alone:
             assert alone.call("POST", "/v1/events", {"events": events})[0] == 200
             for user in [*users, *homes]:

@@ -60,7 +60,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
-            raise ConfigError("nobody would answer", seen=self.replicas, allowed="1 or more", fix="raise --replicas")
+            raise ConfigError("nobody would answer", seen=self.replicas, allowed="1 or more", fix="raise --partitions")
 
 
 class Service:
@@ -211,7 +211,7 @@ def require_count(state: Path, replicas: int) -> None:
         if known != replicas:
             raise ConfigError(
                 "the users of this state are divided among another number of replicas",
-                seen=f"--replicas {replicas}", allowed=f"{known}",
+                seen=f"--partitions {replicas}", allowed=f"{known}",
                 fix="keep the number, or give another --state, which begins from the catalog's histories",
             )  # fmt: skip
     file.write_text(json.dumps({"replicas": replicas}) + "\n", encoding="utf-8")
