@@ -110,22 +110,31 @@ class OpenInference:
             raise Problem("malformed", f"{_HEADER} does not fit the body")
         length = len(body) if announced is None else int(announced)
         asked = decoded(body[:length], Infer)
-        requests = _requests(asked, body[length:], channels_of(request.path_params["model"]))
+        requests = requests_of(asked, body[length:], channels_of(request.path_params["model"]))
         work = answer_all(self._service, requests, request.state.request_id)
         answers = await while_connected(request, work)
         return _response(request.path_params["model"], asked, answers, max(r.k for r in requests))
 
 
-def _requests(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+def requests_of(asked: Infer, tail: bytes, channels: list[str] | None) -> list[Recommend | Search]:
+    """The native requests of N rows; ``tail`` holds the binary tensors.
+
+    Raises:
+        Problem: tensors that do not fit each other, or bounds that are not kept.
+    """
     arrays: dict[str, np.ndarray] = {}
     for tensor in asked.inputs:
         if tensor.name not in {name for name, _, _ in _INPUTS}:
             raise Problem("invalid", f"no input {tensor.name[:100]}")
+        if (tensor.datatype == "BYTES") == (tensor.name == "k"):
+            raise Problem("invalid", f"input {tensor.name}: k is an integer, all others are BYTES")
         arrays[tensor.name], tail = decode_tensor(tensor, tail)
     if tail:
         raise Problem("malformed", "more binary data than the inputs announce")
     k = int(arrays.pop("k").reshape(-1)[0]) if "k" in arrays and arrays["k"].size else 10
-    columns = {name: array.reshape(len(array), -1) for name, array in arrays.items() if array.ndim > 0}
+    if any(array.size == 0 and len(array) == 0 for array in arrays.values()):
+        raise Problem("invalid", "user_id, query and history: at least one row")
+    columns = {name: array.reshape(len(array), array.size // len(array)) for name, array in arrays.items()}
     lengths = {len(array) for array in columns.values()}
     if len(lengths) != 1:
         raise Problem("invalid", "user_id, query and history need the same first dimension")
