@@ -26,7 +26,7 @@ from genrecall.sid.quantizer import read_state
 from genrecall.train.mixture import parse_shares
 
 REFUSALS = (GenrecallError, Problem)
-PLACES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PLACES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = st.recursive(
     LEAVES,

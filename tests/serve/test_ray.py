@@ -17,6 +17,7 @@ import pytest
 from genrecall.errors import ConfigError
 from genrecall.serve.batch.run import BatchConfig, run_batch
 from genrecall.serve.batch.shards import MANIFEST
+from genrecall.serve.chaos.target import wait_until
 from genrecall.serve.cluster.on_ray import require_count
 from genrecall.serve.cluster.routing import home_of
 from tests.serve.process import serve
@@ -129,6 +130,8 @@ def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) 
         cluster.send_signal(signal.SIGTERM)
         cluster.wait(180)
         log.close()
+    # No service outlives its replica: else nobody could start one on its state again.
+    assert wait_until(lambda: not any(_gateway(state / f"replica-{number}") for number in (0, 1)), 90) is not None
     with pytest.raises(ConfigError, match="another number of replicas"):
         require_count(state, 3)
 
