@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit lint docs bench clean
+.PHONY: demo test test-console unit lint docs bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -12,7 +12,11 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+
+test-console: $(VENV)/.ready  ## the console in Chromium (Debian: apt install chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/serve
 
 unit: $(VENV)/.ready  ## the quick tier alone
 	$(PYTEST) -m "not slow and not gpu"
