@@ -53,7 +53,9 @@ class Watched:
         self.requests: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
         page.add_init_script(_REPORTS)
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: self.complaints.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tests import pipeline, synthetic
-from tests.serve.process import Served, serve
 
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.recall.generative import GenerativeConfig
@@ -17,6 +15,8 @@ from genrecall.recipes import stages
 from genrecall.sid.build import SidConfig, build_sids
 from genrecall.sid.rq_kmeans import RqKMeansConfig
 from genrecall.text.vectors import Vectors
+from tests import pipeline, synthetic
+from tests.serve.process import Served, serve
 
 ITEMS = 10_000
 HOSTILE = "<img src=x onerror='window.hacked=1'>\"'&lt;script&gt;</title><script>window.hacked=1</script>"
@@ -38,7 +38,9 @@ def build(run: Path) -> Path:
     titles = items["title"].to_pylist()
     titles[:8] = [f"{HOSTILE} {n}" for n in range(8)]
     pq.write_table(items.set_column(1, "title", [titles]), source / "items.parquet")
-    catalog = import_catalog({name: source / f"{name}.parquet" for name in ("items", "events", "users")}, run / "catalog")
+    catalog = import_catalog(
+        {name: source / f"{name}.parquet" for name in ("items", "events", "users")}, run / "catalog"
+    )
     pipeline.vectors(catalog, run / "vectors")
     sid = SidConfig(levels=3, codes=32, quantizer="rq_kmeans", rq_kmeans=RqKMeansConfig(steps=5))
     recipe = replace(pipeline.RECIPE, sid=sid, train=replace(pipeline.RECIPE.train, epochs=1))

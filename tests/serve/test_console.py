@@ -81,7 +81,9 @@ def test_every_place_works_fits_and_is_accessible(shown: Served, engine: Chromiu
 @pytest.mark.skipif(browser.axe() is None, reason="no axe-core: pip install '.[browser]'")
 def test_the_judge_of_accessibility_judges(page: Watched) -> None:
     page.go("live", "h1")
-    page.page.evaluate("document.querySelector('h1').insertAdjacentElement('afterend', document.createElement('button'))")
+    page.page.evaluate(
+        "document.querySelector('h1').insertAdjacentElement('afterend', document.createElement('button'))"
+    )
     assert any(fault.startswith("button-name") for fault in page.faults(str(browser.axe())))
 
 
@@ -178,7 +180,12 @@ def test_both_languages_say_everything(page: Watched) -> None:
 
 
 def test_hostile_words_stay_words(page: Watched) -> None:
-    for place in ("explore?mode=search&query=onerror&k=20", "explore?items=i0|i1|i2", "sids?item=i0", "explore?open=i3"):
+    for place in (
+        "explore?mode=search&query=onerror&k=20",
+        "explore?items=i0|i1|i2",
+        "sids?item=i0",
+        "explore?open=i3",
+    ):
         page.go(place, "text=onerror")
     hostile = shop.HOSTILE.replace("'", "")
     page.go("live", "h1")
@@ -224,5 +231,3 @@ def test_what_fails_says_so_and_can_be_tried_again(shown: Served, engine: Chromi
         opened.go("sids?item=nobody", ".failed")
         assert "Not found" in opened.page.locator(".failed p").inner_text()
         opened.go("explore?request=forgotten", ".failed")
-
-

@@ -103,7 +103,9 @@ export function explore(main, asked) {
     run();
   }
 
-  const refresh = () => { put(left, controls(tools)); put(right, outcome()); };
+  // Whoever is typing an id or a title is not interrupted by an answer that comes meanwhile.
+  const isTyping = () => left.contains(document.activeElement) && document.activeElement.matches("[role=combobox]") && document.activeElement.value !== "";
+  const refresh = () => { if (!isTyping()) put(left, controls(tools)); put(right, outcome()); };
   const tools = { state, run, edit, add, anyUser, pickUser, refresh };
 
   function outcome() {
@@ -158,6 +160,6 @@ export function explore(main, asked) {
   }
 
   refresh();
-  if (asked.size) put(right, waiting());
+  if ([...asked].length) put(right, waiting());
   begin().catch((error) => { state.error = error; refresh(); });
 }
