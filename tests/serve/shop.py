@@ -1,4 +1,4 @@
-"""A shop of 10,000 items with hostile titles, served with an experiment and a second bundle: what the console is shown."""
+"""What the console is shown: a shop of 10,000 items, some with hostile titles, an experiment and a second bundle."""
 
 from __future__ import annotations
 
