@@ -179,7 +179,7 @@ def test_both_languages_say_everything(page: Watched) -> None:
             assert not latin.search(re.sub(r"(?i)SID|CUPED|genrecall|items|users|wide|\w+\.parquet", "", said)), said
 
 
-def test_hostile_words_stay_words(page: Watched) -> None:
+def test_hostile_words_stay_words(page: Watched, shown: Served) -> None:
     for place in (
         "explore?mode=search&query=onerror&k=20",
         "explore?items=i0|i1|i2",
@@ -188,6 +188,7 @@ def test_hostile_words_stay_words(page: Watched) -> None:
     ):
         page.go(place, "text=onerror")
     hostile = shop.HOSTILE.replace("'", "")
+    shown.call("POST", "/v1/events", {"events": [{"user_id": hostile, "item_id": "i1"}]})
     page.go("live", "h1")
     page.page.evaluate("(text) => { location.hash = '#/explore?user=' + encodeURIComponent(text); }", hostile)
     page.find(".who b")

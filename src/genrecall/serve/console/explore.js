@@ -151,6 +151,7 @@ export function explore(main, asked) {
       refresh();
     } else if (asked.get("items")) {
       const pages = await Promise.all(asked.get("items").split("|").map((id) => api.item(id).catch(() => ({ item_id: id, title: "", sid: "" }))));
+      if (state.user) state.profile = (await api.user(state.user)).profile;
       state.edited = true; state.history = pages;
       await run();
     } else if (state.user) await pickUser(state.user);
