@@ -48,6 +48,7 @@ def schema():
 def ranker(directory: Path, pooling: str, cross: int, deep: tuple[int, ...]):
     """Random weights; written and read as every ranker is."""
     import torch
+
     from genrecall.rank.columns import Columns, Ragged, codes_of, pieces
     from genrecall.rank.embedding import Tables
     from genrecall.rank.features import Features
@@ -87,9 +88,8 @@ def ranker(directory: Path, pooling: str, cross: int, deep: tuple[int, ...]):
 )
 def test_logits_are_the_rankers_own(tmp_path: Path, pooling: str, cross: int, deep: tuple[int, ...]):
     pytest.importorskip("genrecall.rank.score")
-    from genrecall.rank.columns import Asked, Ragged
-
     from genrecall.graph.rank import Ranking, tf
+    from genrecall.rank.columns import Asked, Ragged
 
     wanted = ranker(tmp_path / "ranker", pooling, cross, deep)
     rng = np.random.default_rng(2)
