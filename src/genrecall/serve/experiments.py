@@ -13,7 +13,7 @@ from genrecall.experiment.exposure import read_exposures
 from genrecall.experiment.report import Happened, report
 from genrecall.serve.arms import FILE
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.state.store import UserState
+from genrecall.serve.state.state import State
 from genrecall.telemetry import log
 
 _FRESH_S = 30.0
@@ -29,7 +29,7 @@ class Experiments:
         state: holds the events.
     """
 
-    def __init__(self, config: ServeConfig, state: UserState) -> None:
+    def __init__(self, config: ServeConfig, state: State) -> None:
         self._layers, self._file, self._state = config.experiments, config.state / FILE, state
         self._making = asyncio.Lock()
         self._made: tuple[float, dict[str, Any]] | None = None
