@@ -268,7 +268,7 @@ def test_a_real_engine_is_killed_and_started_again(run: Path, tmp_path: Path, sh
         assert again.items.numpy().tolist() == first.items.numpy().tolist()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     assert not socket.exists()
 
 

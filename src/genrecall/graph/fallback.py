@@ -113,7 +113,7 @@ def recall(bundle: str, items_per_sid: int, state_width: int) -> Callable[..., t
             }
             head |= {"bundle": bundle} if bundle else {}
             head |= {"state": True} if state_width else {}
-            arrays = {"tokens": tokens[splits[row] : splits[row + 1]].astype(np.int32)}
+            arrays: dict[str, np.ndarray] = {"tokens": tokens[splits[row] : splits[row + 1]].astype(np.int32)}
             if len(gone):
                 allowed = np.ones(len(leaves[2]), bool)
                 allowed[gone] = False
