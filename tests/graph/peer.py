@@ -103,14 +103,16 @@ class FakePeer(_Threaded):
         writer.close()
 
 
-def answer(sids: list[tuple[int, ...]]) -> Behaviour:
-    """Answers these SIDs, the first one best."""
+def answer(sids: list[tuple[int, ...]], state: list[float] | None = None) -> Behaviour:
+    """Answers these SIDs, the first one best, and a state where one is asked for."""
 
     def behave(peer: FakePeer, frame: Frame, writer: asyncio.StreamWriter) -> None:
         arrays = {
             "sids": np.array(sids, np.int32).reshape(len(sids), -1),
             "scores": -np.arange(len(sids), dtype=np.float32),
         }
+        if state is not None and frame.head.get("state"):
+            arrays["state"] = np.array(state, np.float32)
         head = {"kind": "answer", "short": False, "narrowed": False, "id": frame.head["id"]}
         writer.write(encode(Frame(head=head, arrays=arrays)))
 

@@ -130,6 +130,67 @@ def test_logits_are_the_rankers_own(tmp_path: Path, pooling: str, cross: int, de
         np.testing.assert_array_less(np.abs(found[:, :K] - expected), 1e-4 * (1 + np.abs(expected)))
 
 
+def test_the_standard_graph_ranks_what_it_recalled(run: Path, engine, pieces, tmp_path: Path):
+    pytest.importorskip("genrecall.rank.score")
+    import torch
+    from genrecall.rank.columns import Asked, Ragged, item_columns
+    from genrecall.rank.embedding import Tables
+    from genrecall.rank.features import Features
+    from genrecall.rank.model import NetworkConfig, RankNetwork
+    from genrecall.rank.schema import Behaviour, Column, Crossed, Hashed, Schema
+    from genrecall.rank.score import Ranker
+
+    from genrecall import Recommender
+    from genrecall.graph.build import GraphConfig, build
+    from genrecall.graph.rank import tf
+    from genrecall.graph.saved import load
+
+    shop = Recommender.load(run / "bundle", device="cpu")
+    told = Schema(
+        columns=[Column(name="user.sex"), Column(name="item.id")],
+        features=[
+            Hashed(name="item", of="item.id", buckets=64, width=4),
+            Crossed(name="both", of=["user.sex", "item.id"], buckets=99, width=4),
+            Behaviour(name="read", like="item", last=5),
+        ],
+        evidence=["sid_score", "near.generative"],
+    )
+    features = Features(told, item_columns(shop.items, told, np.zeros(len(shop.items))), {})
+    torch.manual_seed(0)
+    network = RankNetwork(told, NetworkConfig(deep=(5,)))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    ranker = Ranker(features, {}, None, network, Tables.fresh(told, 1))
+    (tmp_path / "ranker").mkdir()
+    ranker.save(tmp_path / "ranker")
+    config = GraphConfig(engines=[str(engine.socket)], deadline_ms=20_000.0, k=6, candidates=15)
+    graph = load(build(run / "bundle", tmp_path / "graph", config, ranker=tmp_path / "ranker").path)
+    assert "profile_sex" in graph.inputs
+    given = {name: tf.constant(v.tolist(), graph.inputs[name].dtype, v.shape) for name, v in graph.defaults.items()}
+    given["profile_sex"] = tf.constant(["f"])
+    history = shop.items.ids[:3]
+    found = graph.run(history=tf.constant([history]), **given)
+
+    items = pieces.items_of(tf.constant([history]))
+    recalled = pieces.recall(pieces.prompts(items), k=15, exclude=items, deadline_ms=20_000.0)
+    candidates = recalled.items.numpy()[0]
+    candidates = candidates[candidates >= 0]
+    near = 1 / (np.arange(len(candidates), dtype=np.float32) + 6)
+    evidence = np.stack([recalled.scores.numpy()[0][: len(candidates)], near], 1).astype(np.float32)
+    logits = ranker.score(
+        Asked(
+            users=[None],
+            profiles=[{"sex": "f"}],
+            histories=Ragged.of([items.values.numpy()]),
+            candidates=Ragged.of([candidates]),
+            evidence=evidence,
+        )
+    ).logits
+    best = np.argsort(-logits, kind="stable")[:6]
+    assert [cell.decode() for cell in found["item_id"].numpy()[0]] == [shop.items.ids[i] for i in candidates[best]]
+    np.testing.assert_allclose(found["score"].numpy()[0], logits[best], atol=1e-4, rtol=1e-4)
+
+
 def test_the_hash_is_the_documented_one():
     from genrecall.graph.sparse import code_of
 

@@ -125,6 +125,19 @@ def test_items_of_one_sid_come_in_order_and_within_the_cap(tmp_path):
         assert [head["beam"] for head in peer.asked] == [4, 2, 3, 3]
 
 
+@pytest.mark.parametrize("python", [False, True])
+def test_the_models_state_comes_along_where_it_is_asked_for(tmp_path, python, monkeypatch):
+    from genrecall.graph import ops
+
+    if python:
+        monkeypatch.setattr(ops, "compiled", lambda: None)
+    with FakePeer(tmp_path / "s", answer([(0, 0)], state=[1.0, 2.0, 3.0])) as peer:
+        graph = toy([peer.socket])
+        assert asked(graph, [["a"]], k=1, exclude=None).state.shape == (1, 0)
+        assert asked(graph, [["a"]], k=1, exclude=None, state_width=3).state.numpy().tolist() == [[1.0, 2.0, 3.0]]
+        assert np.isnan(asked(graph, [["a"]], k=1, exclude=None, state_width=4).state).all(), "another width is none"
+
+
 def test_users_and_deadlines_travel(tmp_path, tf):
     with FakePeer(tmp_path / "s", answer([(0, 0)])) as peer:
         graph = toy([peer.socket])
@@ -268,7 +281,7 @@ def test_a_real_engine_is_killed_and_started_again(run: Path, tmp_path: Path, sh
         assert again.items.numpy().tolist() == first.items.numpy().tolist()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     assert not socket.exists()
 
 

@@ -23,11 +23,12 @@ from genrecall.graph.runtime import tensorflow
 from genrecall.graph.sparse import Plan, plan_of
 
 tf = tensorflow()
+_Module: Any = tf.Module
 _as_written = tf.autograph.experimental.do_not_convert
 _FORMAT = 1
 
 
-class Ranking(tf.Module):  # type: ignore[misc]
+class Ranking(_Module):
     """Scores candidates inside a graph.
 
     Args:

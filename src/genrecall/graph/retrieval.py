@@ -22,6 +22,7 @@ from genrecall.graph.runtime import tensorflow
 from genrecall.prompt.layout import Layout
 
 tf = tensorflow()
+_Module: Any = tf.Module
 _as_written = tf.autograph.experimental.do_not_convert  # graph code already: nothing for AutoGraph to rewrite
 
 
@@ -41,7 +42,7 @@ class Found(NamedTuple):
     state: Any = None
 
 
-class Retrieval(tf.Module):  # type: ignore[misc]
+class Retrieval(_Module):
     """Tensors of a bundle, and what they make possible inside a graph.
 
     Args:

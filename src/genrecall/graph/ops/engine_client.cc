@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -41,7 +42,10 @@ EngineClient* EngineClient::Of(const std::string& path) {
 }
 
 EngineClient::EngineClient(std::string path)
-    : path_(std::move(path)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), in_(kReadBytes) {
+    : path_(std::move(path)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+      in_(kReadBytes) {
   std::thread([this] { Run(); }).detach();
 }
 
@@ -52,11 +56,10 @@ uint64_t EngineClient::Send(const Ask& ask, Clock::time_point deadline, OnOutcom
   const uint64_t id = ++last_id_;
   std::string bytes;
   if (!WriteAsk(ask, id, &bytes)) return 0;
-  const bool sooner = deadline != kNever && (deadlines_.empty() || deadline < deadlines_.begin()->first);
   waiting_.emplace(id, Waiting{deadline, std::move(on_outcome)});
   if (deadline != kNever) deadlines_.emplace(deadline, id);
   Queue(std::move(bytes));
-  if (sooner) Wake();
+  Arm(deadline);
   return id;
 }
 
@@ -112,6 +115,15 @@ void EngineClient::Wake() {
   [[maybe_unused]] const ssize_t written = write(wake_, &one, sizeof(one));
 }
 
+void EngineClient::Arm(Clock::time_point deadline) {
+  if (deadline >= armed_) return;
+  armed_ = deadline;
+  const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - Clock::now()).count();
+  const int64_t ns = std::max<int64_t>(left, 1);
+  const itimerspec at{{0, 0}, {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)}};
+  timerfd_settime(timer_, 0, &at, nullptr);
+}
+
 bool EngineClient::Take(uint64_t id, Waiting* out) {
   const auto found = waiting_.find(id);
   if (found == waiting_.end()) return false;
@@ -127,19 +139,13 @@ bool EngineClient::Take(uint64_t id, Waiting* out) {
 
 void EngineClient::Run() {
   for (;;) {
-    pollfd polled[2] = {{wake_, POLLIN, 0}, {-1, POLLIN, 0}};
-    int timeout_ms = -1;
+    pollfd polled[3] = {{wake_, POLLIN, 0}, {-1, POLLIN, 0}, {timer_, POLLIN, 0}};
     {
       std::lock_guard<std::mutex> lock(mu_);
       polled[1].fd = fd_;
       if (!out_.empty()) polled[1].events |= POLLOUT;
-      if (!deadlines_.empty()) {
-        const auto left = deadlines_.begin()->first - Clock::now();
-        const int64_t ms = std::chrono::duration_cast<std::chrono::milliseconds>(left).count() + 1;
-        timeout_ms = static_cast<int>(std::clamp<int64_t>(ms, 0, 60'000));
-      }
     }
-    poll(polled, 2, timeout_ms);
+    poll(polled, 3, -1);
     if (polled[0].revents != 0) {
       uint64_t count = 0;
       [[maybe_unused]] const ssize_t drained = read(wake_, &count, sizeof(count));
@@ -151,7 +157,7 @@ void EngineClient::Run() {
       alive = alive && Flush();
     }
     if (!alive) Lose();
-    Expire();
+    if (polled[2].revents != 0) Expire();
   }
 }
 
@@ -162,7 +168,9 @@ bool EngineClient::Receive(int fd) {
     if (got == 0) return false;
     if (got < 0) return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     received_ += static_cast<size_t>(got);
+    const bool drained = received_ < in_.size();
     if (!Deliver()) return false;
+    if (drained) return true;
   }
 }
 
@@ -208,6 +216,8 @@ void EngineClient::Expire() {
   std::vector<Waiting> late;
   {
     std::lock_guard<std::mutex> lock(mu_);
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t drained = read(timer_, &count, sizeof(count));
     const auto now = Clock::now();
     while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
       const uint64_t id = deadlines_.begin()->second;
@@ -215,6 +225,8 @@ void EngineClient::Expire() {
       Take(id, &late.back());
       if (fd_ >= 0) Queue(WriteCancel(id));
     }
+    armed_ = kNever;
+    if (!deadlines_.empty()) Arm(deadlines_.begin()->first);
   }
   for (Waiting& waiting : late) waiting.on_outcome(Outcome::kLate, Frame());
 }

@@ -47,6 +47,7 @@ class EngineClient {
   void Queue(std::string bytes);     // holding mu_
   bool Flush();                      // holding mu_; false: the connection is broken
   void Wake();
+  void Arm(Clock::time_point deadline);  // holding mu_
   bool Take(uint64_t id, Waiting* out);  // holding mu_
   [[noreturn]] void Run();
   bool Receive(int fd);              // false: the connection is over
@@ -56,6 +57,7 @@ class EngineClient {
 
   const std::string path_;
   const int wake_;
+  const int timer_;                  // fires at armed_: whoever asks sets it, and wakes nobody
   std::mutex mu_;
   int fd_ = -1;
   uint64_t last_id_ = 0;
@@ -63,6 +65,7 @@ class EngineClient {
   size_t written_ = 0;
   std::unordered_map<uint64_t, Waiting> waiting_;
   std::multimap<Clock::time_point, uint64_t> deadlines_;
+  Clock::time_point armed_ = Clock::time_point::max();
   std::vector<char> in_;             // of the client's thread alone, with the two below
   size_t received_ = 0;
   size_t consumed_ = 0;

@@ -57,6 +57,7 @@ class SparseRankOp : public OpKernel {
       OP_REQUIRES(ctx, !feature.parts.empty() && feature.buckets > 0, Invalid("every feature is of a column"));
       features_.push_back(feature);
     }
+    OP_REQUIRES_OK(ctx, RequireColumns());
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -78,8 +79,10 @@ class SparseRankOp : public OpKernel {
     const int64_t rows = candidates->dim_size(0), k = candidates->dim_size(1);
     OP_REQUIRES_OK(ctx, RequireSplits(*history_splits, history->NumElements(), "history_splits"));
     OP_REQUIRES(ctx, history_splits->NumElements() == rows + 1, Invalid("history must have a row for each request"));
+    OP_REQUIRES(ctx, item_id_ >= 0 && item_id_ < offsets.size(), Invalid("item_id_column is no column of items"));
     OP_REQUIRES(ctx, tables.size() == static_cast<int>(features_.size()), Invalid("every feature needs a table"));
     const int64_t items = offsets[static_cast<int>(item_id_)].NumElements() - 1;
+    OP_REQUIRES_OK(ctx, RequireInputs(rows, items, *users, profiles, offsets, codes, numbers));
 
     std::vector<SparseFeature> features = features_;
     OP_REQUIRES_OK(ctx, Bind(*edges, *vocabulary, *places, &features));
@@ -98,7 +101,9 @@ class SparseRankOp : public OpKernel {
     const auto item_texts = [&](int64_t column, int64_t item) {
       const auto at = offsets[static_cast<int>(column)].flat<int64_t>();
       const auto* data = reinterpret_cast<const uint64_t*>(codes[static_cast<int>(column)].flat<int64_t>().data());
-      return CodeSpan{data + at(item), static_cast<size_t>(at(item + 1) - at(item))};
+      const int64_t size = codes[static_cast<int>(column)].NumElements();
+      const int64_t begin = std::clamp<int64_t>(at(item), 0, size);
+      return CodeSpan{data + begin, static_cast<size_t>(std::clamp<int64_t>(at(item + 1), begin, size) - begin)};
     };
     std::vector<std::vector<std::vector<uint64_t>>> past(likes_.size());
     std::vector<std::vector<uint64_t>> told(text_sides_.size());
@@ -179,6 +184,48 @@ class SparseRankOp : public OpKernel {
   }
 
  private:
+  // Every place that the settings name exists.
+  absl::Status RequireColumns() const {
+    const auto below = [](int64_t place, size_t count) { return place >= 0 && place < static_cast<int64_t>(count); };
+    GENRECALL_REQUIRE(text_places_.size() == text_sides_.size() && text_splits_.size() == text_sides_.size() &&
+                          number_places_.size() == number_sides_.size() && likes_.size() == lasts_.size(),
+                      "every column needs all of its settings");
+    for (const SparseFeature& feature : features_) {
+      for (const int64_t part : feature.parts) {
+        const bool number = feature.kind == SparseKind::kBucketed;
+        const bool bucketed = part < 0 && feature.kind == SparseKind::kCrossed && below(-1 - part, features_.size()) &&
+                              features_[static_cast<size_t>(-1 - part)].kind == SparseKind::kBucketed;
+        GENRECALL_REQUIRE(bucketed || below(part, number ? number_sides_.size() : text_sides_.size()),
+                          "a feature is of a column that is not there");
+      }
+    }
+    for (const int64_t like : likes_) GENRECALL_REQUIRE(below(like, features_.size()), "a behaviour is like no feature");
+    return absl::OkStatus();
+  }
+
+  // Every column has a value for each item or request, or for none.
+  absl::Status RequireInputs(int64_t rows, int64_t items, const Tensor& users, const OpInputList& profiles,
+                             const OpInputList& offsets, const OpInputList& codes, const OpInputList& numbers) const {
+    GENRECALL_REQUIRE(offsets.size() == codes.size(), "texts of items need offsets and codes");
+    for (const Tensor& one : offsets) GENRECALL_REQUIRE(one.NumElements() == items + 1, "columns of items differ in length");
+    for (const Tensor& one : numbers) GENRECALL_REQUIRE(one.NumElements() == items, "columns of items differ in length");
+    const auto fits = [rows](const Tensor& one) { return one.NumElements() == 0 || one.NumElements() == rows; };
+    GENRECALL_REQUIRE(fits(users), "users must be empty or one for each of ", rows, " rows");
+    for (const Tensor& one : profiles) GENRECALL_REQUIRE(fits(one), "a profile column must be empty or one for each row");
+    const auto held = [](const std::vector<int64_t>& sides, const std::vector<int64_t>& places, int64_t of_items,
+                         int64_t of_profiles) {
+      for (size_t c = 0; c < sides.size(); ++c) {
+        const int64_t count = sides[c] == kOfItem ? of_items : sides[c] == kProfile ? of_profiles : 1;
+        if (places[c] < 0 || places[c] >= count) return false;
+      }
+      return true;
+    };
+    GENRECALL_REQUIRE(held(text_sides_, text_places_, offsets.size(), profiles.size()) &&
+                          held(number_sides_, number_places_, numbers.size(), profiles.size()),
+                      "a column is not among the inputs");
+    return absl::OkStatus();
+  }
+
   // Where each feature's edges and vocabulary lie among all.
   absl::Status Bind(const Tensor& edges, const Tensor& vocabulary, const Tensor& places,
                     std::vector<SparseFeature>* features) const {

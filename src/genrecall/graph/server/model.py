@@ -111,7 +111,7 @@ class Model:
 
 def _reason(message: str) -> str:
     """What an operator said, without the places of the graph that TensorFlow puts around it."""
-    said = message.split("[[{{node")[0].strip().splitlines() or [""]
+    said = message.split("[[{{")[0].strip().splitlines() or [""]
     return said[-1].strip()[:300]
 
 
