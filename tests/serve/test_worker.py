@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genrecall import Recommender
+from genrecall.engine.worker.frames import Frame
+from genrecall.engine.worker.record import Record
 from genrecall.recall.channel import Query
+from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.serve.admission import grant
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
 from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.cost import BatchCost
+from genrecall.serve.worker.generative import Desk
 from genrecall.serve.worker.lane import Facts, Suspects, WorkerLane
+from genrecall.serve.worker.messages import arrays_of
 from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas
 from tests.serve.world import shop
@@ -201,6 +207,30 @@ def test_the_classic_process_answers_as_its_channels(run: Path) -> None:
 
     asked = _asked()
     asyncio.run(scenario())
+
+
+def test_several_tables_answer_as_their_ensemble(run: Path, tmp_path: Path) -> None:
+    first, second = (Recommender.load(run / "bundle", device="cpu", beam=beam) for beam in (12, 5))
+    ensemble = EnsembleChannel([*first.generative.members, *second.generative.members])
+    queries = [Query(history=HISTORY, exclude=np.unique(HISTORY)), Query(history=HISTORY[:1])]
+    expected = ensemble.recall(queries, 6, beams=[9, 7])
+    desk = Desk(replace(first, generative=ensemble), Record(tmp_path / "record"))
+
+    async def ask(query: Query, beam: int) -> Frame:
+        head = {"k": 6, "beam": beam, "narrowest": None, "timeout_s": 30.0, "trace": True, "user": "u1", "profile": {},
+                "text": None, "tag": beam}  # fmt: skip
+        return await desk.recall(Frame(head=head, arrays=arrays_of(query)))
+
+    async def both() -> list[Frame]:
+        return await asyncio.gather(*(ask(query, beam) for query, beam in zip(queries, (9, 7), strict=True)))
+
+    found = asyncio.run(both())
+    desk.engine.close()
+    assert desk.opened["passes"] == 4
+    for row, frame in enumerate(found):
+        assert frame.arrays["items"].tolist() == expected.items[row].tolist()
+        np.testing.assert_allclose(frame.arrays["scores"], expected.scores[row], atol=1e-4)
+        assert frame.head["levels"] is None
 
 
 def test_a_bundle_that_cannot_be_opened_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,6 +48,7 @@ def command(
         )
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
     found = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no service outlives us
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         # The users are the service's to tell, also for scenarios that start services of their own.
         shared = stack.enter_context(serving(bundle, Path(scratch) / "state"))
