@@ -108,13 +108,18 @@ def test_the_gpu_kernels_under_the_engine(interpreted, forced):
 
 
 def test_scores_over_kept_prefixes(setting):
-    config, near, _ = setting
+    config, near, rounds = setting
     trie = catalog(0)
     engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
     requests = ask(histories(1), trie, filters=False)
     answers = engine.generate(requests)
-    for answer, scores in zip(answers, engine.score(requests, [answer.sids for answer in answers]), strict=True):
-        assert scores.tolist() == pytest.approx(answer.scores, abs=near)
+    for _ in range(rounds):
+        for answer, scores in zip(answers, engine.score(requests, [answer.sids for answer in answers]), strict=True):
+            assert scores.tolist() == pytest.approx(answer.scores, abs=near)
+    # Other candidates of the same sizes find the same graph.
+    others = [[*answer.sids[1:], answer.sids[0]] for answer in answers]
+    for answer, scores in zip(answers, engine.score(requests, others), strict=True):
+        assert scores.tolist() == pytest.approx([*answer.scores[1:], answer.scores[0]], abs=near)
 
 
 def test_prompts_in_fp8_answer_nearly_alike():

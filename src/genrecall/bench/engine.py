@@ -7,7 +7,6 @@ All figures of a run come from one device; a case that fails is recorded and the
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 import traceback
@@ -20,7 +19,7 @@ import torch
 
 from genrecall import hardware
 from genrecall.bench import options, scale, suites
-from genrecall.bench.rig import PRECISIONS, Rig, open_rig
+from genrecall.bench.rig import PRECISIONS, Rig, free, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
 from genrecall.telemetry import log
@@ -129,7 +128,7 @@ def measure(
         try:
             if rig is not None and rig.setup != case.setup:
                 rig = None
-                _free()
+                free()
             if case.setup is not None and rig is None:
                 rig = open_rig(case.setup, bench.torch_device, bench.seed)
             if rig is not None:
@@ -139,7 +138,7 @@ def measure(
             # Recorded with its reason, and the run ends with a failure: the other cases' figures are worth having.
             figures = {"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc(limit=-3)}
             rig = None
-            _free()
+            free()
         figures["took_s"] = time.perf_counter() - started
         found["cases"][case.name] = figures
         _write(found, out)
@@ -188,9 +187,3 @@ def _write(found: dict[str, Any], out: Path | None) -> None:
     temporary = out.with_name(f".{out.name}.writing")
     temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     temporary.replace(out)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genrecall.bench.load import saturated
-from genrecall.bench.rig import Make, Rig, open_rig
+from genrecall.bench.rig import Make, Rig, free, open_rig
 from genrecall.bench.suites import Case, setup_of
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.host.request import Request
@@ -153,6 +153,8 @@ def _forced(bench: EngineBench) -> dict[str, Any]:
         make = rig.maker(beam, *bench.input)
         figures[forced] = rig.saturated(make, _sizes(bench, rig, beam), bench.seconds)
         rows = _rows_run(rig, make, sum(bench.input) / 2)
+        del rig, make
+        free()
     allowed, reached = rows[0] / rows[1], figures["skip"]["requests_per_s"] / figures["run"]["requests_per_s"]
     return {
         "beam": beam, "rows": rows[0], "rows_that_must_run": rows[1], "allowed_ratio": allowed, "ratio": reached,

@@ -213,6 +213,14 @@ def open_rig(setup: Setup, device: torch.device, seed: int) -> Rig:
     return Rig(setup, catalog_of(setup, seed), device, seed)
 
 
+def free() -> None:
+    """Give back what a rig that nobody holds any more had, also what warm engines had frozen."""
+    gc.unfreeze()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @lru_cache(maxsize=3)
 def random_catalog(levels: int, codes: int, items: int, seed: int) -> Trie:
     """Uniform SIDs."""
