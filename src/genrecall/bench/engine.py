@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from genrecall import hardware
-from genrecall.bench import options, scale, suites
+from genrecall.bench import options, ranks, scale, suites
 from genrecall.bench.rig import PRECISIONS, Rig, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
@@ -32,6 +32,7 @@ SUITES: dict[str, Callable[[EngineBench], Iterator[Case]]] = {
     "catalog": scale.catalogs,
     "long": scale.long,
     "start": scale.start,
+    "ranks": ranks.ranks,
 }
 
 
@@ -60,6 +61,7 @@ class EngineBench:
         forced: see ``EngineConfig``.
         table: a ``table.parquet`` of real SIDs, or its folder, for the case of forced levels.
         device: ``auto``, ``cpu``, ``cuda``.
+        ranks, all_reduce: of the suite ranks, see ``Parallel``.
         seed: of everything.
     """
 
@@ -84,6 +86,8 @@ class EngineBench:
     forced: str = "run"
     table: Path | None = None
     device: str = "auto"
+    ranks: int = 1
+    all_reduce: str = "library"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -47,7 +47,9 @@ async def _serve(engine: object, socket: Path, digest: str, told: str) -> None:
 
     assert isinstance(engine, AsyncEngine)
     serving = asyncio.create_task(
-        Server(handlers_of(engine), socket, digest).run(lambda: print(f"ready: {socket}  {digest[:19]}…  {told}", flush=True))
+        Server(handlers_of(engine), socket, digest).run(
+            lambda: print(f"ready: {socket}  {digest[:19]}…  {told}", flush=True)
+        )
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
