@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-ranks test-tf test-ray fuzz lint docs bench clean
+.PHONY: demo test unit test-ranks test-tf test-ray test-console fuzz lint docs chaos bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -11,11 +11,15 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 # One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-test: $(VENV)/.ready  ## every test but TensorFlow's; GPU tests are skipped, and counted, where there is no GPU
-	$(PYTEST) -m "not tf and not ranks"
+test: $(VENV)/.ready  ## every test but those of the tiers below; GPU tests are skipped, and counted, where there is no GPU
+	$(PYTEST)
+
+test-console: $(VENV)/.ready  ## the console in Chromium (Debian: apt install chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/serve
 
 unit: $(VENV)/.ready  ## the quick tier alone
-	$(PYTEST) -m "not slow and not gpu and not tf and not ranks"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
 	$(PYTEST) -m ranks
@@ -39,6 +43,9 @@ lint: $(VENV)/.ready  ## style, types, import contract
 
 docs: $(VENV)/.ready  ## regenerate docs/reference/cli.md from the command itself
 	$(BIN)/python -m typer genrecall.cli.main utils docs --name genrecall --output docs/reference/cli.md
+
+chaos: $(VENV)/.ready  ## break the service over the demo's bundle, promise by promise
+	$(BIN)/genrecall chaos runs/quickstart/bundle --run short
 
 bench: $(VENV)/.ready  ## engine throughput on this machine
 	$(BIN)/genrecall bench engine

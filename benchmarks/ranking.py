@@ -39,7 +39,8 @@ from genrecall.recall.memo import Remembered
 from genrecall.recipes import baselines
 from genrecall.recipes.named import Named, resolve, study_of
 from genrecall.recipes.rank_eval import FUSION_ONLY, judge_rankers
-from genrecall.recipes.ranking import BLOCKS, Halves, RankRecipe, Shop, sampled, train_ranker
+from genrecall.recipes.rank_lists import Halves, Shop, sampled
+from genrecall.recipes.ranking import BLOCKS, RankRecipe, train_ranker
 from genrecall.recipes.run import make
 from genrecall.recipes.study import Study
 from genrecall.telemetry import Stages, log

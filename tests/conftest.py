@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("fuzz", "ray")
-"""Markers of tests that take too long, or too much, for everybody: `make test-ray`, `make fuzz`."""
+TIERS = ("browser", "fuzz", "ranks", "ray", "tf")
+"""Markers of tests that take too long, or too much, for everybody; each has a target in the Makefile."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

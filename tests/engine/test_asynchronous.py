@@ -19,8 +19,10 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Refused, Request
 from genrecall.engine.worker.client import Client, WorkerDied
+from genrecall.engine.worker.connection import Connection
 from genrecall.engine.worker.frames import Frame, decode, encode, read
 from genrecall.engine.worker.record import Record
+from genrecall.engine.worker.server import Server
 from genrecall.errors import ConfigError, DataError, GenrecallError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -131,6 +133,34 @@ def test_a_record_outlives_its_writer(tmp_path):
     record.moved([7, 9], (12, 30))
     assert (reader.tags, reader.rows) == ({7, 9}, (12, 30))
     assert reader.silence_s < 60
+
+
+def test_a_handler_that_fails_fails_its_own_request_alone(tmp_path, capsys):
+    async def echo(frame):
+        if frame.head["n"] == 1:
+            raise ValueError("boom")
+        await asyncio.sleep(0 if frame.head["n"] else 60)
+        return Frame(head={"kind": "done", "n": frame.head["n"]})
+
+    async def run():
+        serving = asyncio.create_task(Server({"echo": echo}, tmp_path / "s").run())
+        while not (tmp_path / "s").exists():
+            await asyncio.sleep(0.01)
+        connection = await Connection.open(tmp_path / "s")
+        waiting = asyncio.create_task(connection.ask("echo", {"n": 0}))
+        asked = [connection.ask("echo", {"n": 1}), connection.ask("echo", {"n": 2}), connection.ask("none", {})]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        serving.cancel()
+        connection.close()
+        with pytest.raises(WorkerDied):
+            await waiting
+        return found
+
+    failed, done, unknown = asyncio.run(run())
+    assert isinstance(failed, GenrecallError)
+    assert done.head["n"] == 2
+    assert isinstance(unknown, GenrecallError)
+    assert "boom" in capsys.readouterr().err
 
 
 def test_an_engine_that_breaks_tells_everybody(monkeypatch):

@@ -36,7 +36,8 @@ def packed(prompts: list[list[int]], cached: list[int], pages: list[list[int]]) 
     plan = StepPlan(kind=Kind.SEARCH, catalog=0, seats=seats)
     shape = BatchShape.of(plan)
     flat = torch.zeros(shape.size, dtype=torch.int32)
-    pack(plan, shape, prompts, [-1] * len(prompts), [-1] * len(prompts), PAGE, flat.numpy())
+    none = [-1] * len(prompts)
+    pack(plan, shape, prompts, none, none, [2**31 - 1] * len(prompts), PAGE, flat.numpy())
     batch = Batch.view(flat, shape, torch.arange(9, dtype=torch.int32))
     return batch.tokens, batch
 

@@ -1,4 +1,4 @@
-"""At most n beams under one first code: as the reference says, beside others, with filters, samples and both softmaxes."""
+"""At most n beams under one first code: as the reference says, beside others, with filters, samples, both softmaxes."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 #include "frame.h"
 
 int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);  // the other side waits for each line
   unsigned char length[4];
   while (std::fread(length, 1, 4, stdin) == 4) {
     const uint32_t size = genrecall::LittleEndian(reinterpret_cast<const char*>(length));
@@ -29,7 +30,6 @@ int main() {
       std::printf(" %s:%lld:%u", array.name.c_str(), static_cast<long long>(array.count), sum);
     }
     std::putchar('\n');
-    std::fflush(stdout);
   }
   return 0;
 }

@@ -37,6 +37,9 @@ HEADS = st.fixed_dictionaries(
     },
 )
 
+TOKENS = [*'{}[],:"-01 \\é\x00', '"kind"', '"id"', '"arrays"', '"x"', "\\u00", "1e9", ".5", "true", "null", '"int32"']
+TOKENS += ["[]", "99999999999999999999"]
+
 
 class Parser:
     """The compiled parser; one process for all cases."""
@@ -85,14 +88,14 @@ def told(frame: Frame) -> str:
     return f"{frame.head['kind']} {frame.head['id']} {flags}{arrays}"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(head=HEADS, arrays=ARRAYS)
 def test_what_python_writes_is_read(parser: Parser, head, arrays):
     frame = Frame(head=head, arrays=arrays)
     assert parser(encode(frame)) == told(frame)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(head=HEADS, arrays=ARRAYS, data=st.data())
 def test_damaged_frames_are_refused_or_read_as_python_reads_them(parser: Parser, head, arrays, data):
     content = bytearray(encode(Frame(head=head, arrays=arrays)))
@@ -112,23 +115,20 @@ def test_damaged_frames_are_refused_or_read_as_python_reads_them(parser: Parser,
     _same(parser, bytes(content), data.draw(st.booleans()))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     head=st.lists(
-        st.sampled_from(
-            ['{', '}', '[', ']', ',', ':', '"kind"', '"id"', '"arrays"', '"x"', '"', "\\", "\\u00", "1", "-", "0", "1e9",
-             ".5", "true", "null", "int32", '"int32"', "[]", "99999999999999999999", " ", "\x00", "é"]
-        ),
+        st.sampled_from(TOKENS),
         max_size=30,
     ),
     body=st.binary(max_size=16),
-)  # fmt: skip
+)
 def test_random_heads_are_refused_or_read_as_python_reads_them(parser: Parser, head, body):
     written = "".join(head).encode()
     _same(parser, struct.pack("<II", 4 + len(written) + len(body), len(written)) + written + body, False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=64))
 def test_any_bytes(parser: Parser, data):
     _same(parser, data, False)

@@ -20,7 +20,8 @@ import json, sys
 from genrecall.graph.saved import load
 import numpy as np, tensorflow as tf
 loaded = load(sys.argv[1])
-defaults = {name: tf.constant(value.tolist(), loaded.inputs[name].dtype, value.shape) for name, value in loaded.defaults.items()}
+kinds = {name: spec.dtype for name, spec in loaded.inputs.items()}
+defaults = {name: tf.constant(value.tolist(), kinds[name], value.shape) for name, value in loaded.defaults.items()}
 defaults["deadline_ms"] = tf.constant([20000.0])
 told = []
 for history in json.loads(sys.argv[2]):
@@ -149,8 +150,8 @@ def test_a_graph_of_other_operators_is_refused(graph: Path, tmp_path: Path, monk
 
 def test_the_callers_operators_stand_in_between(run: Path, engine: EnginePeer, tmp_path: Path):
     from genrecall.graph.build import GraphConfig, between_of, build
-    from genrecall.graph.saved import load
     from genrecall.graph.runtime import tensorflow
+    from genrecall.graph.saved import load
 
     tf = tensorflow()
     (tmp_path / "mine.py").write_text(

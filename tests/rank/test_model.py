@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +144,29 @@ def test_other_inputs_and_formats_are_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(ArtifactError, match="another format"):
         Ranker.load(tmp_path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_large_table_is_mapped_and_not_read(tmp_path: Path) -> None:
+    rows, width = 20_000_000, 16  # 640 MB as float16; the file is a hole, so that none of it is on the disk
+    header = json.dumps({"user": {"dtype": "F16", "shape": [rows, width], "data_offsets": [0, rows * width * 2]}})
+    header += " " * (-len(header) % 8)
+    file = tmp_path / "tables.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    os.truncate(file, 8 + len(header) + rows * width * 2)
+    before = resident_mb()
+    tables = Tables.load(file)
+    asked = torch.from_numpy(np.random.default_rng(0).integers(rows, size=2000))
+    tables.write({"user": (asked[:1000], torch.ones(1000, width))}, 1)
+    pooled = tables.pool("user", asked, torch.arange(0, 2000, 2))
+    assert pooled[:500].eq(1).all()
+    assert pooled[500:].eq(0).all()
+    assert resident_mb() - before < 200
+    with file.open("rb") as stream:  # a change of this process alone: the file is intact
+        stream.seek(8 + len(header) + int(asked[0]) * width * 2)
+        assert stream.read(4) == b"\0\0\0\0"
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,11 +1,16 @@
 """Experiments in the gateway."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from genrecall.errors import ConfigError
 from genrecall.experiment.assignment import Arm, Layer
 from genrecall.experiment.exposure import read_exposures
-from genrecall.serve.arms import FILE
+from genrecall.serve.arms import FILE, Arms
+from genrecall.serve.config import ServeConfig
 from tests.serve.world import serving
 
 LAYERS = (
@@ -39,3 +44,50 @@ def test_arms_decide_what_a_request_leaves_open_and_are_logged(run: Path, tmp_pa
         assert len(exposures[0].items) == 3
 
     asyncio.run(scenario())
+
+
+BLEND = Layer(
+    name="blend",
+    salt="7",
+    arms={"old": Arm(share=0.4, channels=("item_cf",)), "new": Arm(share=0.4, channels=("generative", "transition"))},
+    interleave=True,
+)
+
+
+def test_lists_are_interleaved_logged_and_credited(run: Path, tmp_path: Path) -> None:
+    async def scenario() -> dict[str, list[str]]:
+        answered = {}
+        async with serving(run, tmp_path, experiments=(BLEND,)) as world:
+            for number in range(20):
+                user = f"u{number}"
+                answer = await world.recommend(user_id=user, k=4)
+                if BLEND.arm_of(user) is None:
+                    assert "arms" not in answer["versions"]
+                    continue
+                assert answer["versions"]["arms"] == {"blend": "interleaved"}
+                assert answer["coverage"]["channels"].keys() == {"item_cf", "generative", "transition"}
+                ids = [item["item_id"] for item in answer["items"]]
+                assert len(ids) == len(set(ids)) == 4
+                answered[user] = ids
+                for channels in (["item_cf"], ["generative", "transition"]):
+                    alone = await world.recommend(user_id=user, k=4, channels=channels)
+                    best = alone["items"][0]
+                    assert best.get("fallback") or best["item_id"] in ids[:2]  # it stands in the first round
+                why = (await world.client.get(f"/v1/explain/{answer['request_id']}")).json()
+                assert why["fused"] == []
+            world.service.arms.close()
+        return answered
+
+    answered = asyncio.run(scenario())
+    logged = {one.user_id: one for one in read_exposures(tmp_path / FILE) if one.layer == "blend"}
+    assert logged.keys() == answered.keys()
+    for user, one in logged.items():
+        assert one.items == answered[user]
+        assert len(one.teams) == len(one.found) == 4
+        assert [team == "" for team in one.teams] == [not channels for channels in one.found]
+    assert {team for one in logged.values() for team in one.teams} >= {"old", "new"}
+
+
+def test_only_one_layer_is_interleaved_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one layer"):
+        Arms(ServeConfig(state=tmp_path, experiments=(BLEND, replace(BLEND, name="other"))))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from genrecall.artifacts import open_artifact
@@ -24,8 +26,10 @@ from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Query
 from genrecall.recipes import stages
-from genrecall.recipes.ranking import ListMaker, RankRecipe, Shop, train_ranker
+from genrecall.recipes.rank_lists import ListMaker, Shop
+from genrecall.recipes.ranking import RankRecipe, train_ranker
 from genrecall.serve import answering
+from genrecall.serve.batch.run import BatchConfig, run_batch
 from genrecall.serve.deltas import DeltaStore
 from genrecall.serve.lanes import LaneFailedError, RankAsked, RankListed
 from genrecall.serve.worker import messages
@@ -141,7 +145,7 @@ def test_what_the_search_computed_is_not_computed_again(ranked_run: Path) -> Non
     plain = asyncio.run(lane.rank(RankAsked(query=query, user_id=None, items=items)))
     assert lane.reads == 1
     read = lane.shop.generative.members[0].read([query], [items])[0]
-    lane.desk.remember(query, read.state, items, read.scores.tolist())
+    lane.desk.remember(query, read.state, items, read.scores)
     again = asyncio.run(lane.rank(RankAsked(query=query, user_id=None, items=items)))
     assert lane.reads == 1  # all is known
     np.testing.assert_allclose(again.logits, plain.logits, atol=1e-5)
@@ -235,5 +239,23 @@ def test_deltas_are_taken_in_while_it_answers(ranked_run: Path, tmp_path: Path, 
         query = Query(history=np.array([1], np.int32))
         listed = await other.rank(RankAsked(query=query, user_id=None, items=np.arange(5, dtype=np.int32), deltas=kept))
         assert listed.version == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_is_ranked_as_online(ranked_run: Path, tmp_path: Path, lane: InProcess) -> None:
+    assert run_batch(ranked_run / "bundle", ranked_run / "catalog", tmp_path / "out", BatchConfig(k=5), device="cpu")
+    files = sorted((tmp_path / "out").rglob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    lists = dict(zip(table["user_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True))
+
+    async def scenario() -> None:
+        async with world.serving(ranked_run, tmp_path / "state") as served:
+            active = served.service.releases.active
+            assert active is not None
+            active.ranks = lane
+            for user in ("u1", "u7", "u20"):
+                answer = await served.recommend(user_id=user, k=5)
+                assert [item["item_id"] for item in answer["items"]] == lists[user]
 
     asyncio.run(scenario())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from genrecall.errors import ConfigError
 from genrecall.serve.batch.run import BatchConfig, run_batch
 from genrecall.serve.batch.shards import MANIFEST
+from genrecall.serve.chaos.target import wait_until
 from genrecall.serve.cluster.on_ray import require_count
 from genrecall.serve.cluster.routing import home_of
 from tests.serve.process import serve
@@ -70,66 +73,83 @@ def test_a_killed_batch_on_ray_is_finished_with_the_same_bytes(run: Path, clean:
     assert _bytes(out) == _bytes(clean)
 
 
-def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) -> None:
-    state, port = tmp_path / "state", 18_431
+EVENTS = [{"user_id": f"new{number}", "item_id": f"i{number}"} for number in range(8)]
+HOMES = {event["user_id"]: home_of(event["user_id"], 2) for event in EVENTS}
+
+
+@contextlib.contextmanager
+def _cluster(run: Path, state: Path, port: int, *options: str) -> Iterator[None]:
+    """`genrecall serve --ray`, ready; nothing of it is left in the end."""
     command = [
-        sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--ray", "--replicas", "2",
-        "--port", str(port), "--state", str(state), "--catalog", str(run / "catalog"),
-        "--deadline-ms", "8000", "--no-spare",
+        sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--ray", "--partitions", "2",
+        "--port", str(port), "--state", str(state), "--catalog", str(run / "catalog"), *options,
     ]  # fmt: skip
-    log = (tmp_path / "log").open("w")
-    cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        assert cluster.stdout is not None
-        told = ""
-        while "ready" not in told:
-            line = cluster.stdout.readline()
-            assert line, (tmp_path / "log").read_text()[-3000:]
-            told += line
-        users = [f"u{number}" for number in range(12)]
-        events = [{"user_id": user, "item_id": "i1", "timestamp": 1_700_000_000} for user in users]
-        events += [{"user_id": f"new{number}", "item_id": f"i{number}"} for number in range(8)]
+    log = state.with_name("log")
+    with log.open("w") as stream:
+        cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
+        try:
+            assert cluster.stdout is not None
+            told = ""
+            while "ready" not in told:
+                line = cluster.stdout.readline()
+                assert line, log.read_text()[-3000:]
+                told += line
+            yield
+        finally:
+            cluster.send_signal(signal.SIGTERM)
+            cluster.wait(180)
+    # No service outlives its replica: else nobody could start one on its state again.
+    assert wait_until(lambda: not any(_gateway(state / f"replica-{number}") for number in (0, 1)), 90) is not None
+
+
+def test_replicas_on_ray_keep_users_and_answer_alike(run: Path, tmp_path: Path) -> None:
+    port, wait = 18_431, ("--deadline-ms", "8000")
+    users = [f"u{number}" for number in range(12)]
+    events = [{"user_id": user, "item_id": "i1", "timestamp": 1_700_000_000} for user in users] + EVENTS
+    assert set(HOMES.values()) == {0, 1}
+    alone = serve(run / "bundle", tmp_path / "alone", "--catalog", str(run / "catalog"), *wait)
+    with _cluster(run, tmp_path / "state", port, *wait), alone as single:
         for expected in ((20, 0), (0, 20)):  # repeated under the same key, nothing is counted twice
             stored = _call(port, "/v1/events", {"events": events}, {"idempotency-key": "order-1"})[1]
             assert (stored["accepted"], stored["duplicates"]) == expected
-        homes = {f"new{number}": home_of(f"new{number}", 2) for number in range(8)}
-        assert set(homes.values()) == {0, 1}
-        for number in range(8):
-            history = _call(port, f"/v1/users/new{number}")[1]["history"]
-            assert [past["item_id"] for past in history] == [f"i{number}"]
-        with serve(
-            run / "bundle", tmp_path / "alone", "--catalog", str(run / "catalog"), "--deadline-ms", "8000", "--no-spare"
-        ) as alone:
-            assert alone.call("POST", "/v1/events", {"events": events})[0] == 200
-            for user in [*users, *homes]:
-                status, answer = _call(port, "/v1/recommend", {"user_id": user, "k": 5})
-                assert status == 200
-                expected_items = alone.recommend(user_id=user, k=5)["items"]
-                assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in expected_items]
-                found = _call(port, f"/v1/explain/{answer['request_id']}")[1]
-                assert found["user_id"] == user
+        assert single.call("POST", "/v1/events", {"events": events})[0] == 200
+        for event in EVENTS:
+            history = _call(port, f"/v1/users/{event['user_id']}")[1]["history"]
+            assert [past["item_id"] for past in history] == [event["item_id"]]
+        for user in [*users, *HOMES]:
+            status, answer = _call(port, "/v1/recommend", {"user_id": user, "k": 5})
+            assert status == 200
+            expected_items = single.recommend(user_id=user, k=5)["items"]
+            assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in expected_items]
+            assert _call(port, f"/v1/explain/{answer['request_id']}")[1]["user_id"] == user
         assert _call(port, "/health/ready")[0] == 200
         assert _call(port, "/v1/recommend", {"k": 0})[0] == 422
-        both = {"instances": [{"user_id": user} for user in homes]}
-        assert _call(port, "/v1/models/pipeline:predict", both)[0] == 422
-        # A replica's service is killed: Ray replaces it, and what it had acknowledged is still there.
+        several = {"instances": [{"user_id": user} for user in HOMES]}
+        assert _call(port, "/v1/models/pipeline:predict", several)[0] == 422
+    with pytest.raises(ConfigError, match="another number of replicas"):
+        require_count(tmp_path / "state", 3)
+
+
+def test_a_killed_service_is_replaced_and_has_forgotten_nothing(run: Path, tmp_path: Path) -> None:
+    port, state = 18_432, tmp_path / "state"
+    with _cluster(run, state, port, "--classic-only"):
+        assert _call(port, "/v1/events", {"events": EVENTS})[0] == 200
         victim = _gateway(state / "replica-0")
+        assert victim is not None
         os.kill(victim, signal.SIGKILL)
-        kept = next(user for user, home in homes.items() if home == 0)
+        user = next(user for user, home in HOMES.items() if home == 0)
+        other = next(user for user, home in HOMES.items() if home == 1)
         until = time.monotonic() + 240
         while True:
-            status, page = _call(port, f"/v1/users/{kept}")
+            status, page = _call(port, f"/v1/users/{user}")
             if status == 200 and _gateway(state / "replica-0") != victim:
                 break
+            # Until it is back, callers are told to come again; users of the other one notice nothing.
+            assert status == 200 or (status == 503 and page["retryable"]), page
+            assert _call(port, f"/v1/users/{other}")[0] == 200
             assert time.monotonic() < until, page
             time.sleep(1)
-        assert [past["item_id"] for past in page["history"]] == [f"i{kept.removeprefix('new')}"]
-    finally:
-        cluster.send_signal(signal.SIGTERM)
-        cluster.wait(180)
-        log.close()
-    with pytest.raises(ConfigError, match="another number of replicas"):
-        require_count(state, 3)
+        assert [past["item_id"] for past in page["history"]] == [f"i{user.removeprefix('new')}"]
 
 
 def _call(port: int, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:

@@ -10,85 +10,28 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from genrecall.catalog.store import Catalog
 from genrecall.serve.schema import Event
 from genrecall.serve.state.store import Past, UserState, shown
-
-users = st.sampled_from(["a", "a b", "ab", "é", "用户", "z" * 120])
-events = st.builds(
-    Event,
-    user_id=users,
-    item_id=st.none() | st.sampled_from(["i1", "i2", "物"]),
-    event=st.sampled_from(["click", "order", "exposure", "query"]),
-    timestamp=st.integers(0, 5),
-    event_id=st.none() | st.sampled_from(["e1", "e2", "e3"]),
-)
+from tests.serve.state_contract import StoreMachine, newest_are_kept, taken_in_once
 
 
-class StoreMachine(RuleBasedStateMachine):
-    """Commits, erasures and reopenings against dictionaries."""
+class LmdbMachine(StoreMachine):
+    """Over a directory."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.directory = Path(tempfile.mkdtemp())
-        self.store = UserState(self.directory)
-        self.log: list[Event] = []
-        self.once: set[tuple[str, str]] = set()
-        self.sequence = 0
-        self.delisted: set[str] = set()
+    directory: Path | None = None
 
-    @rule(batches=st.lists(st.lists(events, min_size=1, max_size=4), min_size=1, max_size=3))
-    def commit(self, batches: list[list[Event]]) -> None:
-        outcomes = self.store.commit(batches)
-        for batch, outcome in zip(batches, outcomes, strict=True):
-            new = 0
-            for event in batch:
-                key = (event.user_id, event.event_id or "")
-                if event.event_id is not None and key in self.once:
-                    continue
-                if event.event_id is not None:
-                    self.once.add(key)
-                self.log.append(event)
-                new += 1
-            self.sequence += new
-            assert (outcome.accepted, outcome.duplicates, outcome.sequence) == (new, len(batch) - new, self.sequence)
-
-    @rule(user=users)
-    def forget(self, user: str) -> None:
-        erased = self.store.forget(user)
-        assert erased == sum(event.user_id == user for event in self.log)
-        self.log = [event for event in self.log if event.user_id != user]
-        self.once = {key for key in self.once if key[0] != user}
-
-    @rule(items=st.lists(st.sampled_from(["i1", "i2", "物"]), max_size=3), out=st.booleans())
-    def delist(self, items: list[str], out: bool) -> None:
-        self.store.delist(items, delisted=out)
-        self.delisted = self.delisted | set(items) if out else self.delisted - set(items)
-
-    @rule()
-    def reopen(self) -> None:
-        self.store.close()
-        self.store = UserState(self.directory)
-
-    @invariant()
-    def agrees(self) -> None:
-        assert [event for _, event in self.store.log()] == self.log
-        assert self.store.delisted() == self.delisted
-        for user in ("a", "a b", "ab", "é", "用户", "z" * 120):
-            counted = [e for e in self.log if e.user_id == user and e.item_id and e.event in ("click", "order")]
-            expected = sorted(counted, key=lambda e: e.timestamp or 0)
-            found = self.store.history(user)
-            assert [(past.item_id, past.time) for past in found] == [(e.item_id, e.timestamp) for e in expected]
+    def open(self) -> UserState:
+        self.directory = self.directory or Path(tempfile.mkdtemp())
+        return UserState(self.directory)
 
     def teardown(self) -> None:
-        self.store.close()
+        super().teardown()
+        assert self.directory is not None
         shutil.rmtree(self.directory)
 
 
-TestStore = StoreMachine.TestCase
+TestStore = LmdbMachine.TestCase
 TestStore.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
 
 
@@ -104,17 +47,14 @@ def test_a_map_that_is_too_small_grows(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_catalogs_histories_are_taken_in_once(run: Path, tmp_path: Path) -> None:
-    catalog, state = Catalog.load(run / "catalog"), UserState(tmp_path)
-    assert state.seed(catalog, None) == 60
-    state.commit([[Event(user_id="u3", item_id="i9")]])
-    before = state.history("u3")
-    assert state.seed(catalog, None) == 0
-    assert state.history("u3") == before
-    assert [past.item_id for past in before[:-1]] == [
-        catalog.items.ids[item] for item in catalog.events.histories("keep", None).of(catalog.user_index["u3"])
-    ]
-    assert state.profile("u3") == {"country": "France"}
-    assert state.users("u1") == ["u1", *[f"u1{n}" for n in range(10)]]
+    state = UserState(tmp_path)
+    taken_in_once(state, run)
+    state.close()
+
+
+def test_the_newest_events_are_kept(tmp_path: Path) -> None:
+    state = UserState(tmp_path)
+    newest_are_kept(state)
     state.close()
 
 

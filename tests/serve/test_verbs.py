@@ -67,7 +67,9 @@ def test_experiments_are_simulated_and_reported(tmp_path: Path) -> None:
         app, ["ab", "report", str(tmp_path / "e.toml"), "--state", str(tmp_path / "state"), "--json"]
     )
     assert result.exit_code == 0, result.output
-    (found,) = json.loads(result.stdout)
+    told = json.loads(result.stdout)
+    (found,) = told["layers"]
+    assert told["channels"] == {}
     assert found["users"] == {"a": 10, "b": 10}
     assert found["differences"]["b"]["treatment"] == 1.0
 

@@ -178,7 +178,8 @@ def test_one_of_two_dies_and_nobody_notices(run: Path) -> None:
 def test_the_classic_process_answers_as_its_channels(run: Path) -> None:
     async def scenario() -> None:
         process = ClassicProcess((run / "bundle").resolve())
-        lanes = await process.start()
+        await process.start()
+        lanes = process.lanes()
         try:
             names = ["popularity", "item_cf", "transition"]
             found = await asyncio.gather(*(lanes[name].ask(asked) for name in names))

@@ -24,7 +24,9 @@ from genrecall.serve.release import Release, channels_of
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import Ingest
+from genrecall.serve.state.state import State
 from genrecall.serve.state.store import UserState
+from genrecall.serve.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,15 +91,22 @@ def release(run: Path, **other: Channel) -> Release:
 
 @contextlib.asynccontextmanager
 async def serving(
-    run: Path, state: Path, *, channels: Mapping[str, Channel] | None = None, **settings: Any
+    run: Path,
+    state: Path,
+    *,
+    channels: Mapping[str, Channel] | None = None,
+    store: State | None = None,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """A service over ``run``'s bundle with its catalog's histories."""
     config = ServeConfig(state=state, worker=None, **{"deadline_s": 5.0, **settings})
-    users, metrics = UserState(state), Metrics()
+    users, metrics = store or UserState(state), Metrics()
     users.seed(Catalog.load(run / "catalog"), None)
     releases = Releases(config, users, metrics)
     releases.active = release(run, **(channels or {}))
     service = Service(config, releases, users, Ingest(users), metrics)
+    service.tracing = tracing
     gate = data_app(service)
     base = "http://localhost"
     async with (

@@ -161,7 +161,7 @@ def failed(found: dict[str, Any]) -> list[str]:
 def told_of(figures: dict[str, Any]) -> str:
     """The figures that a line has room for."""
     known = {
-        "requests_per_s": "{:.1f} requests/s", "share_of_floor": "{:.0%} of the floor", "ratio": "{:.2f} times the other",
+        "requests_per_s": "{:.1f} requests/s", "share_of_floor": "{:.0%} of the floor", "ratio": "{:.2f} of the other",
         "alone_ms": "{:.1f} ms alone", "slo_of_saturated": "{:.0%} of it within the objective",
         "returned": "{:,} SIDs, all valid and distinct",
     }  # fmt: skip

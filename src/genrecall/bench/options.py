@@ -64,8 +64,8 @@ def _ratio(found: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
 def _schedule(bench: EngineBench, rig: Rig) -> dict[str, Any]:
     """64 → 128 → 300 → 300 (in proportion where the widest beam is another), beside the widest at every level."""
     beam, levels = widest(bench), rig.space.levels
-    widths = [max(1, beam * 64 // 300), max(1, beam * 128 // 300)]
-    widths = tuple((widths + [beam] * levels)[: levels - 1] + [beam])
+    narrow = (max(1, beam * 64 // 300), max(1, beam * 128 // 300))
+    widths = (*(*narrow, *([beam] * levels))[: levels - 1], beam)
     sizes = _sizes(bench, rig, beam)
     plain = rig.saturated(rig.maker(beam, *bench.input), sizes, bench.seconds)
     found = rig.saturated(rig.maker(widths, *bench.input), sizes, bench.seconds)

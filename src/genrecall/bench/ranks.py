@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,11 +42,11 @@ def ranks(bench: EngineBench) -> Iterator[Case]:
             yield Case(
                 name=f"{precision} W={beam} on {bench.ranks} ranks",
                 setup=None,
-                run=lambda _, precision=precision, beam=beam: _both(bench, precision, beam),
+                run=partial(_both, bench, precision, beam),
             )
 
 
-def _both(bench: EngineBench, precision: str, beam: int) -> dict[str, Any]:
+def _both(bench: EngineBench, precision: str, beam: int, _: None) -> dict[str, Any]:
     plain = setup_of(bench, precision)
     one, lists, _ = _measured(bench, open_rig(plain, bench.torch_device, bench.seed), beam)
     spread = replace(plain, ranks=bench.ranks, all_reduce=bench.all_reduce)
@@ -66,7 +67,7 @@ def _both(bench: EngineBench, precision: str, beam: int) -> dict[str, Any]:
 
 def _measured(bench: EngineBench, rig: Rig, beam: int) -> tuple[dict[str, Any], list[list[Any]], bool]:
     """A point, lists of a few prompts, and whether every rank has them bit by bit."""
-    point = point_of(bench, rig, beam)
+    point = point_of(bench, beam, rig)
     rig.limit(None)
     make = rig.maker(beam, *bench.input)
     lists = [answer.sids for answer in rig.engine.generate([make(number) for number in range(_COMPARED)])]

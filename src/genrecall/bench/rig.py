@@ -52,6 +52,7 @@ class Setup:
         items: of the catalog; random SIDs.
         forced: see ``EngineConfig``.
         graphs: see ``Budgets``.
+        kv_tokens, host_kv_tokens: see ``Budgets``.
         table: a ``table.parquet`` of SIDs, or the folder that holds one, in place of levels, codes and items.
         ranks, all_reduce: see ``Parallel``.
     """
@@ -63,6 +64,8 @@ class Setup:
     items: int
     forced: str = "run"
     graphs: int = 256
+    kv_tokens: int | None = None
+    host_kv_tokens: int = 0
     table: str | None = None
     ranks: int = 1
     all_reduce: str = "library"
@@ -99,7 +102,10 @@ class Rig:
         made = time.perf_counter()
         config = EngineConfig(
             dtype=dtype, weights=weights, forced=setup.forced, device=str(device), max_rows=self.most_rows(kind),
-            budgets=Budgets(graphs=setup.graphs, catalog_headroom=1.1),
+            budgets=Budgets(
+                graphs=setup.graphs, catalog_headroom=1.1, kv_tokens=setup.kv_tokens,
+                host_kv_tokens=setup.host_kv_tokens,
+            ),
             parallel=Parallel(ranks=setup.ranks, all_reduce=setup.all_reduce),
         )  # fmt: skip
         self.engine = Engine(model, trie, tokens, config)

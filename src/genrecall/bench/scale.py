@@ -21,6 +21,7 @@ import numpy as np
 from genrecall.bench.load import saturated
 from genrecall.bench.options import widest
 from genrecall.bench.rig import Rig
+from genrecall.bench.shapes import shape_of
 from genrecall.bench.suites import Case, saturated_point, setup_of
 from genrecall.engine.host.request import Request
 from genrecall.errors import GenrecallError
@@ -45,6 +46,10 @@ def long(bench: EngineBench) -> Iterator[Case]:
     setup = setup_of(bench, bench.precisions[0])
     yield Case(name="long prompts", setup=setup, run=lambda rig: _long(bench, rig))
     yield Case(name="kept prefixes", setup=setup, run=lambda rig: _kept(bench, rig))
+    room = max(12 * bench.long_prompt, shape_of(bench.shape).window)
+    for name, host in (("forgotten", 0), ("kept in host memory", 40 * bench.long_prompt)):
+        small = replace(setup, kv_tokens=room, host_kv_tokens=host)
+        yield Case(name=f"prefixes {name}", setup=small, run=lambda rig: _kept(bench, rig))
     yield Case(name="short to long prompts", setup=setup, run=lambda rig: _range(bench, rig))
 
 
@@ -161,10 +166,14 @@ def _kept(bench: EngineBench, rig: Rig) -> dict[str, Any]:
                 tokens = heads[user] + tails[number % len(tails)]
                 return Request(tokens=tokens, beam=beam, user=f"{user}" if name == "kept" else None)
 
+            if name == "kept":  # every user has been here before
+                rig.engine.generate([make(number) for number in range(users)])
             rates[name] = rig.saturated(make, sizes, bench.seconds)
         ratio = rates["kept"]["requests_per_s"] / rates["cold"]["requests_per_s"]
         rows = rig.rows(length, beam)
         figures[f"W={beam}"] = {**rates, "ratio": ratio, "ratio_of_rows": sum(rows) / (sum(rows) - head)}
+    cache = rig.engine.loop.scheduler.cache
+    figures["tokens_kept"] = {"hit": cache.hit_tokens, "from_host": cache.onboarded_tokens, "read": cache.read_tokens}
     for user in range(users):
         rig.engine.purge(f"{user}")
     return figures

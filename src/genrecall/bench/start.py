@@ -1,4 +1,4 @@
-"""A new process to its first answer: ``python -m genrecall.bench.start '{"shape": …}'`` prints where its seconds went."""
+"""A new process to its first answer: ``python -m genrecall.bench.start '{"shape": …}'`` prints where its time went."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,12 +33,12 @@ class Case:
     Attributes:
         name: unlike that of any other case of a run.
         setup: of the engine that it wants; None: it opens what it needs itself.
-        run: measures.
+        run: measures on the open engine; is given None where it wants none.
     """
 
     name: str
     setup: Setup | None
-    run: Callable[[Rig], dict[str, Any]] | Callable[[None], dict[str, Any]]
+    run: Callable[[Any], dict[str, Any]]
 
 
 def setup_of(bench: EngineBench, precision: str) -> Setup:
@@ -52,13 +53,13 @@ def table(bench: EngineBench) -> Iterator[Case]:
     """Every beam with every precision; transformers first, on an empty device."""
     if bench.versus_hf:
         for beam in bench.beams:
-            yield Case(name=f"transformers W={beam}", setup=None, run=lambda _, beam=beam: _transformers(bench, beam))
+            yield Case(name=f"transformers W={beam}", setup=None, run=partial(_transformers, bench, beam))
     for precision in bench.precisions:
         for beam in bench.beams:
             yield Case(
                 name=f"{precision} W={beam}",
                 setup=setup_of(bench, precision),
-                run=lambda rig, beam=beam: point_of(bench, rig, beam),
+                run=partial(point_of, bench, beam),
             )
 
 
@@ -69,7 +70,7 @@ def loads(bench: EngineBench) -> Iterator[Case]:
             yield Case(
                 name=f"{precision} W={beam} open loop",
                 setup=setup_of(bench, precision),
-                run=lambda rig, beam=beam: _objective(bench, rig, beam),
+                run=partial(_objective, bench, beam),
             )
 
 
@@ -86,7 +87,7 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     }  # fmt: skip
 
 
-def point_of(bench: EngineBench, rig: Rig, beam: int) -> dict[str, Any]:
+def point_of(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
     """All that the table says of one width."""
     point = saturated_point(bench, rig, beam)
     make = rig.maker(beam, *bench.input)
@@ -106,15 +107,15 @@ def point_of(bench: EngineBench, rig: Rig, beam: int) -> dict[str, Any]:
     return point | rig.facts()
 
 
-def _objective(bench: EngineBench, rig: Rig, beam: int) -> dict[str, Any]:
+def _objective(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
     point = saturated_point(bench, rig, beam)
     _warm_every_size(rig, beam, bench, point["batch"])
     return point | _search(bench, rig, beam, point["requests_per_s"], bench.slo_ms or 100.0)
 
 
 def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: float) -> dict[str, Any]:
-    """Batches as large as saturate best, then ones that may take a third and a quarter of the objective: a request waits
-    for about two.
+    """Batches as large as saturate best, then ones that may take a third and a quarter of the objective: a request
+    waits for about two.
     """
     make, best, found = rig.maker(beam, *bench.input), None, {}
     batch = rig.engine.loop.scheduler.limits.requests
@@ -141,7 +142,7 @@ def _warm_every_size(rig: Rig, beam: int, bench: EngineBench, largest: int) -> N
         rig.engine.warm_up([rig.maker(beam, *bench.input)(0)], batches=tuple(range(1, largest + 1)))
 
 
-def _transformers(bench: EngineBench, beam: int) -> dict[str, Any]:
+def _transformers(bench: EngineBench, beam: int, _: None) -> dict[str, Any]:
     """transformers' own constrained search, one request a call, in bf16 (float32 on a CPU)."""
     shape, device = shape_of(bench.shape), bench.torch_device
     trie = catalog_of(setup_of(bench, bench.precisions[0]), bench.seed)

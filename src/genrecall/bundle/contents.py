@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,8 +71,8 @@ class Contents:
     ranker: RankerFacts | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """Open a bundle and verify every checksum; no model is read."""
+    def open(cls, path: Path | str, only: Collection[str] | None = None) -> Self:
+        """Open a bundle and verify every checksum; no model is read, and of the channels ``only`` these, or all."""
         bundle = open_artifact(path, kind=KIND)
         config, sid = bundle.manifest.config, parts_of(0)[0]
         space = SidSpace(tuple(config["spaces"][0]))
@@ -82,7 +82,7 @@ class Contents:
             catalog_digest=bundle.manifest.parents["catalog"],
             items=Items(table=pq.read_table(bundle.file("items.parquet"))),
             table=SidTable.read(bundle.file(f"{sid}/{FILE}"), space, bundle.manifest.parents[sid]),
-            channels=classic.load(bundle.path / "channels"),
+            channels=classic.load(bundle.path / "channels", only),
             fusion=classic.load_fusion(bundle.path / "channels"),
             split=config["split"],
             beam=config["generative"]["beam"],

@@ -31,11 +31,13 @@ class Behaviour:
         item_ids: oldest first.
         times: int64 (n,) of these events; None where unknown.
         profile: columns by name.
+        user: who it is, for rankers that know them; None: nobody in particular.
     """
 
     item_ids: Sequence[str]
     times: np.ndarray | None = None
     profile: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
 
     def query(self, index: Mapping[str, int]) -> Query:
         """For a bundle with this item index; what it does not know is left out, what was seen is excluded."""

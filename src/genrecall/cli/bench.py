@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genrecall.cli.bench_engine import engine, plot
+from genrecall.cli.bench_engine import engine, plot, quality
 from genrecall.cli.options import AsJson, Device
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -20,6 +20,7 @@ def _group() -> None:
 
 
 app.command()(engine)
+app.command()(quality)
 app.command()(plot)
 
 

@@ -102,6 +102,47 @@ def engine(
         raise typer.Exit(1)
 
 
+def quality(
+    bundle: Annotated[Path, typer.Option(help="A bundle with a trained model.")],
+    catalog: Annotated[Path, typer.Option(help="The catalog that it was made from: its validation cases are asked.")],
+    cases: Annotated[int, typer.Option(min=1, help="So many, drawn at random.")] = 64,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width.")] = 50,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp8, int8; several with commas.")] = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """What lower precision changes in a trained model's answers, beside transformers in float32 and bf16.
+
+    Ends with 1 where bf16 or fp32 is not within its bounds; fp8 and int8 are told, not judged.
+
+    Example: genrecall bench quality --bundle runs/shop/bundle --catalog runs/shop/catalog --precision bf16,fp8,int8
+    """
+    from genrecall.bench.quality import QualityBench
+    from genrecall.hardware import pick_device
+    from genrecall.recipes.quality_gate import quality_gate
+
+    chosen = precision or ("bf16,fp8,int8" if pick_device(device).type == "cuda" else "fp32,int8")
+    bench = QualityBench(bundle=bundle, beam=beam, precisions=tuple(chosen.split(",")), device=device)
+    found = quality_gate(bench, catalog, cases=cases)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        cases = found["config"]["cases"]
+        recall = found["float32"]["recall"]
+        print(f"{cases} cases, W = {beam}, {found['device']}; reference: {found['reference']}")
+        print(f"{'':18}{'top-1':>8}{'or tie':>8}{'overlap':>9}{'error':>9}{'recall@10':>11}{'recall@beam':>13}")
+        print(f"{'float32':18}{'':34}{recall['@10']:11.4f}{recall['@beam']:13.4f}")
+        for name in ("transformers bf16", *chosen.split(",")):
+            if name in found:
+                one = found[name]
+                print(f"{name:18}{one['top_1']:8.1%}{one['top_1_or_tie']:8.1%}{one['overlap']:9.1%}{one['error']:9.4f}"
+                      f"{one['recall']['@10']:11.4f}{one['recall']['@beam']:13.4f}")  # fmt: skip
+        for bound, held in found["passed"].items():
+            print(f"{'holds' if held else 'FAILS'}: {bound}")
+    if not all(found["passed"].values()):
+        raise typer.Exit(1)
+
+
 def plot(
     results: Annotated[Path, typer.Argument(help="A file of `genrecall bench engine --out`.")],
     out: Annotated[Path | None, typer.Option(help="Picture to write; by default beside the file.")] = None,

@@ -58,13 +58,13 @@ def command(
                 result, kept = scenario.run(setting, None if scenario.own else shared)
             except (AssertionError, OSError, KeyError, GenrecallError) as error:
                 result, kept = f"ended by {type(error).__name__}: {str(error)[:200]}", False
+            seconds = round(time.monotonic() - begun, 1)
             told = {"scenario": scenario.name, "promise": scenario.promise, "result": result, "kept": kept}
-            found.append({**told, "seconds": round(time.monotonic() - begun, 1)})
+            found.append({**told, "seconds": seconds})
+            if not as_json:
+                print(f"{'kept' if kept else 'BROKEN':8}{scenario.name:18}{scenario.promise}")
+                print(f"{'':26}{result} ({seconds} s)", flush=True)
     if as_json:
         print(json.dumps(found, indent=2))
-    else:
-        for row in found:
-            print(f"{'kept' if row['kept'] else 'BROKEN':8}{row['scenario']:18}{row['promise']}")
-            print(f"{'':26}{row['result']} ({row['seconds']} s)")
     if not all(row["kept"] for row in found):
         raise typer.Exit(1)

@@ -22,13 +22,15 @@ def build(
     between: Annotated[
         str | None, typer.Option(help="FILE.py:FUNCTION: your operators between recall and response.")
     ] = None,
+    ranker: Annotated[Path | None, typer.Option(help="Ranker directory. Default: the bundle's own, if any.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Items that the ranker orders.")] = 100,
     window_days: Annotated[float | None, typer.Option(help="Leave out older events. Default: all count.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Events come in any order: sort them by time.")] = False,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Let items of the history come back.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="Items of requests that name no k.")] = 10,
     deadline_ms: Annotated[float, typer.Option(help="Of requests that name none.")] = 250.0,
 ) -> None:
-    """Write a SavedModel that turns histories into lists: features, generative recall, your operators, response.
+    """Write a SavedModel that turns histories into lists: features, generative recall, ranking, your operators.
 
     Example: genrecall graph build runs/quickstart/bundle --engine /tmp/engine.sock --output runs/quickstart/graph
     """
@@ -37,8 +39,16 @@ def build(
     from genrecall.graph.ops import Window
 
     window = Window(window_s=0 if window_days is None else round(window_days * 86_400), sort=sort)
-    config = GraphConfig(engines=engine, window=window, exclude_seen=not keep_seen, k=k, deadline_ms=deadline_ms)
-    made = build_graph(bundle, output, config, between=None if between is None else between_of(between))
+    config = GraphConfig(
+        engines=engine,
+        window=window,
+        exclude_seen=not keep_seen,
+        k=k,
+        deadline_ms=deadline_ms,
+        candidates=candidates,
+    )
+    operators = None if between is None else between_of(between)
+    made = build_graph(bundle, output, config, between=operators, ranker=ranker)
     print(f"{made.path}  {made.digest[:19]}…  bundle {made.manifest.parents['bundle'][:19]}…")
 
 

@@ -19,6 +19,12 @@ ModelPath = Annotated[Path | None, typer.Option("--model", help="Model artifact.
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Bundle. Default: RUN/bundle.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it even if the result is current.")]
+Redis = Annotated[
+    str | None,
+    typer.Option(
+        "--redis", envvar="GENRECALL_REDIS", help="URL of a Redis for events and histories of several gateways."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 SplitRule = Annotated[

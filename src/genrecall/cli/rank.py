@@ -43,7 +43,8 @@ def train(
     from genrecall.catalog.store import Catalog
     from genrecall.errors import ArtifactError
     from genrecall.rank.fit import FitConfig
-    from genrecall.recipes.ranking import RankRecipe, Shop, train_ranker
+    from genrecall.recipes.rank_lists import Shop
+    from genrecall.recipes.ranking import RankRecipe, train_ranker
     from genrecall.telemetry import log
     from genrecall.text.vectors import Vectors
 
@@ -102,7 +103,7 @@ def evaluate(
     from genrecall.eval.store import save
     from genrecall.rank.fit import FitConfig
     from genrecall.recipes.rank_eval import held_out_cases, judge_rankers, opened
-    from genrecall.recipes.ranking import Shop, sampled
+    from genrecall.recipes.rank_lists import Shop, sampled
 
     shop = Shop.open(bundle or run / "bundle", Catalog.load(catalog or run / "catalog"), device=device)
     target = ranker or run / "ranker"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genrecall.cli.options import Device
+from genrecall.cli.options import Device, Redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from genrecall.serve.config import ServeConfig
     from genrecall.serve.gateway import Running
-    from genrecall.serve.state.store import UserState
+    from genrecall.serve.state.state import State as UserState
 
 release = typer.Typer(help="Change what a running service serves.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
@@ -33,6 +33,7 @@ def command(
         int | None, typer.Option(help="Also speak the Open Inference Protocol over gRPC there; 0 takes a free port.")
     ] = None,
     state: State = None,
+    redis: Redis = None,
     catalog: Annotated[
         Path | None, typer.Option(help="Catalog whose histories are taken in. Default: the bundle's own, if beside it.")
     ] = None,
@@ -51,12 +52,13 @@ def command(
     scenarios: Annotated[
         Path | None, typer.Option(help="TOML file: channels, budgets, fusion and fallbacks of each scenario.")
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Engine workers, one a GPU; with --ray, gateways.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Engine workers; with --device cuda, one a GPU.")] = 1,
     classic_only: Annotated[bool, typer.Option("--classic-only", help="Without the generative channel.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="Replicas on a Ray cluster, users sticky to theirs.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Services on a Ray cluster, users divided among them.")] = False,
+    partitions: Annotated[int, typer.Option(min=1, help="How many of them; with --ray.")] = 2,
     tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
     device: Device = "auto",
 ) -> None:
@@ -66,7 +68,7 @@ def command(
 
     Example: genrecall serve runs/large/bundle --tp 2
 
-    Example: genrecall serve runs/shop/bundle --ray --replicas 4 --host 0.0.0.0 --keys keys.txt
+    Example: genrecall serve runs/shop/bundle --ray --partitions 4 --host 0.0.0.0 --keys keys.txt
     """
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
@@ -80,6 +82,7 @@ def command(
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",
+        redis=redis,
         host=host,
         port=port,
         grpc_port=grpc_port,
@@ -96,7 +99,7 @@ def command(
         insecure=insecure,
     )
     if ray:
-        _on_ray(bundle, config, replicas, sys.argv)
+        _on_ray(bundle, config, partitions, sys.argv)
         return
     seed = _seeding(bundle, catalog)
     with asyncio.Runner(loop_factory=_loop()) as runner:
@@ -181,7 +184,7 @@ def add(
     print(add_key(file, name))
 
 
-def _on_ray(bundle: Path, config: ServeConfig, replicas: int, arguments: list[str]) -> None:
+def _on_ray(bundle: Path, config: ServeConfig, partitions: int, arguments: list[str]) -> None:
     """Deploy, and stay until a signal; every replica is started with the options that were given here."""
     import signal
     import threading
@@ -197,7 +200,7 @@ def _on_ray(bundle: Path, config: ServeConfig, replicas: int, arguments: list[st
     cluster = ClusterConfig(
         bundle=bundle,
         state=config.state,
-        replicas=replicas,
+        replicas=partitions,
         host=config.host,
         port=config.port,
         options=_of_replicas(arguments[arguments.index("serve") + 1 :], bundle),
@@ -208,14 +211,14 @@ def _on_ray(bundle: Path, config: ServeConfig, replicas: int, arguments: list[st
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     ray_serve = start(cluster)
-    print(f"{replicas} replicas answer at http://{config.host}:{config.port}/v1/recommend")
+    print(f"{partitions} services answer at http://{config.host}:{config.port}/v1/recommend")
     print(f"admin      {config.state}/replica-i/admin.sock  (genrecall release …, for each of them)")
     print("ready; Ctrl-C drains and stops", flush=True)
     stop.wait()
     ray_serve.shutdown()
 
 
-_OWN = {"--ray": 0, "--insecure": 0, "--replicas": 1, "--host": 1, "--port": 1, "--state": 1}
+_OWN = {"--ray": 0, "--insecure": 0, "--partitions": 1, "--host": 1, "--port": 1, "--state": 1}
 """Options that are the front's own, and how many values follow."""
 
 

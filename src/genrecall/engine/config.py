@@ -108,8 +108,8 @@ class EngineConfig:
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
             of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
             ``normalise="level"`` nothing is forced.
-        batch_invariant: the same request gets the same bits whatever else is in its batch; slower, because every product
-            has the same few rows.
+        batch_invariant: the same request gets the same bits whatever else is in its batch; slower, because every
+            product has the same few rows.
         max_rows: the most beams of a level of a batch; None: what suits model and device.
         max_prompt_tokens: the most prompt tokens that a batch reads.
         budgets: what else bounds a batch, and what is kept.

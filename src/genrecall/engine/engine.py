@@ -7,6 +7,7 @@ prompt once, keeps what users' prompts have in common, and lays every batch out 
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ class Engine:
         self.config = config or EngineConfig()
         _require_tokens(sid_tokens, trie, _written_rows(model))
         self.trie, self._version = trie, 0
+        self.sid_tokens = [np.asarray(ids) for ids in sid_tokens]
         self._device = pick_device(self.config.device)
         self._compiled = use_cache(self._device)
         with torch.no_grad(), self._on_device():
@@ -241,6 +243,9 @@ class Engine:
                 self.generate([requests[index % len(requests)] for index in range(size)])
         if self._compiled is not None:
             self._compiled.seal()
+        # What is there by now stays: garbage collections that look through all of it again hold up batches.
+        gc.collect()
+        gc.freeze()
         return time.monotonic() - start
 
     def _on_device(self) -> AbstractContextManager[object]:

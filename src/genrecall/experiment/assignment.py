@@ -44,11 +44,13 @@ class Layer:
         name: of the experiment.
         salt: another one draws the users anew.
         arms: by name; the first is the control.
+        interleave: users of either arm get one list that both of its two arms made (see ``interleaving``).
     """
 
     name: str
     salt: str
     arms: Mapping[str, Arm]
+    interleave: bool = False
 
     def __post_init__(self) -> None:
         total = sum(arm.share for arm in self.arms.values())
@@ -58,6 +60,15 @@ class Layer:
                 seen=", ".join(f"{name} {arm.share}" for name, arm in self.arms.items()) or "no arms",
                 allowed="shares above 0 that sum to at most 1",
                 fix="correct the shares",
+            )
+        if self.interleave and (
+            len(self.arms) != 2 or any(arm.channels is None or arm.beam for arm in self.arms.values())
+        ):
+            raise ConfigError(
+                f"the arms of {self.name} cannot be interleaved",
+                seen=", ".join(f"{name}: {arm}" for name, arm in self.arms.items()),
+                allowed="two arms with channels and without a beam: one request has one",
+                fix="correct the arms, or leave interleave out",
             )
 
     def arm_of(self, user_id: str) -> str | None:
@@ -72,7 +83,8 @@ class Layer:
 
 
 def read_layers(file: Path) -> list[Layer]:
-    """Layers of a TOML file: ``[LAYER]`` with ``salt``, ``[LAYER.arms.ARM]`` with ``share`` and what the arm changes.
+    """Layers of a TOML file: ``[LAYER]`` with ``salt`` and ``interleave``; ``[LAYER.arms.ARM]`` with ``share`` and what
+    the arm changes.
 
     Raises:
         ConfigError: a file that cannot be read as that.
@@ -80,7 +92,12 @@ def read_layers(file: Path) -> list[Layer]:
     try:
         raw: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
         return [
-            Layer(name=name, salt=str(body.get("salt", name)), arms={arm: _arm(it) for arm, it in body["arms"].items()})
+            Layer(
+                name=name,
+                salt=str(body.get("salt", name)),
+                arms={arm: _arm(it) for arm, it in body["arms"].items()},
+                interleave=bool(body.get("interleave", False)),
+            )
             for name, body in raw.items()
         ]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from genrecall.errors import DataError
@@ -24,6 +24,9 @@ class Exposure:
         arms: arm by layer.
         items: ids that were answered, best first.
         total_ms, degraded, filled, k: how the answer was, for guardrails.
+        layer: that the list was interleaved for; empty where it was not.
+        teams: the arm that owns each item of an interleaved list; empty words for items that filled it up.
+        found: channels that found each item.
     """
 
     time: float
@@ -35,6 +38,9 @@ class Exposure:
     degraded: bool
     filled: int
     k: int
+    layer: str = ""
+    teams: list[str] = field(default_factory=list)
+    found: list[list[str]] = field(default_factory=list)
 
 
 class ExposureLog:

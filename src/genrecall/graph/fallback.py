@@ -77,7 +77,7 @@ def _body(layout: Layout, items: np.ndarray, times: np.ndarray | None) -> list[i
     return body
 
 
-def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def recall(bundle: str, items_per_sid: int, state_width: int) -> Callable[..., tuple[np.ndarray, ...]]:
     """``GenRecall`` for one bundle."""
 
     def run(
@@ -91,8 +91,9 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
         users: np.ndarray,
         engines: np.ndarray,
         *leaves: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, ...]:
         rows = len(splits) - 1
+        states = np.full((rows, state_width), np.nan, np.float32)
         items = np.full((rows, int(k)), -1, np.int32)
         scores = np.full((rows, int(k)), -np.inf, np.float32)
         limits = np.broadcast_to(deadline_ms, [rows])
@@ -100,11 +101,18 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
         async def one(row: int) -> int:
             gone = exclude[ends[row] : ends[row + 1]] if len(ends) else np.empty(0, np.int32)
             gone, limit = gone[gone >= 0], float(limits[row]) / 1e3 if limits[row] > 0 else None
-            head = {
-                "kind": "generate", "id": 0, "beam": max(int(beam), int(k)), "timeout_s": limit, "narrowest": None,
-                "seed": None, "items": len(leaves[2]) if len(gone) else None,
-                "user": users[row].decode() or None if len(users) else None, **({"bundle": bundle} if bundle else {}),
-            }  # fmt: skip
+            head: dict[str, Any] = {
+                "kind": "generate",
+                "id": 0,
+                "beam": max(int(beam), int(k)),
+                "user": users[row].decode() or None if len(users) else None,
+                "timeout_s": limit,
+                "narrowest": None,
+                "seed": None,
+                "items": len(leaves[2]) if len(gone) else None,
+            }
+            head |= {"bundle": bundle} if bundle else {}
+            head |= {"state": True} if state_width else {}
             arrays = {"tokens": tokens[splits[row] : splits[row + 1]].astype(np.int32)}
             if len(gone):
                 allowed = np.ones(len(leaves[2]), bool)
@@ -123,12 +131,14 @@ def recall(bundle: str, items_per_sid: int) -> Callable[..., tuple[np.ndarray, n
             found = _owned(reply, leaves, set(gone.tolist()), items_per_sid)[: int(k)]
             items[row, : len(found)] = [item for item, _ in found]
             scores[row, : len(found)] = [score for _, score in found]
+            if reply.arrays.get("state", states[row]).shape == (state_width,):
+                states[row] = reply.arrays.get("state", states[row])
             return OK
 
         async def all_rows() -> list[int]:
             return await asyncio.gather(*map(one, range(rows)))
 
-        return items, scores, np.array(asyncio.run(all_rows()), np.int32)
+        return items, scores, np.array(asyncio.run(all_rows()), np.int32), states
 
     return run
 

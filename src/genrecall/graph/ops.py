@@ -141,7 +141,8 @@ def gen_recall(
     users: Any = None,
     bundle: str = "",
     items_per_sid: int | None = None,
-) -> tuple[Any, Any, Any]:
+    state_width: int = 0,
+) -> tuple[Any, Any, Any, Any]:
     """The items that the engine writes after each of R prompts.
 
     Args:
@@ -156,9 +157,11 @@ def gen_recall(
         users: string (R,); a named user's prompt is kept by the engine for the next one. "" is nobody.
         bundle: digest that the engine must serve; "" takes any.
         items_per_sid: at most so many items of one SID; None lifts the cap.
+        state_width: E of the model's state after the prompt, for rankers; 0 asks for none.
 
     Returns:
-        int32 (R, k) items, best first, padded with -1; float32 (R, k) scores, padded with -inf; int32 (R,) ``Status``.
+        int32 (R, k) items, best first, padded with -1; float32 (R, k) scores, padded with -inf; int32 (R,) ``Status``;
+        float32 (R, E) states, NaN where the engine sent none.
 
     Raises:
         InvalidArgumentError: shapes or numbers that do not fit.
@@ -181,6 +184,10 @@ def gen_recall(
         leaves.items,
     )
     if ops is None:
-        found = tf.numpy_function(fallback.recall(bundle, items_per_sid or 0), inputs, (tf.int32, tf.float32, tf.int32))
-        return tuple(tf.ensure_shape(part, shape) for part, shape in zip(found, ([None] * 2, [None] * 2, [None])))
-    return tuple(ops.gen_recall(*inputs, bundle=bundle, items_per_sid=items_per_sid or 0))
+        types = (tf.int32, tf.float32, tf.int32, tf.float32)
+        found = tf.numpy_function(fallback.recall(bundle, items_per_sid or 0, state_width), inputs, types)
+        shapes = ([None, None], [None, None], [None], [None, state_width])
+        items, scores, status, state = (tf.ensure_shape(part, own) for part, own in zip(found, shapes, strict=True))
+        return items, scores, status, state
+    made = ops.gen_recall(*inputs, bundle=bundle, items_per_sid=items_per_sid or 0, state_width=state_width)
+    return made.items, made.scores, made.status, made.state

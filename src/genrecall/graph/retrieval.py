@@ -32,11 +32,13 @@ class Found(NamedTuple):
         items: int32 (R, k) item indices, best first, padded with -1.
         scores: float32 (R, k), padded with -inf.
         status: int32 (R,), see ``ops.Status``.
+        state: float32 (R, E) of the model after the prompt, where it was asked for; NaN where the engine sent none.
     """
 
     items: Any
     scores: Any
     status: Any
+    state: Any = None
 
 
 class Retrieval(tf.Module):  # type: ignore[misc]
@@ -57,6 +59,7 @@ class Retrieval(tf.Module):  # type: ignore[misc]
     Attributes:
         engines: string variable (n,).
         digest: of the bundle.
+        num_items: I.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Retrieval(tf.Module):  # type: ignore[misc]
         self.engines = tf.Variable(list(engines), dtype=tf.string, shape=[None], trainable=False, name="engines")
         self._layout, self._window = layout, window or Window()
         self._beam, self._items_per_sid = beam, items_per_sid
-        self.digest, self._num_items = bundle, len(item_ids)
+        self.digest, self.num_items = bundle, len(item_ids)
         places = tf.lookup.KeyValueTensorInitializer(
             tf.constant(list(item_ids)), tf.range(len(item_ids), dtype=tf.int32)
         )
@@ -155,6 +158,7 @@ class Retrieval(tf.Module):  # type: ignore[misc]
         deadline_ms: Any = 0.0,
         exclude: Any = None,
         users: Any = None,
+        state_width: int = 0,
     ) -> Found:
         """Items after each prompt; see ``ops.gen_recall``. ``beam`` None is the bundle's."""
         found = gen_recall(
@@ -168,18 +172,19 @@ class Retrieval(tf.Module):  # type: ignore[misc]
             users=users,
             bundle=self.digest,
             items_per_sid=self._items_per_sid,
+            state_width=state_width,
         )
         return Found(*found)
 
     @_as_written
     def ids_of(self, items: Any) -> Any:
         """Item ids of indices; "" for -1."""
-        return tf.gather(self._ids, tf.where(items < 0, self._num_items, items))
+        return tf.gather(self._ids, tf.where(items < 0, self.num_items, items))
 
     @_as_written
     def written_of(self, items: Any) -> Any:
         """Written SIDs of indices; "" for -1."""
-        return tf.gather(self._written, tf.where(items < 0, self._num_items, items))
+        return tf.gather(self._written, tf.where(items < 0, self.num_items, items))
 
 
 def _ragged(values: Any, dense: Any) -> Any:

@@ -106,9 +106,9 @@ def load_template(name: str | Path) -> Template:
     """One of the templates ``compact``, ``zh``, ``en``, or a path to a TOML file of the same form."""
     path = Path(name)
     if str(name) in NAMES:
-        text = resources.files("genrecall.prompt").joinpath("templates", f"{name}.toml").read_text(encoding="utf-8")
+        text = resources.files("genrecall.prompt").joinpath("templates", f"{name}.toml").read_bytes()
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     else:
         raise ConfigError(
             "there is no such prompt template",
@@ -117,8 +117,8 @@ def load_template(name: str | Path) -> Template:
             fix="choose another --template",
         )
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = tomllib.loads(text.decode())
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(
             f"the template file {name} cannot be read",
             seen=str(error),
@@ -129,6 +129,20 @@ def load_template(name: str | Path) -> Template:
 
 
 def _refuse_unknown(raw: Mapping[str, Any], kind: type, what: str) -> None:
+    """All keys are the kind's, and hold texts (or tables, where it has tables)."""
+    tables = ("profile", "tasks", "names")
+    wrong: list[str] = [] if isinstance(raw, Mapping) else [f"{raw!r} instead of a table"]
+    for name, value in {} if wrong else raw.items():
+        texts = value.values() if isinstance(value, Mapping) and name == "names" else [value]
+        allowed = Mapping if name in tables and texts == [value] else str
+        wrong += [f"{name} = {text!r}" for text in texts if not isinstance(text, allowed)]
+    if wrong:
+        raise ConfigError(
+            f"a {what} holds what is no text",
+            seen="; ".join(wrong)[:300],
+            allowed=f"texts in quotes, and tables for {', '.join(tables)}",
+            fix="write it like genrecall's own templates",
+        )
     known = [entry.name for entry in fields(kind)]
     unknown = sorted(set(raw) - set(known))
     if unknown:

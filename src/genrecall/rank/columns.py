@@ -44,7 +44,7 @@ class Ragged:
     def of(cls, lists: Sequence[Sequence[int] | np.ndarray], dtype: type = np.int32) -> Self:
         """From lists."""
         offsets = offsets_of(np.fromiter((len(row) for row in lists), np.int64, len(lists)))
-        parts = [np.asarray(row, dtype) for row in lists]
+        parts: list[np.ndarray] = [np.asarray(row, dtype) for row in lists]
         return cls(offsets=offsets, values=np.concatenate(parts) if parts else np.empty(0, dtype))
 
     @classmethod

@@ -230,8 +230,8 @@ class _Fit:
                 allowed="some tens of units at least",
                 fix="give more validation cases, or a larger share",
             )
-        logits, p, labels, lengths = (np.concatenate(part) for part in zip(*found, strict=True))
-        return logits, p, labels, np.concatenate([[0], np.cumsum(lengths)])
+        scores, chances, labels, lengths = (np.concatenate(part) for part in zip(*found, strict=True))
+        return scores, chances, labels, np.concatenate([[0], np.cumsum(lengths)])
 
     def _held_lists(self) -> Iterator[Lists]:
         reader = self.data.lists

@@ -148,11 +148,11 @@ class RankNetwork(nn.Module):
         for layer in self.cross if self.config.cross_layers else ():
             crossed = layer(x, crossed)
         if not self.config.deep:
-            return self.head(crossed)[:, 0]  # type: ignore[no-any-return]
+            return self.head(crossed)[:, 0]
         hidden = x
         for layer in self.deep:
             hidden = F.relu(layer(hidden))
-        return self.head(torch.cat([crossed, hidden], 1))[:, 0]  # type: ignore[no-any-return]
+        return self.head(torch.cat([crossed, hidden], 1))[:, 0]
 
     def inputs(self, inputs: Inputs, tables: Tables) -> torch.Tensor:
         """x_0, float32 (P, F)."""

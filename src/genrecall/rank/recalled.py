@@ -89,4 +89,4 @@ def read_candidates(
     found = first.read(queries, items)
     scores = [np.concatenate([one.scores for one in found])]
     scores += [np.concatenate(member.score(queries, items)) for member in others]
-    return np.mean(scores, axis=0, dtype=np.float32), np.stack([one.state for one in found])
+    return np.asarray(np.mean(scores, axis=0, dtype=np.float32)), np.stack([one.state for one in found])

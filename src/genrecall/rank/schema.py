@@ -189,7 +189,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:

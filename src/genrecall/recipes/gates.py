@@ -125,6 +125,7 @@ def _behaviours(catalog: Catalog, cases: Cases) -> list[Behaviour]:
             item_ids=[ids[item] for item in cases.histories.of(row)],
             times=cases.histories.times_of(row) if timed else None,
             profile=catalog.profile_of(user),
+            user=catalog.events.user_ids[user],
         )
         for row, user in enumerate(cases.users.tolist())
     ]
@@ -133,10 +134,10 @@ def _behaviours(catalog: Catalog, cases: Cases) -> list[Behaviour]:
 def _ask(bundle: Path, users: Sequence[Behaviour], k: int, device: str, label: str) -> _Answers:
     contents = Contents.open(bundle)
     lists, found = Lists(contents, Recommender.load(bundle, device=device), k), []
-    queries = [user.query(contents.items.index) for user in users]
+    queries, names = [user.query(contents.items.index) for user in users], [user.user for user in users]
     with progress(f"asking the {label} bundle", len(queries)) as bar:
         for begin in range(0, len(queries), _BATCH):
-            found += lists.answer(queries[begin : begin + _BATCH])
+            found += lists.answer(queries[begin : begin + _BATCH], names[begin : begin + _BATCH])
             bar.advance(min(_BATCH, len(queries) - begin))
     codes = contents.table.sids[[item for listed in found for item in listed.items], 0]
     return _Answers(

@@ -21,7 +21,8 @@ from genrecall.rank.metrics import auc, grouped_auc, log_loss
 from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recipes.ranking import KIND, ListMaker, Shop, ranked, sampled
+from genrecall.recipes.rank_lists import ListMaker, Shop, sampled
+from genrecall.recipes.ranking import KIND, ranked
 
 FUSION_ONLY = "fusion"
 _BATCH, _K = 256, 50

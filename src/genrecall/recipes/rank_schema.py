@@ -87,7 +87,9 @@ def _described(catalog: Catalog) -> list[tuple[str, str, list[str | None], int]]
     """Side, name, values and number of rows of every column that may say something."""
     found = []
     for side, table in (("item", catalog.items.table), ("user", catalog.users)):
-        for name in [] if table is None else table.column_names:
+        if table is None:
+            continue
+        for name in table.column_names:
             if name == "title" or name.endswith("_id") or pa.types.is_nested(table.schema.field(name).type):
                 continue
             found.append((side, name, _texts(table[name]), table.num_rows))

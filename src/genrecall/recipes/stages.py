@@ -172,8 +172,15 @@ def export(
         remarks=_remarks(trained["train"]),
     )
     return export_bundle(
-        catalog, split.divide(catalog).train, sid=sid, model=model, out=out, config=config, vectors=vectors,
-        ranker=ranker, force=force,
+        catalog,
+        split.divide(catalog).train,
+        sid=sid,
+        model=model,
+        out=out,
+        config=config,
+        vectors=vectors,
+        ranker=ranker,
+        force=force,
     )
 
 

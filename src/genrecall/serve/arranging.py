@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from genrecall.experiment.interleaving import team_draft
 from genrecall.recall.fusion.diversity import Similarity, by_sids, by_vectors, diversified
 from genrecall.recall.fusion.floors import with_floors
 from genrecall.recall.fusion.rule import Explained
@@ -30,6 +31,15 @@ def arranged(
         items = {entry.item for entry in chosen}
         kept = [*chosen, *(entry for entry in kept if entry.item not in items)]  # what floors may still choose from
     return with_floors(kept, floors, k) if floors else list(kept[:k])
+
+
+def drafted(ways: Mapping[str, Sequence[Explained]], k: int, seed: str) -> tuple[list[Explained], list[str]]:
+    """Two arranged lists as one by team draft, and the name of the one that each item came from."""
+    names = list(ways)
+    entries = [{entry.item: entry for entry in listed} for listed in ways.values()]
+    first, second = ([entry.item for entry in listed] for listed in ways.values())
+    draft = team_draft(first, second, k, seed)
+    return [entries[team][item] for item, team in draft], [names[team] for _, team in draft]
 
 
 def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:

@@ -92,5 +92,4 @@ def _prefix(sids: np.ndarray, code: int, contents: Contents) -> dict[str, Any]:
 
 
 def _entry(prefix: tuple[int, ...], items: np.ndarray, contents: Contents) -> dict[str, Any]:
-    example = contents.items.titles[items[0]] if len(items) else ""
-    return {"prefix": contents.table.space.format(prefix), "count": len(items), "example": example}
+    return {"prefix": contents.table.space.format(prefix), "count": len(items), "example": _item(items[0], contents)}

@@ -20,6 +20,7 @@ class ServeConfig:
 
     Attributes:
         state: directory of events, histories and profiles.
+        redis: URL of a Redis that holds events, histories and profiles instead (see :class:`RedisState`).
         host, port: of the data listener; port 0 takes a free one.
         grpc_port: of the gRPC listener on the same host, likewise; None: there is none.
         keys: file of API keys; None lets everybody in, which only a loopback address may.
@@ -40,6 +41,7 @@ class ServeConfig:
     """
 
     state: Path
+    redis: str | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     grpc_port: int | None = None

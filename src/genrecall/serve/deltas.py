@@ -24,7 +24,8 @@ class DeltaStore:
 
     def of(self, ranker: RankerFacts) -> list[str]:
         """Paths of a ranker's deltas, oldest first."""
-        folder, found = self._folder(ranker), []
+        folder = self._folder(ranker)
+        found: list[str] = []
         while (path := folder / f"{len(found) + 1:06d}").is_dir():
             found.append(str(path))
         return found

@@ -9,6 +9,7 @@ import numpy as np
 from genrecall.engine.host.request import TracedBeam
 from genrecall.recall.channel import Query
 from genrecall.serve.answering import Outcome, fuse
+from genrecall.serve.arms import INTERLEAVED
 from genrecall.serve.recent import Remembered
 from genrecall.serve.release import Release
 from genrecall.serve.scenario import Scenario
@@ -64,6 +65,8 @@ def _rules(request: Recommend | Search, answer: Answer, release: Release, rules:
 def _fused(remembered: Remembered, release: Release, rules: Scenario) -> list[Fused]:
     """Fused once more, now that somebody asks: the lists are remembered, the order before arranging is not."""
     answer, lists = remembered.answer, remembered.lists
+    if INTERLEAVED in answer.versions.arms.values():
+        return []  # two lists were fused, and a draft made one of them
     outcomes = {name: Outcome(coverage=answer.coverage.channels[name], listed=lists[name]) for name in lists}
     query = Query(history=np.zeros(remembered.history, np.int32))
     found = fuse(release, tuple(answer.coverage.channels), outcomes, query, _LISTED, rules)

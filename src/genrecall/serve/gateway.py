@@ -25,7 +25,9 @@ from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import Ingest
-from genrecall.serve.state.store import UserState
+from genrecall.serve.state.state import State, open_state
+from genrecall.serve.tracing import Tracing
+from genrecall.serve.worker import child
 from genrecall.telemetry import log
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ async def serve(
     bundle: Path,
     config: ServeConfig,
     *,
-    seed: Callable[[UserState], int] = lambda _: 0,
+    seed: Callable[[State], int] = lambda _: 0,
     told: Callable[[Running], None] = lambda _: None,
 ) -> None:
     """Serve a bundle until SIGTERM or SIGINT, then drain.
@@ -64,11 +66,13 @@ async def serve(
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(_SWITCH_S)
     claimed = claim(config.state)
-    state = UserState(config.state)
+    child.prepare()
+    state = await asyncio.to_thread(open_state, config)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
+    service.tracing = Tracing.from_environment()
     listener, admin_path = listen(config), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,6 +122,8 @@ async def serve(
             watcher.cancel()
         await service.ingest.close()
         service.arms.close()
+        if service.tracing is not None:
+            await asyncio.to_thread(service.tracing.close)
         await releases.close()
         state.close()
         admin_path.unlink(missing_ok=True)

@@ -80,6 +80,8 @@ class Problem(Exception):
             found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.allow is not None:
             found.append((b"allow", self.allow.encode()))
+        if self.code in ("body_too_large", "body_too_slow"):
+            found.append((b"connection", b"close"))  # else the rest of the body would be read, and thrown away
         if self.code == "unauthenticated":
             found.append((b"www-authenticate", b'Basic realm="genrecall", charset="UTF-8"'))
         return found

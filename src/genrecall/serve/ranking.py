@@ -20,8 +20,8 @@ from genrecall.serve.lanes import LaneFailedError, LaneShedError, RankAsked, Ran
 from genrecall.serve.problems import Problem
 from genrecall.serve.schema import RankedItem
 
-DEPTH = 200
-"""So many fused candidates are ranked, at least."""
+DEPTH = 100
+"""So many fused candidates are ranked, at least: as many as rankers learn from."""
 SHARE = 0.2
 """Of the deadline that is kept for ranking."""
 _AFTER = 0.05

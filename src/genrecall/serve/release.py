@@ -21,7 +21,7 @@ from genrecall.recall.tokens import item_texts
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import FALLBACK, Filled, default_channels, fill, fusion_of
 from genrecall.serve.deltas import DeltaStore
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, RankAsked, RankLane
+from genrecall.serve.lanes import Asked, Lane, RankAsked, RankLane
 from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
 from genrecall.serve.scenario import FALLBACKS, Scenario
@@ -30,6 +30,8 @@ from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
 
+_HERE = (FALLBACK, "popularity_segment", "two_tower")
+"""Channels that the gateway holds itself: what fills lists up, and vectors that spread them; a process has the rest."""
 _LEXICAL_ITEMS = 500_000
 _REMEMBERED_FILTERS = 256
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
@@ -66,18 +68,18 @@ class Release:
     @classmethod
     async def open(cls, path: Path, config: ServeConfig) -> Release:
         """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
-        contents = await asyncio.to_thread(Contents.open, path)
+        contents = await asyncio.to_thread(Contents.open, path, _HERE)
         path = contents.path.resolve()
         classic = ClassicProcess(path)
         worker = None if config.worker is None else Replicas(path, config.worker)
-        try:
-            lanes: dict[str, Lane] = {**await classic.start()}
-            if worker is not None:
-                await worker.start()
-                lanes = {"generative": worker, **lanes}
-        except LaneFailedError:
-            await classic.close()
-            raise
+        starting = [classic.start()] if worker is None else [classic.start(), worker.start()]
+        failed = [found for found in await asyncio.gather(*starting, return_exceptions=True) if found is not None]
+        if failed:
+            await asyncio.gather(classic.close(), *([] if worker is None else [worker.close()]))
+            raise failed[0]
+        lanes: dict[str, Lane] = {**classic.lanes()}
+        if worker is not None:
+            lanes = {"generative": worker, **lanes}
         release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
         try:
             release.require(config.scenarios)
@@ -98,10 +100,10 @@ class Release:
             asked = Asked(query=query, k=min(100, len(contents.items)), beam=self.beam, trace=True, budget_s=60.0)
             await asyncio.gather(*(lane.ask(asked) for lane in self.lanes.values()), return_exceptions=True)
         if self.ranks is not None:
-            asked = RankAsked(
+            told = RankAsked(
                 query=Query(history=history), user_id=None, items=history, deltas=self.deltas, budget_s=60.0
             )
-            await asyncio.gather(self.ranks.rank(asked), return_exceptions=True)
+            await asyncio.gather(self.ranks.rank(told), return_exceptions=True)
         await asyncio.to_thread(lambda: (contents.items.index, contents.items.titles, self.fallback(Query(), 1)))
 
     async def close(self) -> None:

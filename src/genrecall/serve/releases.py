@@ -23,7 +23,7 @@ from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
-from genrecall.serve.state.store import UserState
+from genrecall.serve.state.state import State
 from genrecall.telemetry import log
 
 _RETIRE_S = 60.0
@@ -39,7 +39,7 @@ class Releases:
         metrics: where changes are counted.
     """
 
-    def __init__(self, config: ServeConfig, state: UserState, metrics: Metrics) -> None:
+    def __init__(self, config: ServeConfig, state: State, metrics: Metrics) -> None:
         self._config, self._state, self._metrics = config, state, metrics
         self.active: Release | None = None
         self.candidate: Release | None = None

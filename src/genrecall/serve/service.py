@@ -14,11 +14,11 @@ from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering, arranging, ranking
 from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
-from genrecall.serve.arms import Arms
+from genrecall.serve.arms import Arms, Draft
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError
+from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -29,13 +29,25 @@ from genrecall.serve.releases import Releases
 from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Rank, Ranked, Recommend, Search
 from genrecall.serve.state.ingest import Ingest
-from genrecall.serve.state.store import UserState, shown
+from genrecall.serve.state.state import State, StateUnavailableError
+from genrecall.serve.state.store import Past, shown
 from genrecall.serve.tiers import Tiers
+from genrecall.serve.tracing import Tracing
 
+_STATE_SHARE = 0.3  # of the deadline, for a store behind a network
 _RESERVE = 0.1  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
 _NARROWED = "narrowed: generative"
 _AS_THE_BUNDLE_SAYS = Scenario()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Known:
+    """What is stored of a user, or why that is not known."""
+
+    pasts: Sequence[Past]
+    profile: Mapping[str, str]
+    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +57,7 @@ class _Plan:
     query: Query
     channels: tuple[str, ...]
     rules: Scenario
+    draft: Draft | None
     beam: int
     beam_asked: int
     reasons: list[str]
@@ -62,13 +75,12 @@ class Service:
         metrics: where it is measured.
     """
 
-    def __init__(
-        self, config: ServeConfig, releases: Releases, state: UserState, ingest: Ingest, metrics: Metrics
-    ) -> None:
+    def __init__(self, config: ServeConfig, releases: Releases, state: State, ingest: Ingest, metrics: Metrics) -> None:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
         self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
         self.arms = Arms(config)
+        self.tracing: Tracing | None = None
         self.inflight = 0
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
@@ -80,16 +92,17 @@ class Service:
             release, role = self.releases.pick(request.user_id or request_id)
         else:
             release, role = self.releases.named(request.release), request.release
+        draft = self.arms.draft(request, arms)
         release.inflight += 1
         self.inflight += 1
         try:
-            plan = self._plan(request, release, begun)
+            plan = self._plan(request, release, begun, await self._known(request), draft)
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            order = await self._order(request, release, plan, outcomes, begun)
+            orders = await self._orders(request, release, plan, outcomes, begun)
             ranked = time.perf_counter()
-            answer = self._pack(request, request_id, release, role, plan, outcomes, order)
+            answer, teams = self._pack(request, request_id, release, role, plan, outcomes, orders)
             answer.versions.arms.update(arms)
         finally:
             release.inflight -= 1
@@ -106,9 +119,13 @@ class Service:
         tier = self.tiers.of(request, len(plan.query.history))
         self._measure(answer, request.k, tier, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
-        self.arms.exposed(request, answer)
-        lists = {name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None}
+        self.arms.exposed(request, answer, draft, teams)
+        lists: dict[str, Listed] = {
+            name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
+        }
         self.traffic.see(answer, request.k, tier)
+        if self.tracing is not None:
+            self.tracing.answered(answer, request.k)
         self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
         return answer
 
@@ -124,7 +141,7 @@ class Service:
             raise Problem("conflict", "the active bundle has no ranker")
         release.inflight += 1
         try:
-            history, times, profile = self._past(request, release)
+            history, times, profile = self._past(request, release, await self._known(request))
             items, places = release.indices(list(dict.fromkeys(request.items)))
             query = Query(history=history, times=times, profile=profile)
             left_s = ranking.left_of(self._deadline_s(request), begun)
@@ -149,7 +166,7 @@ class Service:
 
     async def forget(self, user_id: str) -> int:
         """Erase what is known of a user, here and in the engines; events erased."""
-        erased = self.state.forget(user_id)
+        erased = await asyncio.to_thread(self.state.forget, user_id)
         self.explanations.forget(user_id)
         await self.releases.purge(user_id)
         return erased
@@ -169,8 +186,25 @@ class Service:
     def _rules(self, request: Recommend | Search) -> Scenario:
         return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
 
-    def _plan(self, request: Recommend | Search, release: Release, begun: float) -> _Plan:
-        history, times, profile = self._past(request, release)
+    async def _known(self, request: Recommend | Search | Rank) -> _Known:
+        """What is stored of the request's user; a store that does not answer costs a part of the deadline at most."""
+        user_id = request.user_id if request.history is None else None
+        if user_id is None:
+            return _Known(pasts=[], profile={})
+        if not self.state.remote:
+            pasts, profile = self.state.known(user_id)
+            return _Known(pasts=pasts, profile=profile)
+        try:
+            async with asyncio.timeout(self._deadline_s(request) * _STATE_SHARE):
+                pasts, profile = await asyncio.to_thread(self.state.known, user_id)
+        except (StateUnavailableError, TimeoutError):
+            return _Known(pasts=[], profile={}, reasons=["error: user state"])
+        return _Known(pasts=pasts, profile=profile)
+
+    def _plan(
+        self, request: Recommend | Search, release: Release, begun: float, known: _Known, draft: Draft | None
+    ) -> _Plan:
+        history, times, profile = self._past(request, release, known)
         query = Query(
             history=history,
             times=times,
@@ -179,7 +213,9 @@ class Service:
             text=request.query if isinstance(request, Search) else None,
         )
         rules = self._rules(request)
-        channels = release.chosen(request.channels or rules.channels, search=isinstance(request, Search))
+        channels = release.chosen(
+            request.channels or (draft.channels if draft else rules.channels), search=isinstance(request, Search)
+        )
         reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
         budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
@@ -192,21 +228,21 @@ class Service:
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
         return _Plan(
-            query=query, channels=channels, rules=rules, beam=beam, beam_asked=beam_asked if beam or reasons else 0,
-            reasons=reasons, budget_s=budget_s,
+            query=query, channels=channels, rules=rules, draft=draft, beam=beam,
+            beam_asked=beam_asked if beam or reasons else 0, reasons=[*known.reasons, *reasons], budget_s=budget_s,
         )  # fmt: skip
 
     def _past(
-        self, request: Recommend | Search | Rank, release: Release
+        self, request: Recommend | Search | Rank, release: Release, known: _Known
     ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
         if request.history is not None:
             return release.indices(request.history)[0], None, request.profile
         if request.user_id is None:
             return _NOTHING, None, request.profile
-        pasts = shown(self.state.history(request.user_id), release.contents.split)
+        pasts = shown(known.pasts, release.contents.split)
         indices, places = release.indices([past.item_id for past in pasts])
         times = np.array([past.time for past in pasts], dtype=np.int64)[places] if len(places) else None
-        return indices, times, {**self.state.profile(request.user_id), **request.profile}
+        return indices, times, {**known.profile, **request.profile}
 
     def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
         parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
@@ -220,7 +256,7 @@ class Service:
         depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
         tasks = {}
         for name in plan.channels:
-            if name == "generative" and plan.beam == 0 and plan.reasons:
+            if name == "generative" and plan.beam == 0 and plan.beam_asked:
                 continue
             asked = Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
@@ -238,18 +274,35 @@ class Service:
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
 
-    async def _order(
+    async def _orders(
         self,
         request: Recommend | Search,
         release: Release,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
         begun: float,
+    ) -> dict[str, Order]:
+        """The candidates of each way of answering: one, or the two of an interleaved answer."""
+        ways = {"": plan.channels} if plan.draft is None else plan.draft.ways
+        found = await asyncio.gather(
+            *(self._order(request, release, plan, channels, outcomes, begun) for channels in ways.values())
+        )
+        return dict(zip(ways, found, strict=True))
+
+    async def _order(
+        self,
+        request: Recommend | Search,
+        release: Release,
+        plan: _Plan,
+        channels: tuple[str, ...],
+        outcomes: Mapping[str, Outcome],
+        begun: float,
     ) -> Order:
-        """Fused candidates, in the ranker's order where the bundle has one."""
+        """Fused candidates of some channels, in the ranker's order where the bundle has one."""
         rules, ranked = plan.rules, _is_ranked(request, release)
         fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
-        found = answering.fuse(release, plan.channels, outcomes, plan.query, fetch, rules)
+        own = {name: outcome for name, outcome in outcomes.items() if name in channels}
+        found = answering.fuse(release, channels, own, plan.query, fetch, rules)
         if not ranked:
             return Order(found=self._kept(release, found))
         assert release.ranks is not None
@@ -265,10 +318,18 @@ class Service:
         role: str,
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
-        order: Order,
-    ) -> Answer:
+        orders: Mapping[str, Order],
+    ) -> tuple[Answer, list[str]]:
         rules = plan.rules
-        found = arranging.arranged(release, order.found, rules, request.spread, request.k)
+        lists = {
+            way: arranging.arranged(release, order.found, rules, request.spread, request.k)
+            for way, order in orders.items()
+        }
+        teams: list[str] = []
+        if plan.draft is None:
+            (found,) = lists.values()
+        else:
+            found, teams = arranging.drafted(lists, request.k, f"{plan.draft.layer} {request_id}")
         missing = request.k - len(found)
         filled: Sequence[Filled] = []
         if missing > 0:
@@ -280,7 +341,7 @@ class Service:
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")
         ]
         reasons = [*plan.reasons, *(reason for reason in failed if reason not in plan.reasons)]
-        reasons += [order.reason] if order.reason else []
+        reasons += dict.fromkeys(order.reason for order in orders.values() if order.reason)
         generative = outcomes.get("generative")
         ran = generative.listed if generative is not None else None
         if ran is not None and ran.narrowed and _NARROWED not in reasons:
@@ -293,13 +354,14 @@ class Service:
             beam_asked=plan.beam_asked,
             filled=len(filled),
         )
-        return Answer(
+        answer = Answer(
             request_id=request_id,
             items=answering.items_of(release, found, filled),
             coverage=coverage,
-            versions=answering.versions_of(release, role, plan.channels, rules, order.version),
+            versions=answering.versions_of(release, role, plan.channels, rules, next(iter(orders.values())).version),
             timing_ms={},
         )
+        return answer, [*teams, *[""] * len(filled)] if plan.draft is not None else []
 
     def _kept(self, release: Release, found: Sequence[Fused]) -> list[Fused]:
         """Without what was delisted while the channels were at work."""

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from genrecall.errors import ArtifactError
 from genrecall.sid.normaliser import Normaliser
 from genrecall.telemetry import Bar
 
@@ -67,7 +68,19 @@ def write_state(file: Path, header: Mapping[str, Any], state: Mapping[str, torch
 
 
 def read_state(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Header and tensors of a file that ``write_state`` wrote."""
-    with safe_open(file, framework="pt") as stored:
-        header = json.loads(stored.metadata()[_HEADER])
-        return header, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    """Header and tensors of a file that ``write_state`` wrote.
+
+    Raises:
+        ArtifactError: it is no such file.
+    """
+    try:
+        with safe_open(file, framework="pt") as stored:
+            header = json.loads(stored.metadata()[_HEADER])
+            return header, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{file} holds no quantiser",
+            seen=f"{type(error).__name__}: {error}",
+            allowed="a file that `genrecall sid build` wrote",
+            fix="copy the artifact again from its source, or build the SIDs again",
+        ) from None

@@ -1,10 +1,11 @@
 """A plan as tensors: the only place where host data goes to the device, in one copy of 32-bit integers.
 
-    | table R·Q | length R | new R | there R | last R | filter R | seed R | cap R | starts R+1 | widths L·R | begins L·(R+1) |
-    | token T | position T | slot T |
+    | table R·Q | length R | new R | there R | last R | filter R | seed R | cap R | starts R+1 | widths L·R |
+    | begins L·(R+1) | token T | position T | slot T |
 
-Fields, and rows of ``widths`` and ``begins``, start at multiples of 16 bytes. The first line depends on what a batch's beams need, the second on its prompts, so that the addresses of the first,
-which the graphs of the levels read, do not depend on T.
+Fields, and rows of ``widths`` and ``begins``, start at multiples of 16 bytes. All but the last three depend on what a
+batch's beams need, those on its prompts, so that the addresses of the first, which the graphs of the levels read, do
+not depend on T.
 """
 
 from __future__ import annotations

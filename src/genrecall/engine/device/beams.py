@@ -18,8 +18,8 @@ from genrecall.engine.config import Normalise
 from genrecall.engine.device.batch import Batch, request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
-from genrecall.engine.device.open import SidDecoder
 from genrecall.engine.device.diversity import drop_removed
+from genrecall.engine.device.open import SidDecoder
 from genrecall.engine.device.sampling import Caps, draw
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT

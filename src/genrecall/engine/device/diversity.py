@@ -2,8 +2,8 @@
 
     kept = top-W of { c : |{ c' before c in the ranking : c'_0 = c_0 }| < n }
 
-The capped selection of diverse re-ranking (category quotas); we deviate in applying it at every level of the search, so
-that the room that one code gives up is filled with others' beams as they come, and W of them come back where they exist.
+Category quotas, as re-rankers have them. We deviate in applying them at every level of the search, so that the room
+that one code gives up is filled with others' beams as they come, and W of them come back where they exist.
 """
 
 from __future__ import annotations

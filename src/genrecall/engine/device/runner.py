@@ -27,7 +27,6 @@ from genrecall.engine.host.step import StepPlan, fit
 from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
-
 _NO_CAP = 2**31 - 1
 
 

@@ -72,9 +72,7 @@ class ForestShape:
 
     @property
     def sizes(self) -> list[int]:
-        """Of the parts of a forest, up to 16 bytes: begin, count, parent, code, node of every level, then rows and codes
-        picked.
-        """
+        """Of the parts, up to 16 bytes: begin, count, parent, code, node of every level, then rows and codes picked."""
         places = aligned(self.requests + 1), aligned(self.requests)
         levels = [size for rows in self.rows for size in (*places, rows, rows, rows)]
         return levels + [self.candidates] * (2 * (len(self.rows) + 1))

@@ -1,4 +1,4 @@
-"""Integers on their way to the device: written into page-locked memory in turn, copied to one address that graphs hold."""
+"""Integers on their way to the device: written into page-locked memory, copied to one address that graphs hold."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from genrecall.engine.host.step import Kind, Load, Seat, StepPlan
 from genrecall.errors import CapacityError
 
 _LOOK = 4  # a batch looks at so many times the requests that it can hold
+_MISSES = 64  # and ends where so many in a row did not fit
 
 
 class Dropped(Enum):
@@ -205,7 +206,7 @@ class Scheduler:
             busy_s: seconds until the device has done what it was given.
         """
         start = self.clock() + busy_s
-        batch, kept = _Batch(), []
+        batch, kept, misses = _Batch(), [], 0
         for looked, entry in enumerate(self._waiting, 1):
             fate = self._seat(batch, entry, start)
             if fate is _Fate.LATE:
@@ -213,8 +214,9 @@ class Scheduler:
             elif fate is _Fate.WAITS:
                 kept.append(entry)
             waits_for_pages = fate is _Fate.WAITS and not batch.seats
+            misses = misses + 1 if fate is _Fate.WAITS else 0
             enough = len(batch.seats) == self.limits.requests or looked == _LOOK * self.limits.requests
-            if waits_for_pages or enough:
+            if waits_for_pages or enough or misses == _MISSES:
                 break
         self._waiting = kept + self._waiting[looked:] if self._waiting else []
         if batch.head is None:
@@ -250,9 +252,9 @@ class Scheduler:
         cached = self.cache.hit(job.user, job.tokens)
         filters = batch.filters if job.item_filter is None else batch.filters | {job.item_filter}
         if batch.head is not None and not (
-            (job.kind, job.catalog) == (batch.head.kind, batch.head.catalog)
+            max(map(add, batch.rows, job.rows)) <= limits.rows
+            and (job.kind, job.catalog) == (batch.head.kind, batch.head.catalog)
             and batch.load.tokens + size - cached <= limits.tokens
-            and max(map(add, batch.rows, job.rows)) <= limits.rows
             and self.cost.seconds(batch.load + Load.of(size, cached, job.rows)) <= batch.most_s
             and len(filters) <= limits.filters
         ):

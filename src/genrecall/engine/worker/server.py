@@ -16,6 +16,7 @@ allowed, fix. A service adds kinds of its own (``serve.worker``). A head may bea
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,9 @@ class Server:
             self._require_bundle(frame.head.get("bundle"))
             reply = await self._handlers[frame.head["kind"]](frame)
         except (GenrecallError, TimeoutError, KeyError, TypeError) as error:
+            reply = Frame(head={"kind": "error", **_told(error)})
+        except Exception as error:  # this request's fault is this request's reply; the log has where it came from
+            traceback.print_exc()
             reply = Frame(head={"kind": "error", **_told(error)})
         writer.write(encode(Frame(head={**reply.head, "id": number}, arrays=reply.arrays)))
         await writer.drain()

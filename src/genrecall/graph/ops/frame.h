@@ -154,6 +154,7 @@ struct Ask {
   std::string user;             // empty: nobody's
   double timeout_s = 0;         // 0: none
   std::string bundle;           // empty: any
+  bool state = false;           // the model's state is wanted, too
   std::string allowed;          // bits, most significant first; empty: everything
   int64_t num_items = 0;
 };
@@ -211,6 +212,7 @@ inline bool WriteAsk(const Ask& ask, uint64_t id, std::string* out) {
   head += ", \"timeout_s\": " + (ask.timeout_s > 0 ? std::to_string(ask.timeout_s) : std::string("null"));
   head += ", \"narrowest\": null, \"seed\": null, \"items\": ";
   head += ask.allowed.empty() ? "null" : std::to_string(ask.num_items);
+  if (ask.state) head += ", \"state\": true";
   if (!ask.bundle.empty()) {
     head += ", \"bundle\": ";
     if (!Quote(ask.bundle, &head)) return false;

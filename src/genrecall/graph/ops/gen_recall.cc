@@ -39,8 +39,13 @@ enum RecallInput { kTokens, kSplits, kDeadlineMs, kK, kBeam, kExclude, kExcludeS
 // What one execution of the operator waits for. Outlives the operator's context where replies come late.
 class Call : public std::enable_shared_from_this<Call> {
  public:
-  Call(OpKernelContext* ctx, AsyncOpKernel::DoneCallback done, std::string bundle, int64_t items_per_sid)
-      : ctx_(ctx), done_(std::move(done)), bundle_(std::move(bundle)), items_per_sid_(items_per_sid) {
+  Call(OpKernelContext* ctx, AsyncOpKernel::DoneCallback done, std::string bundle, int64_t items_per_sid,
+       int64_t state_width)
+      : ctx_(ctx),
+        done_(std::move(done)),
+        bundle_(std::move(bundle)),
+        items_per_sid_(items_per_sid),
+        state_width_(state_width) {
     for (int i = 0; i < ctx->num_inputs(); ++i) inputs_.push_back(ctx->input(i));
   }
 
@@ -74,11 +79,11 @@ class Call : public std::enable_shared_from_this<Call> {
   OpKernelContext* ctx_;
   AsyncOpKernel::DoneCallback done_;
   const std::string bundle_;
-  const int64_t items_per_sid_;
+  const int64_t items_per_sid_, state_width_;
   std::vector<Tensor> inputs_;
   const Clock::time_point begun_ = Clock::now();
   int64_t k_ = 0, beam_ = 0;
-  Tensor *items_ = nullptr, *scores_ = nullptr, *status_ = nullptr;
+  Tensor *items_ = nullptr, *scores_ = nullptr, *status_ = nullptr, *state_ = nullptr;
   tensorflow::CancellationToken token_ = CancellationManager::kInvalidToken;
 
   std::mutex mu_;
@@ -115,6 +120,8 @@ absl::Status Call::Prepare() {
   TF_RETURN_IF_ERROR(ctx_->allocate_output(0, lists, &items_));
   TF_RETURN_IF_ERROR(ctx_->allocate_output(1, lists, &scores_));
   TF_RETURN_IF_ERROR(ctx_->allocate_output(2, TensorShape({r}), &status_));
+  TF_RETURN_IF_ERROR(ctx_->allocate_output(3, TensorShape({r, state_width_}), &state_));
+  state_->flat<float>().setConstant(std::numeric_limits<float>::quiet_NaN());
   items_->flat<int32_t>().setConstant(-1);
   scores_->flat<float>().setConstant(-std::numeric_limits<float>::infinity());
   rows_.resize(static_cast<size_t>(r));
@@ -166,6 +173,7 @@ int32_t Call::Dispatch(int64_t row) {
   ask.num_tokens = splits[row + 1] - splits[row];
   ask.beam = beam_;
   ask.bundle = bundle_;
+  ask.state = state_width_ > 0;
   const int64_t num_items = inputs_[kLeafItems].NumElements();
   if (inputs_[kExcludeSplits].NumElements() > 0) {
     const int64_t* ends = Data<int64_t>(kExcludeSplits);
@@ -255,6 +263,10 @@ int32_t Call::Write(int64_t row, const Frame& frame) {
   const int64_t levels = inputs_[kLeafSids].dim_size(1), leaves = inputs_[kLeafSids].dim_size(0);
   if (sids == nullptr || scores == nullptr || sids->shape[0] != scores->shape[0]) return kRefused;
   if (sids->shape[0] > 0 && sids->shape[1] != levels) return kRefused;
+  const FrameArray* state = state_width_ > 0 ? frame.Find("state", ArrayType::kFloat32, 1) : nullptr;
+  if (state != nullptr && state->count == state_width_) {
+    std::memcpy(state_->flat<float>().data() + row * state_width_, state->data, static_cast<size_t>(state_width_) * 4);
+  }
   const int32_t* table = Data<int32_t>(kLeafSids);
   std::vector<int32_t> sid(static_cast<size_t>(levels));
   int64_t found = 0;
@@ -325,17 +337,18 @@ class GenRecallOp : public AsyncOpKernel {
   explicit GenRecallOp(OpKernelConstruction* ctx) : AsyncOpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("bundle", &bundle_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("items_per_sid", &items_per_sid_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("state_width", &state_width_));
   }
 
   void ComputeAsync(OpKernelContext* ctx, DoneCallback done) override {
-    auto call = std::make_shared<Call>(ctx, done, bundle_, items_per_sid_);
+    auto call = std::make_shared<Call>(ctx, done, bundle_, items_per_sid_, state_width_);
     OP_REQUIRES_OK_ASYNC(ctx, call->Prepare(), done);
     call->Start();
   }
 
  private:
   std::string bundle_;
-  int64_t items_per_sid_ = 0;
+  int64_t items_per_sid_ = 0, state_width_ = 0;
 };
 
 REGISTER_OP("GenRecall")
@@ -352,10 +365,12 @@ REGISTER_OP("GenRecall")
     .Input("leaf_begin: int32")
     .Input("leaf_items: int32")
     .Attr("bundle: string = ''")
-    .Attr("items_per_sid: int = 0")
+    .Attr("items_per_sid: int >= 0 = 0")
+    .Attr("state_width: int >= 0 = 0")
     .Output("items: int32")
     .Output("scores: float")
     .Output("status: int32")
+    .Output("state: float")
     .SetIsStateful()
     .SetShapeFn([](tensorflow::shape_inference::InferenceContext* c) {
       using tensorflow::shape_inference::DimensionHandle;
@@ -363,11 +378,14 @@ REGISTER_OP("GenRecall")
       ShapeHandle splits;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(kSplits), 1, &splits));
       DimensionHandle rows, k;
+      int64_t width = 0;
+      TF_RETURN_IF_ERROR(c->GetAttr("state_width", &width));
       TF_RETURN_IF_ERROR(c->Subtract(c->Dim(splits, 0), 1, &rows));
       TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(kK, &k));
       c->set_output(0, c->Matrix(rows, k));
       c->set_output(1, c->Matrix(rows, k));
       c->set_output(2, c->Vector(rows));
+      c->set_output(3, c->Matrix(rows, c->MakeDim(width)));
       return absl::OkStatus();
     });
 REGISTER_KERNEL_BUILDER(Name("GenRecall").Device(tensorflow::DEVICE_CPU), GenRecallOp);

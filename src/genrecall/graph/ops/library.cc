@@ -2,3 +2,4 @@
 #include "behavior_sequence.cc"
 #include "engine_client.cc"
 #include "gen_recall.cc"
+#include "sparse_rank.cc"

@@ -1,1 +1,1 @@
-"""SavedModels behind the gateway's own door, in the dialects of TensorFlow Serving and of the Open Inference Protocol."""
+"""SavedModels behind the gateway's door, as TensorFlow Serving's REST API and as the Open Inference Protocol."""

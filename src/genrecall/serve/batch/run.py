@@ -107,8 +107,10 @@ class Work:
         with progress(label, len(rows)) as bar:
             for begin in range(rows.start, rows.stop, self.config.batch_users):
                 part = range(begin, min(begin + self.config.batch_users, rows.stop))
-                for user, listed in zip(part, self.lists.answer([self._query(user) for user in part]), strict=True):
-                    ids.append(self.users.events.user_ids[user])
+                names = [self.users.events.user_ids[user] for user in part]
+                answers = self.lists.answer([self._query(user) for user in part], names)
+                for name, listed in zip(names, answers, strict=True):
+                    ids.append(name)
                     items.append([self.contents.items.ids[item] for item in listed.items])
                     scores.append(listed.scores)
                     filled.append(listed.filled)

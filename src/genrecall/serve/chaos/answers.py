@@ -25,9 +25,10 @@ def valid(setting: Setting, target: Target | None) -> tuple[str, bool]:
 
     torch.manual_seed(0)
     rng, tries, beams, invalid, twice, other = np.random.default_rng(0), setting.times(10, 100), 0, 0, 0, 0
-    shape: dict[str, Any] = {"vocab_size": _VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-             "max_position_embeddings": 64}  # fmt: skip
+    shape: dict[str, Any] = {
+        "vocab_size": _VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64,
+    }  # fmt: skip
     model = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
     for _ in range(tries):
         levels, codes = int(rng.integers(2, 5)), int(rng.integers(3, 9))

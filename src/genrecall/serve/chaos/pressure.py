@@ -26,6 +26,7 @@ def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
         client = setting.client(target)
         await client.closed(4, 2.0)
         peak = max([good(await client.closed(workers, 3.0)) for workers in (4, 16, 48)])
+        assert peak >= 1, f"this machine is too busy: {peak:.1f} answers a second within {DEADLINE_MS} ms, unloaded"
         before = await client.open(0.3 * peak, 3.0)
         over = await client.open(3 * peak, seconds)
         after = await client.open(0.3 * peak, 8.0)

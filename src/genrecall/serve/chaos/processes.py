@@ -110,6 +110,7 @@ def classic_killed(setting: Setting, target: Target | None) -> tuple[str, bool]:
     assert target is not None
     os.kill(target.pid("classic"), signal.SIGKILL)
     with asking(setting, target) as seen:
-        back = wait_until(lambda: target.is_ready(), 60)
-    kept = back is not None and back <= 10 and not seen.failures
+        unready = wait_until(lambda: not target.is_ready(), 2)
+        back = wait_until(target.is_ready, 60)
+    kept = unready is not None and back is not None and back <= 10 and not seen.failures
     return f"{seen}, back after {shown(back)}", kept

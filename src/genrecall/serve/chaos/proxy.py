@@ -82,7 +82,11 @@ def between(port: int, *, delay_s: float, lost: float) -> Iterator[tuple[Proxy, 
         asyncio.set_event_loop(loop)
         starting = loop.create_task(start())
         loop.run_forever()
-        starting.cancel()
+        tasks = asyncio.all_tasks(loop) | {starting}
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
 
     thread = threading.Thread(target=live, daemon=True)
     thread.start()

@@ -23,10 +23,11 @@ from genrecall.errors import ConfigError, DependencyError
 from genrecall.serve.chaos.target import serving
 from genrecall.serve.cluster.routing import merged, route
 from genrecall.serve.problems import Problem
+from genrecall.telemetry import log
 
 APP = "genrecall"
 _COUNT = "replicas.json"
-_PATIENCE_S = 75
+_PATIENCE_S, _AWAY_S = 75, 15
 _BODY_BYTES = 64 << 20
 _KEPT = ("authorization", "content-type", "idempotency-key", "inference-header-content-length", "x-request-id",
          "accept", "traceparent")  # fmt: skip
@@ -60,7 +61,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
-            raise ConfigError("nobody would answer", seen=self.replicas, allowed="1 or more", fix="raise --replicas")
+            raise ConfigError("nobody would answer", seen=self.replicas, allowed="1 or more", fix="raise --partitions")
 
 
 class Service:
@@ -162,7 +163,16 @@ class Front:
         return max(told, key=lambda reply: reply[0])
 
     async def _ask(self, home: int, method: str, target: str, headers: dict[str, str], body: bytes) -> Reply:
-        found: Reply = await self._replicas[home].ask.remote(method, target, headers, body)
+        """A replica that is being started again is waited for a little, then said to be away."""
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        asked = self._replicas[home].ask.remote(method, target, headers, body)
+        try:
+            found: Reply = await asyncio.wait_for(asked, _AWAY_S)
+        except (TimeoutError, ConnectionError, http.client.HTTPException, RayError, RayServeException) as error:
+            log(f"replica {home} is away: {type(error).__name__}")
+            raise Problem("not_ready", "the service that keeps this user is away", retry_after_s=2) from None
         return found
 
 
@@ -211,7 +221,7 @@ def require_count(state: Path, replicas: int) -> None:
         if known != replicas:
             raise ConfigError(
                 "the users of this state are divided among another number of replicas",
-                seen=f"--replicas {replicas}", allowed=f"{known}",
+                seen=f"--partitions {replicas}", allowed=f"{known}",
                 fix="keep the number, or give another --state, which begins from the catalog's histories",
             )  # fmt: skip
     file.write_text(json.dumps({"replicas": replicas}) + "\n", encoding="utf-8")

@@ -103,7 +103,9 @@ export function explore(main, asked) {
     run();
   }
 
-  const refresh = () => { put(left, controls(tools)); put(right, outcome()); };
+  // Whoever is typing an id or a title is not interrupted by an answer that comes meanwhile.
+  const isTyping = () => left.contains(document.activeElement) && document.activeElement.matches("[role=combobox]") && document.activeElement.value !== "";
+  const refresh = () => { if (!isTyping()) put(left, controls(tools)); put(right, outcome()); };
   const tools = { state, run, edit, add, anyUser, pickUser, refresh };
 
   function outcome() {
@@ -149,6 +151,7 @@ export function explore(main, asked) {
       refresh();
     } else if (asked.get("items")) {
       const pages = await Promise.all(asked.get("items").split("|").map((id) => api.item(id).catch(() => ({ item_id: id, title: "", sid: "" }))));
+      if (state.user) state.profile = (await api.user(state.user)).profile;
       state.edited = true; state.history = pages;
       await run();
     } else if (state.user) await pickUser(state.user);
@@ -158,6 +161,6 @@ export function explore(main, asked) {
   }
 
   refresh();
-  if (asked.size) put(right, waiting());
+  if ([...asked].length) put(right, waiting());
   begin().catch((error) => { state.error = error; refresh(); });
 }

@@ -43,7 +43,7 @@ function sunburst(prefixes, total, choose) {
     const shade = 220 + (index / prefixes.length) * 320;
     const piece = (inner, outer, from, to, entry, light) => paths.push(svg("path", { d: arc(inner, outer, from, to), class: to - from > 0.03 ? "wide-arc" : null,
       "data-prefix": entry.prefix, style: { "--hue": shade % 360, "--light": light }, onclick: () => choose(entry.prefix) },
-    svg("title", null, `${codesOf(entry.prefix).join("")} · ${entry.count}\n${entry.example}`)));
+    svg("title", null, `${codesOf(entry.prefix).join("")} · ${entry.count}\n${entry.example.title}`)));
     piece(80, 158, begin, begin + turn(first.count), first, 0);
     let inside = begin, rest = turn(first.count);
     first.below.filter((second) => turn(second.count) > THINNEST).forEach((second, place) => {
@@ -70,7 +70,7 @@ function browser(prefixes, drawn) {
     const up = codes.slice(0, -1).join(""), list = h("div", null, waiting());
     put(body, h("div", { class: "row" }, codes.length > 0 && h("button", { type: "button", class: "quiet tiny", "data-key": "up", onclick: () => choose(up) }, `← ${t("up")}`),
       codes.length ? sid(prefix) : h("b", null, t("all_prefixes"))),
-    children.length > 0 && h("div", { class: "chips", role: "group", tabindex: 0, "aria-label": t("codes_next") }, children.map((entry) => h("button", { type: "button", class: "chip", title: entry.example,
+    children.length > 0 && h("div", { class: "chips", role: "group", tabindex: 0, "aria-label": t("codes_next") }, children.map((entry) => h("button", { type: "button", class: "chip", title: entry.example.title,
       "data-key": `chip-${entry.prefix}`, onclick: () => choose(entry.prefix) }, codesOf(entry.prefix).at(-1).slice(1, -1), h("b", null, count(entry.count))))), list);
     try {
       const told = await api.below(prefix);
@@ -113,7 +113,7 @@ export function sids(main, asked) {
       h("div", { class: "two even" },
         h("section", { class: "card" }, h("h2", null, t("sunburst")), h("p", { class: "muted hint" }, t("sunburst_hint")), sunburst(told.prefixes, told.items, choose)),
         h("section", { class: "card" }, h("h2", null, t("below")), body)),
-      neighbours(asked.get("item"), told.groups[0]?.items[0]?.item_id), collisions(told),
+      neighbours(asked.get("item"), (told.groups[0]?.items[0] ?? told.prefixes[0]?.example)?.item_id), collisions(told),
     ];
   });
 }

@@ -46,8 +46,8 @@ export const EN = {
 
   stored: "{users} users · {events} events stored", ready: "ready", not_ready: "not ready", now: "now", per_second: "{n}/s", rate: "Answers a second, last minute",
   rate_told: "Answers a second over the last minute; most were {n}, {s} seconds ago", answers_minute: "Answers, last minute", deadline_note: "deadline {n} ms",
-  requests: "Requests on their way", of_limit: "limit {n}, found by itself", rows: "Beam rows on their way", queue_note: "queue p95 {wait}", batch_note: "{n} rows a batch",
-  shed_count: "Refused or shed", since_start: "since the start", share_degraded: "Degraded answers", narrowed_note: "{n} with a narrower beam", fill: "Filled without fallback", fill_note: "of the items asked for",
+  requests: "Requests in flight", of_limit: "limit {n}, adaptive", rows: "Beam rows in flight", queue_note: "queue p95 {wait}", batch_note: "{n} rows a batch",
+  shed_count: "Refused or shed", since_start: "since the start", share_degraded: "Degraded answers", narrowed_note: "{n} narrowed", fill: "Filled without fallback", fill_note: "of the items asked for",
   stages: "Time by stage, ms", stage: "Stage", stage_state: "history and plan", stage_channels: "all channels", stage_queue: "· queue of the worker", stage_beam: "· beam search",
   stage_fusion: "fusion and packing", stage_total: "total", stage_state_hint: "Reading the user's state and deciding whom to ask", stage_channels_hint: "All channels at once, at most until the deadline",
   stage_queue_hint: "Requests wait for the batch before", stage_beam_hint: "The batch that held the request", stage_fusion_hint: "Joining the lists", stage_total_hint: "Without HTTP",

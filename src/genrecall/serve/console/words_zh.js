@@ -46,7 +46,7 @@ export const ZH = {
 
   stored: "已存 {users} 个用户 · {events} 条事件", ready: "就绪", not_ready: "未就绪", now: "现在", per_second: "{n}/秒", rate: "每秒应答数（最近一分钟）",
   rate_told: "最近一分钟每秒应答数，最多为 {n}，在 {s} 秒前", answers_minute: "最近一分钟应答", deadline_note: "时限 {n} 毫秒",
-  requests: "在途请求", of_limit: "上限 {n}，自动得出", rows: "在途束行", queue_note: "排队 p95 {wait}", batch_note: "每批 {n} 行",
+  requests: "在途请求", of_limit: "上限 {n}，自适应", rows: "在途束行", queue_note: "排队 p95 {wait}", batch_note: "每批 {n} 行",
   shed_count: "拒绝或舍弃", since_start: "启动以来", share_degraded: "降级应答占比", narrowed_note: "其中 {n} 个收窄了束宽", fill: "无需补足的填充率", fill_note: "占所请求的商品数",
   stages: "各阶段耗时（毫秒）", stage: "阶段", stage_state: "读取历史与规划", stage_channels: "全部通道", stage_queue: "· 工作进程排队", stage_beam: "· 束搜索",
   stage_fusion: "融合与打包", stage_total: "合计", stage_state_hint: "读取用户状态并决定请求哪些通道", stage_channels_hint: "所有通道并行，最多等到时限",

@@ -114,8 +114,13 @@ def requests_of(asked: Infer, tail: bytes, channels: list[str] | None) -> list[R
         Problem: tensors that do not fit each other, or bounds that are not kept.
     """
     arrays = inputs_of(asked, tail, {name for name, _, _ in _INPUTS})
+    for tensor in asked.inputs:
+        if (tensor.datatype == "BYTES") == (tensor.name == "k"):
+            raise Problem("invalid", f"input {tensor.name}: k is an integer, all others are BYTES")
     k = int(arrays.pop("k").reshape(-1)[0]) if "k" in arrays and arrays["k"].size else 10
-    columns = {name: array.reshape(len(array), -1) for name, array in arrays.items() if array.ndim > 0}
+    if any(array.size == 0 and len(array) == 0 for array in arrays.values()):
+        raise Problem("invalid", "user_id, query and history: at least one row")
+    columns = {name: array.reshape(len(array), array.size // len(array)) for name, array in arrays.items()}
     lengths = {len(array) for array in columns.values()}
     if len(lengths) != 1:
         raise Problem("invalid", "user_id, query and history need the same first dimension")

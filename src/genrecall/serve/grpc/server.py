@@ -106,6 +106,14 @@ class _Calls:
 
     def _handler(self, name: str, call: Callable[[Any, Any, str], Awaitable[Any]], request: Any) -> Any:
         async def handled(asked: Any, context: Any) -> Any:
+            tracing = self._gate.tracing
+            if tracing is None or name in _ALWAYS:
+                return await answered(asked, context)
+            sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            with tracing.request(f"grpc {name}", sent):
+                return await answered(asked, context)
+
+        async def answered(asked: Any, context: Any) -> Any:
             begun, status = time.perf_counter(), 200
             sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             request_id, counted = secrets.token_hex(8), name not in _ALWAYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 import msgspec
@@ -104,7 +105,7 @@ class NativeApi:
         prefix = request.query_params.get("prefix", "")
         if len(prefix) > 120:
             raise Problem("invalid", "prefix: at most 120 characters")
-        return json_response({"users": self._service.state.users(prefix)})
+        return json_response({"users": await asyncio.to_thread(self._service.state.users, prefix)})
 
     async def user(self, request: Request) -> Response:
         """A user's history and profile (GET), or erase all that is known of a user (DELETE)."""
@@ -113,8 +114,9 @@ class NativeApi:
             raise Problem("not_found", "no such user")
         if request.method == "DELETE":
             return json_response({"user_id": user_id, "erased_events": await self._service.forget(user_id)})
-        pasts, contents = state.history(user_id), self._release().contents
-        if not pasts and not state.profile(user_id):
+        contents = self._release().contents
+        pasts, profile = await asyncio.to_thread(state.known, user_id)
+        if not pasts and not profile:
             raise Problem("not_found", "no such user")
         shown = []
         for past in pasts[-MAX_HISTORY:]:
@@ -127,7 +129,7 @@ class NativeApi:
                     "timestamp": past.time,
                 }
             )
-        return json_response({"user_id": user_id, "profile": state.profile(user_id), "history": shown})
+        return json_response({"user_id": user_id, "profile": profile, "history": shown})
 
     async def _answer(self, request: Request, kind: type[Recommend] | type[Search]) -> Response:
         asked = await self._read(request, kind)

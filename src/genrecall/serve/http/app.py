@@ -42,7 +42,7 @@ def data_app(service: Service) -> Gate:
     """What clients reach."""
     health = Health(service)
     routes = data_routes(service, health)
-    gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter)
+    gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter, service.tracing)
     health.gate = gate
     return gate
 

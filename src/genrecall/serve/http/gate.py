@@ -24,6 +24,8 @@ from genrecall.serve.http.rate import Rate
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
+from genrecall.serve.tracing import Request as Traced
+from genrecall.serve.tracing import Tracing
 from genrecall.telemetry import log
 
 OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
@@ -52,12 +54,19 @@ class Gate:
         metrics: of the service.
         routes: what is behind the gate; requests are counted by their paths, never by what a client made up.
         limiter: how many requests may be on their way.
+        tracing: None makes no spans.
     """
 
     def __init__(
-        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, routes: Sequence[BaseRoute], limiter: Limiter
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        metrics: Metrics,
+        routes: Sequence[BaseRoute],
+        limiter: Limiter,
+        tracing: Tracing | None = None,
     ) -> None:
-        self.limiter = limiter
+        self.limiter, self.tracing = limiter, tracing
         self._app, self._config, self._metrics = app, config, metrics
         self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
         self._keys, self._rate = Keys(config.keys), Rate(config.rate_per_s)
@@ -68,7 +77,14 @@ class Gate:
         """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self.tracing is None or scope["path"] in _UNLIMITED:
+            await self._handle(scope, receive, send, None)
+        else:
+            sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            with self.tracing.request(scope["method"], sent) as span:
+                await self._handle(scope, receive, send, span)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, span: Traced | None) -> None:
         begun = time.perf_counter()
         headers = dict(reversed(scope["headers"]))
         given = headers.get(b"x-request-id", b"").decode("latin-1")
@@ -80,7 +96,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _stamped(message.get("headers", []), request_id)}
+                stamped = _stamped(message.get("headers", []), request_id)
+                if span is not None:
+                    stamped.append((b"traceparent", span.traceparent.encode()))
+                message = {**message, "headers": stamped}
             await send(message)
 
         counted = scope["path"] not in _UNLIMITED
@@ -107,6 +126,8 @@ class Gate:
         finally:
             path = self._paths.get(scope["endpoint"], "none") if "endpoint" in scope else "none"
             self._metrics.request.labels(path, str(status)).observe(time.perf_counter() - begun)
+            if span is not None:
+                span.route, span.status = path, status
 
     def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes], counted: bool) -> None:
         if self._local_only and not _is_local(headers.get(b"host", b"")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -48,7 +49,7 @@ class Health:
                 "ready": not self.reasons(),
                 "reasons": self.reasons(),
                 "releases": service.releases.status(),
-                "state": service.state.counts(),
+                "state": await asyncio.to_thread(service.state.counts),
                 "worker": self._worker(),
                 "inflight": self.gate.inflight if self.gate else 0,
                 "traffic": service.traffic.summary(),

@@ -7,7 +7,6 @@ so that keys are added and withdrawn without a restart.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -83,7 +82,8 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _read(file: Path) -> list[tuple[str, bytes]]:
-    lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    text = file.read_bytes().decode("utf-8", "replace")  # what is no text is no line that can be read
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
     found = []
     for number, line in enumerate(lines, 1):
         if not line:
@@ -106,7 +106,7 @@ def _presented(authorization: str) -> str:
     if scheme.lower() == "basic":
         try:
             value = base64.b64decode(value[: 2 * _LONGEST_KEY], validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, not ASCII, not UTF-8
             return ""
     elif scheme.lower() != "bearer":
         return ""

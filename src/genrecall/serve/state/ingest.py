@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genrecall.serve.schema import Event
-from genrecall.serve.state.store import Committed, UserState
+from genrecall.serve.state.state import State
+from genrecall.serve.state.store import Committed
 from genrecall.telemetry import log
 
 _BATCHES_A_COMMIT = 256
@@ -37,7 +38,7 @@ class Ingest:
         max_waiting: batches that may wait for the disk.
     """
 
-    def __init__(self, state: UserState, *, max_waiting: int = 1024) -> None:
+    def __init__(self, state: State, *, max_waiting: int = 1024) -> None:
         self._state, self._max_waiting = state, max_waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()

@@ -35,7 +35,8 @@ HISTORY_EVENTS = 1000
 _FIRST_MAP_BYTES = 1 << 28
 _NAMES = (b"events", b"by_user", b"once", b"history", b"profile", b"delisted", b"facts")
 _SEQUENCE = 8
-_POSITIVE = frozenset(POSITIVE)
+_LONGEST_KEY = 480
+POSITIVES = frozenset(POSITIVE)
 
 
 class Past(msgspec.Struct, array_like=True, frozen=True):
@@ -67,6 +68,8 @@ class UserState:
     Args:
         directory: is made where it is missing.
     """
+
+    remote = False
 
     def __init__(self, directory: Path) -> None:
         self._lmdb = _lmdb()
@@ -104,6 +107,10 @@ class UserState:
         with self._env.begin(db=self._dbs[b"history"], buffers=True) as txn:
             found = txn.get(user_id.encode())
             return [] if found is None else _pasts(found)
+
+    def known(self, user_id: str) -> tuple[list[Past], dict[str, str]]:
+        """History and profile."""
+        return self.history(user_id), self.profile(user_id)
 
     def profile(self, user_id: str) -> dict[str, str]:
         """Profile columns of a user; empty for an unknown one."""
@@ -174,22 +181,15 @@ class UserState:
         with self._env.begin(db=self._dbs[b"facts"]) as txn:
             if txn.get(fact) is not None:
                 return 0
-        events, ids = catalog.events, catalog.items.ids
-        order = events.order("keep", tie_seed)
-        rows: dict[int, list[Past]] = {}
-        for place in order.tolist():
-            item, when = int(events.item[place]), int(events.time[place]) if events.timed else 0
-            rows.setdefault(int(events.user[place]), []).append(Past(ids[item], when, int(events.kind[place])))
+        rows = list(seeded_histories(catalog, tie_seed))
 
         def write() -> int:
             with self._env.begin(write=True) as txn:
-                for user, pasts in rows.items():
-                    key = events.user_ids[user].encode()
-                    if len(key) <= 480:
-                        txn.put(key, _encode(pasts[-HISTORY_EVENTS:]), db=self._dbs[b"history"], overwrite=False)
-                        profile = catalog.profile_of(user)
-                        if profile:
-                            txn.put(key, _encode(profile), db=self._dbs[b"profile"], overwrite=False)
+                for user_id, pasts, profile in rows:
+                    key = user_id.encode()
+                    txn.put(key, _encode(pasts), db=self._dbs[b"history"], overwrite=False)
+                    if profile:
+                        txn.put(key, _encode(profile), db=self._dbs[b"profile"], overwrite=False)
                 txn.put(fact, str(len(rows)).encode(), db=self._dbs[b"facts"])
             return len(rows)
 
@@ -213,7 +213,7 @@ class UserState:
                     sequence += 1
                     txn.put(number, _encode(stored), db=self._dbs[b"events"], append=True)
                     txn.put(stored.user_id.encode() + b"\0" + number, b"", db=self._dbs[b"by_user"])
-                    if stored.item_id is not None and stored.event in _POSITIVE:
+                    if stored.item_id is not None and stored.event in POSITIVES:
                         pasts = changed.get(stored.user_id)
                         if pasts is None:
                             found = txn.get(stored.user_id.encode(), db=self._dbs[b"history"])
@@ -253,6 +253,20 @@ class UserState:
                 return write()
             except self._lmdb.MapFullError:
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
+
+
+def seeded_histories(catalog: Catalog, tie_seed: int | None) -> Iterator[tuple[str, list[Past], dict[str, str]]]:
+    """Id, newest events (oldest first) and profile of every user of a catalog; ids that are too long for a key are not
+    among them."""
+    events, ids = catalog.events, catalog.items.ids
+    rows: dict[int, list[Past]] = {}
+    for place in events.order("keep", tie_seed).tolist():
+        item, when = int(events.item[place]), int(events.time[place]) if events.timed else 0
+        rows.setdefault(int(events.user[place]), []).append(Past(ids[item], when, int(events.kind[place])))
+    for user, pasts in rows.items():
+        user_id = events.user_ids[user]
+        if len(user_id.encode()) <= _LONGEST_KEY:
+            yield user_id, pasts[-HISTORY_EVENTS:], catalog.profile_of(user)
 
 
 def _insert(pasts: list[Past], new: Past) -> None:

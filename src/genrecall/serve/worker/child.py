@@ -11,6 +11,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from genrecall.engine.worker.record import Record
 
 _PRELOAD = "genrecall.serve.worker.preload"
 _LOOK_S, _GRACE_S = 0.01, 5.0
+
+
+def prepare() -> None:
+    """Let the imports begin; children that are started later wait for what is left of them."""
+    multiprocessing.set_forkserver_preload([_PRELOAD])
+    forkserver.ensure_running()
 
 
 class Child:
@@ -40,7 +47,7 @@ class Child:
             ChildProcessError: it ended before it listened.
         """
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([_PRELOAD])
+        await asyncio.to_thread(prepare)
         directory = Path(tempfile.mkdtemp(prefix="genrecall-"))
         record = Record(directory / "record")
         process = context.Process(target=main, args=(str(directory), *arguments), daemon=True)

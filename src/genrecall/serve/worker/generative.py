@@ -150,7 +150,7 @@ class Desk:
             ]
             states.append(parts[0].state)
             scores.append(np.concatenate([part.scores for part in parts]))
-        return Scores(scores=np.mean(scores, axis=0, dtype=np.float32), state=states[0])
+        return Scores(scores=np.asarray(np.mean(scores, axis=0, dtype=np.float32)), state=states[0])
 
     def _is_cold(self, query: Query) -> bool:
         """Nothing is known that the prompt could show: the model would only repeat its prior."""

@@ -6,6 +6,11 @@ Imports are nearly all of the time that starting takes. Nothing here may start t
 from __future__ import annotations
 
 import importlib
+import threading
+
+import tqdm
+
+tqdm.tqdm.set_lock(threading.RLock())  # its own would be a semaphore of the system, left behind by whoever is killed
 
 for _name in (
     "transformers.models.qwen2.modeling_qwen2",
@@ -18,3 +23,6 @@ for _name in (
     "pyarrow.dataset",
 ):
     importlib.import_module(_name)
+
+# What reading any checkpoint builds first: half a second of regular expressions.
+importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("qwen3")

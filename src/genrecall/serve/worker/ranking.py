@@ -53,12 +53,13 @@ class RankingDesk:
     def __init__(self, ranker: Ranker, read: Read) -> None:
         self.ranker, self._read = ranker, read
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._shapes = {name: tuple(ranker.tables.of(name).shape) for name in ranker.tables.names}
+        tables = ((name, ranker.tables.of(name)) for name in ranker.tables.names)
+        self._shapes = {name: (len(table), table.shape[1]) for name, table in tables}
         self._applying = asyncio.Lock()
 
-    def remember(self, query: Query, state: np.ndarray, items: Sequence[int], scores: Sequence[float]) -> None:
+    def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""
-        self._known[_key(query)] = _Known(state=state, scores=dict(zip(map(int, items), scores, strict=True)))
+        self._known[_key(query)] = _Known(state=state, scores=dict(zip(items.tolist(), scores.tolist(), strict=True)))
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 

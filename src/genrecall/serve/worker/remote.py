@@ -45,9 +45,12 @@ class ClassicProcess:
             _START_S,
         )
 
-    async def start(self) -> Mapping[str, RemoteLane]:
-        """Start it; a lane for each of its channels. See ``Supervisor.start``."""
+    async def start(self) -> None:
+        """See ``Supervisor.start``."""
         await self.process.start()
+
+    def lanes(self) -> Mapping[str, RemoteLane]:
+        """A lane for each of its channels."""
         return {name: RemoteLane(name, self) for name in self._names}
 
     async def ask(self, name: str, asked: Asked) -> Listed:

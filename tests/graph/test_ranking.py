@@ -1,0 +1,136 @@
+"""SparseRank and the network in TensorFlow give the ranker's own logits; the hash is the one that was agreed on."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.tf
+
+ITEMS, REQUESTS, K = 9, 5, 7
+TEXTS = ["", "a", "b, c", "c", " d ,a,,", "Zoë", "b"]
+NUMBERS = ["", "1", "-2.5e1", "3.", "nan", "1e", " 2", "+7"]
+
+
+def schema():
+    from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema, Vocabulary
+
+    return Schema(
+        columns=[
+            Column(name="user.id"), Column(name="user.sex"), Column(name="user.tags", split=","),
+            Column(name="user.age", kind="number"), Column(name="item.id"), Column(name="item.brand"),
+            Column(name="item.tags", split=","), Column(name="item.price", kind="number"),
+            Column(name="item.count", kind="number"), Column(name="history.last"),
+            Column(name="history.length", kind="number"),
+        ],
+        features=[
+            Hashed(name="user", of="user.id", buckets=11, width=3),
+            Vocabulary(name="sex", of="user.sex", size=3, width=2),
+            Hashed(name="item", of="item.id", buckets=50, width=4),
+            Hashed(name="tags", of="item.tags", buckets=20, width=4),
+            Bucketed(name="age", of="user.age", edges=[-3.0, 0.5, 3.0], width=2),
+            Bucketed(name="price", of="item.price", edges=[1.0, 2.0], width=2),
+            Bucketed(name="length", of="history.length", edges=[1.0, 3.0], width=2),
+            Vocabulary(name="brand", of="item.brand", size=2, width=3),
+            Crossed(name="sex x tags", of=["user.tags", "item.tags"], buckets=30, width=2),
+            Crossed(name="age x brand", of=["age", "item.brand", "price"], buckets=30, width=2),
+            Crossed(name="last x item", of=["history.last", "item.id"], buckets=40, width=2),
+            Behaviour(name="read", like="item", last=4),
+            Behaviour(name="read tags", like="tags", last=3),
+        ],
+        evidence=["sid_score", "near.generative", "fusion"],
+        state=6,
+        vectors=5,
+    )  # fmt: skip
+
+
+def ranker(directory: Path, pooling: str, cross: int, deep: tuple[int, ...]):
+    """Random weights; written and read as every ranker is."""
+    import torch
+
+    from genrecall.rank.columns import Columns, Ragged, codes_of, pieces
+    from genrecall.rank.embedding import Tables
+    from genrecall.rank.features import Features
+    from genrecall.rank.model import NetworkConfig, RankNetwork
+    from genrecall.rank.score import Ranker
+
+    rng, told = np.random.default_rng(0), schema()
+    lists = {
+        "item.id": [[f"i{item}"] for item in range(ITEMS)],
+        "item.brand": [pieces(TEXTS[item % len(TEXTS)], None) for item in range(ITEMS)],
+        "item.tags": [pieces(TEXTS[(3 * item) % len(TEXTS)], ",") for item in range(ITEMS)],
+    }
+    texts = {
+        name: Ragged.of([codes_of(values) if values else np.empty(0, np.uint64) for values in rows], np.uint64)
+        for name, rows in lists.items()
+    }
+    numbers = {
+        "item.price": np.array([np.nan, 0.5, 1, 1.5, 2, 9, np.inf, -1, 2.5]), "item.count": np.arange(9, dtype=float)
+    }  # fmt: skip
+    vocabularies = {"sex": codes_of(["b, c", "a", "Zoë"]), "brand": codes_of(["c", "a"])}
+    features = Features(told, Columns(texts=texts, numbers=numbers), vocabularies)
+    torch.manual_seed(1)
+    config = NetworkConfig(pooling=pooling, cross_layers=cross, cross_rank=3, attention=5, deep=deep, joint=4)
+    network = RankNetwork(told, config)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if name.endswith("spread") else torch.randn_like(tensor) * 0.4)
+    vectors = rng.normal(size=(ITEMS, 5)).astype(np.float32)
+    made = Ranker(features, vocabularies, vectors, network, Tables.fresh(told, 3))
+    directory.mkdir()
+    made.save(directory)
+    return Ranker.load(directory, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "cross", "deep"), [("attention", 2, (6, 4)), ("mean", 1, ()), ("attention", 0, (5,))]
+)
+def test_logits_are_the_rankers_own(tmp_path: Path, pooling: str, cross: int, deep: tuple[int, ...]):
+    pytest.importorskip("genrecall.rank.score")
+    from genrecall.graph.rank import Ranking, tf
+    from genrecall.rank.columns import Asked, Ragged
+
+    wanted = ranker(tmp_path / "ranker", pooling, cross, deep)
+    rng = np.random.default_rng(2)
+    histories = [rng.integers(0, ITEMS, size) for size in (0, 1, 3, 8, 12)]
+    candidates = np.stack([rng.permutation(ITEMS)[:K] for _ in range(REQUESTS)])
+    users = ["u1", "", "Zoë", "u2", "u1"]
+    columns = {
+        "sex": [TEXTS[n % len(TEXTS)] for n in range(REQUESTS)],
+        "tags": [TEXTS[(2 * n) % len(TEXTS)] for n in range(REQUESTS)],
+        "age": [NUMBERS[n % len(NUMBERS)] for n in range(REQUESTS)],
+    }
+    for ages in itertools.batched(NUMBERS, REQUESTS) if hasattr(itertools, "batched") else (NUMBERS[:5], NUMBERS[3:]):
+        columns["age"] = (list(ages) + [""] * REQUESTS)[:REQUESTS]
+        evidence = rng.normal(size=(3, REQUESTS, K)).astype(np.float32)
+        evidence[0, 1, 2] = np.nan
+        state = rng.normal(size=(REQUESTS, 6)).astype(np.float32)
+        asked = Asked(
+            users=[user or None for user in users],
+            profiles=[{name: values[row] for name, values in columns.items()} for row in range(REQUESTS)],
+            histories=Ragged.of(histories),
+            candidates=Ragged.of(list(candidates)),
+            evidence=evidence.transpose(1, 2, 0).reshape(-1, 3),
+            state=state,
+        )
+        expected = wanted.score(asked).logits.reshape(REQUESTS, K)
+        ranking = Ranking.open(tmp_path / "ranker")
+        padded = np.concatenate([candidates, np.full((REQUESTS, 1), -1)], 1)
+        wide = np.concatenate([evidence, np.full((3, REQUESTS, 1), np.nan, np.float32)], 2)
+        found = ranking.logits(
+            tf.constant(padded, tf.int32),
+            tf.ragged.constant([[-1, *history.tolist()] for history in histories], dtype=tf.int32),
+            users=tf.constant(users),
+            profile={name: tf.constant(values) for name, values in columns.items()},
+            evidence=dict(zip(wanted.schema.evidence, map(tf.constant, wide), strict=True)),
+            state=tf.constant(state),
+        ).numpy()
+        assert (found[:, K] == -np.inf).all()
+        np.testing.assert_array_less(np.abs(found[:, :K] - expected), 1e-4 * (1 + np.abs(expected)))
+
+
+def test_the_hash_is_the_documented_one():
+    from genrecall.graph.sparse import code_of
+
+    assert (code_of(""), code_of("genrecall")) == (0xF52A15E9A9B5E89B, 0x0EB2173B0E66D8DC)

@@ -1,0 +1,94 @@
+"""The means of breaking things: they must break, or the promises that they try are worth nothing."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genrecall.artifacts import open_artifact, write_artifact
+from genrecall.errors import ArtifactError
+from genrecall.serve.chaos import pressure, storage
+from genrecall.serve.chaos.load import Outcomes
+from genrecall.serve.chaos.proxy import Proxy
+from genrecall.serve.chaos.scenario import Setting, good
+from genrecall.serve.chaos.scenarios import SCENARIOS
+
+
+async def _is_cut(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read(5) == b""
+    except ConnectionError:
+        return True
+
+
+def test_the_proxy_delays_loses_and_cuts() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(100):
+            writer.write(piece)
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        proxy = Proxy(server.sockets[0].getsockname()[1], delay_s=0.03, lost=1.0)
+        listening = await proxy.serve()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        begun = time.monotonic()
+        writer.write(b"hello")
+        assert await reader.read(5) == b"hello"
+        assert time.monotonic() - begun >= 2 * 0.23
+        proxy.cut()
+        assert await _is_cut(reader)
+        again, other = await asyncio.open_connection("127.0.0.1", proxy.port)
+        assert await _is_cut(again)
+        proxy.mend()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"there")
+        assert await reader.read(5) == b"there"
+        for one in (writer, other):
+            one.close()
+        listening.close()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_writers_are_really_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Setting, "times", lambda self, short, long: 8)
+    text, kept = storage.written(Setting(bundle=tmp_path, scratch=tmp_path, users=[]), None)
+    assert kept, text
+    assert int(text.split(", ")[1].split()[0]) >= 12  # of 24: killed, failed, or out of room
+
+
+def test_a_damaged_reader_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_opens", lambda path: True)
+    monkeypatch.setattr(storage, "_dangerous", lambda: [])
+    text, kept = storage.pointing(Setting(bundle=tmp_path, scratch=tmp_path, users=[]), None)
+    assert not kept
+    assert "9 planted: 9 taken" in text
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "a", kind="chaos", config={}) as writer:
+        (writer.path / "a").write_text("x")
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"a": {', '"a\\u0000": {'))
+    with pytest.raises(ArtifactError):
+        open_artifact(tmp_path / "a")
+
+
+def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
+    before = Outcomes(latency_s=[0.01] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
+    calm = Outcomes(latency_s=[0.012] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
+    assert pressure._recovered(before, calm) == 0.0
+    slow = Outcomes(latency_s=[0.1] * 9 + [0.01] * 11, due=calm.due, status=calm.status)
+    assert pressure._recovered(before, slow) == 1.0
+    refused = Outcomes(latency_s=before.latency_s, due=calm.due, status=[200] * 12 + [503] + [200] * 7)
+    assert pressure._recovered(before, refused) == 1.5
+    assert good(Outcomes(latency_s=[0.1, 0.3, 0.1], due=[0.0, 0.0, 0.9], status=[200, 200, 503])) == pytest.approx(1.0)
+
+
+def test_names_are_unlike() -> None:
+    names = [scenario.name for scenario in SCENARIOS]
+    assert len(set(names)) == len(names) >= 20
