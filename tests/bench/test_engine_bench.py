@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -153,3 +155,19 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for wrong in ({"precisions": ("fp64",)}, {"suites": ("everything",)}, {"input": (9, 8)}):
         with pytest.raises(ConfigError, match="cannot be measured"):
             EngineBench(**wrong)
+
+
+@pytest.mark.ranks
+def test_ranks_are_set_beside_one() -> None:
+    """In a process of its own: torch.distributed stays in the one that leads."""
+    arguments = ["--shape", "tiny", "--beam", "3", "--input", "8", "--layout", "2x8", "--catalog-items", "50"]
+    arguments += ["--batch", "2", "--seconds", "0.05", "--device", "cpu", "--tp", "2", "--json"]
+    command = [sys.executable, "-m", "genrecall", "bench", "engine", *arguments]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout)
+    (figures,) = found["cases"].values()
+    assert figures["ranks"] == figures["setup"]["ranks"] == 2
+    assert figures["one_rank"]["setup"]["ranks"] == 1
+    assert figures["equal_on_every_rank"]
+    versus = figures["versus_one_rank"]
+    assert versus["equal_lists"] == versus["shared_sids"] == 1.0
+    assert versus["alone_ms"] == figures["alone_ms"] / figures["one_rank"]["alone_ms"]

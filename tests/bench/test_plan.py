@@ -54,7 +54,7 @@ def test_the_bound_is_the_arithmetic_of_the_device() -> None:
     assert halves == pytest.approx(bound.seconds(Load(requests=1, tokens=10**6)) / 2)
 
 
-@pytest.mark.parametrize("more", [{"qps": 4000.0}, {"beam": 300}, {"history": 200}, {"shape": "qwen2-7b"}])
+@pytest.mark.parametrize("more", [{"qps": 4000.0}, {"beam": 300}, {"history": 200}, {"shape": "qwen2.5-7b"}])
 def test_more_demand_never_means_fewer_gpus(more) -> None:
     few, many = plan(replace(QUICK, qps=2000.0)), plan(replace(QUICK, **{"qps": 2000.0, **more}))
     assert few["basis"]["kind"] == "bound"
@@ -84,8 +84,8 @@ def test_rates_of_a_measured_device_replace_the_stated_ones() -> None:
 
 def test_a_plan_rests_on_measured_batches_and_is_checked_against_measured_waits(tmp_path) -> None:
     bench = EngineBench(
-        shape="tiny", beams=(2, 4, 8), input=14, levels=2, codes=8, catalog_items=60, batches=(1, 2, 4), seconds=0.1,
-        rate=20.0, device="cpu",
+        shape="tiny", beams=(2, 4, 8), input=(14, 14), levels=2, codes=8, catalog_items=60, batches=(1, 2, 4),
+        seconds=0.1, rate=20.0, device="cpu",
     )  # fmt: skip
     file = tmp_path / "measured.json"
     file.write_text(json.dumps(measure(bench)))
@@ -102,7 +102,7 @@ def test_a_plan_rests_on_measured_batches_and_is_checked_against_measured_waits(
         with pytest.raises(ConfigError, match="measured something else"):
             plan(replace(demand, **wrong))
     few = json.loads(file.read_text())
-    few["points"] = few["points"][:1]
+    few["cases"] = dict(list(few["cases"].items())[:1])
     file.write_text(json.dumps(few))
     with pytest.raises(ConfigError, match="too few"):
         plan(demand)
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused(tmp_path) -> None:
     with pytest.raises(CapacityError, match="no number"):
         plan(replace(QUICK, slo_ms=0.5))
     with pytest.raises(CapacityError, match="does not fit"):
-        plan(replace(QUICK, shape="qwen2-7b", gpu="l4", precision="fp32", slo_ms=1e5))
+        plan(replace(QUICK, shape="qwen2.5-7b", gpu="l4", precision="fp32", slo_ms=1e5))
     with pytest.raises(ConfigError, match="cannot be planned"):
         replace(QUICK, qps=0)
     with pytest.raises(ConfigError, match="nothing is stated"):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from genrecall import hardware
-from genrecall.bench import options, scale, suites
+from genrecall.bench import options, ranks, scale, suites
 from genrecall.bench.rig import PRECISIONS, Rig, free, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
@@ -31,6 +31,7 @@ SUITES: dict[str, Callable[[EngineBench], Iterator[Case]]] = {
     "catalog": scale.catalogs,
     "long": scale.long,
     "start": scale.start,
+    "ranks": ranks.ranks,
 }
 
 
@@ -59,6 +60,7 @@ class EngineBench:
         forced: see ``EngineConfig``.
         table: a ``table.parquet`` of real SIDs, or its folder, for the case of forced levels.
         device: ``auto``, ``cpu``, ``cuda``.
+        ranks, all_reduce: of the suite ranks, see ``Parallel``.
         seed: of everything.
     """
 
@@ -83,6 +85,8 @@ class EngineBench:
     forced: str = "run"
     table: Path | None = None
     device: str = "auto"
+    ranks: int = 1
+    all_reduce: str = "library"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from genrecall.bench.floor import Floor, Products, floor, rows_of
 from genrecall.bench.kernel_time import kernel_time
 from genrecall.bench.load import Closed, saturated
 from genrecall.bench.shapes import random_model, random_trunk, shape_of
-from genrecall.engine.config import Budgets, EngineConfig
+from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
 from genrecall.index.trie import Trie
@@ -54,6 +54,7 @@ class Setup:
         graphs: see ``Budgets``.
         kv_tokens, host_kv_tokens: see ``Budgets``.
         table: a ``table.parquet`` of SIDs, or the folder that holds one, in place of levels, codes and items.
+        ranks, all_reduce: see ``Parallel``.
     """
 
     shape: str
@@ -66,6 +67,8 @@ class Setup:
     kv_tokens: int | None = None
     host_kv_tokens: int = 0
     table: str | None = None
+    ranks: int = 1
+    all_reduce: str = "library"
 
 
 class Rig:
@@ -103,6 +106,7 @@ class Rig:
                 graphs=setup.graphs, catalog_headroom=1.1, kv_tokens=setup.kv_tokens,
                 host_kv_tokens=setup.host_kv_tokens,
             ),
+            parallel=Parallel(ranks=setup.ranks, all_reduce=setup.all_reduce),
         )  # fmt: skip
         self.engine = Engine(model, trie, tokens, config)
         self.opening_s = {"model": made - started, "engine": time.perf_counter() - made}
@@ -124,7 +128,12 @@ class Rig:
     @cached_property
     def products(self) -> Products:
         """The linear layers alone."""
-        return Products(self.shape, PRECISIONS[self.setup.precision][1], device=self.device, dtype=self._dtype)
+        part = self.shape.part(self.setup.ranks)
+        return Products(part, PRECISIONS[self.setup.precision][1], device=self.device, dtype=self._dtype)
+
+    def close(self) -> None:
+        """Free what other ranks hold."""
+        self.engine.close()
 
     def prompts(self, least: int, most: int, count: int = 1024) -> list[tuple[int, ...]]:
         """Random prompts of lengths that are equally likely."""

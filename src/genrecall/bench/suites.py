@@ -2,7 +2,7 @@
 
     table       saturated rate, share of the floor, one request alone, GPU time by kernel, beside transformers
     open-loop   the highest Poisson rate whose p99 holds
-    options     see ``options``;  catalog, long, start: see ``scale``
+    options     see ``options``;  catalog, long, start: see ``scale``;  ranks: see ``ranks``
 
 Requests arrive closed-loop unless said otherwise.
 """
@@ -59,7 +59,7 @@ def table(bench: EngineBench) -> Iterator[Case]:
             yield Case(
                 name=f"{precision} W={beam}",
                 setup=setup_of(bench, precision),
-                run=partial(_point, bench, beam),
+                run=partial(point_of, bench, beam),
             )
 
 
@@ -87,7 +87,8 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     }  # fmt: skip
 
 
-def _point(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
+def point_of(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
+    """All that the table says of one width."""
     point = saturated_point(bench, rig, beam)
     make = rig.maker(beam, *bench.input)
     if bench.alone:

@@ -19,8 +19,12 @@ def engine(
         bool, typer.Option("--random-weights", help="The only kind there is; said for clarity.")
     ] = True,
     suite: Annotated[
-        str, typer.Option(help="table, open-loop, options, catalog, long, start; several with commas.")
-    ] = "table",
+        str,
+        typer.Option(
+            help="table, open-loop, options, catalog, long, start, ranks; several with commas. "
+            "Default: table, or ranks with --tp."
+        ),
+    ] = "",
     beam: Annotated[str, typer.Option(help="Beam widths; all beams come back.")] = "50",
     input: Annotated[str, typer.Option(help="Tokens a prompt, or a range such as 30-4000.")] = "150",
     layout: Annotated[str, typer.Option(help="Levels x codes of the SIDs.")] = "4x256",
@@ -39,6 +43,8 @@ def engine(
     table: Annotated[
         Path | None, typer.Option(help="A real SID table (table.parquet, or a bundle's sid folder) for forced levels.")
     ] = None,
+    tp: Annotated[int, typer.Option(min=1, help="Spread the model over so many GPUs, beside one.")] = 1,
+    all_reduce: Annotated[str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot.")] = "library",
     out: Annotated[Path | None, typer.Option(help="File of results; cases that it holds are not repeated.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -51,6 +57,8 @@ def engine(
     Example: genrecall bench engine --shape qwen2-1.5b --beam 5,50,300 --precision bf16,fp8 --versus hf --json
 
     Example: genrecall bench engine --suite open-loop,options --shape qwen2-1.5b --beam 5,50,300 --out h100.json
+
+    Example: genrecall bench engine --shape qwen2.5-7b --beam 50 --precision bf16 --tp 2 --all-reduce one_shot --json
     """
     from genrecall.bench.engine import EngineBench, failed, measure
     from genrecall.errors import ConfigError
@@ -61,7 +69,7 @@ def engine(
     levels, cross, codes = layout.lower().partition("x")
     least, _, most = input.partition("-")
     bench = EngineBench(
-        suites=tuple(suite.split(",")),
+        suites=tuple((suite or ("ranks" if tp > 1 else "table")).split(",")),
         shape=shape,
         beams=tuple(map(_count, beam.split(","))),
         input=(_count(least), _count(most or least)),
@@ -81,6 +89,8 @@ def engine(
         forced=forced,
         table=table,
         device=device,
+        ranks=tp,
+        all_reduce=all_reduce,
     )
     found = measure(bench, out)
     if as_json:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from genrecall.bench.floor import rows_of
 from genrecall.bench.plan.devices import DeviceRates
 from genrecall.bench.shapes import Shape
 from genrecall.engine.host.cost import CostModel
@@ -82,19 +81,22 @@ def read_measured(path: Path, *, shape: str, precision: str, ranks: int) -> Meas
         ConfigError: the file measured something else, or too few batches to learn from.
     """
     found = _read(path)
-    config, points = found["config"], found["points"]
-    fitting = [p for p in points if p["precision"] == precision and p.get("ranks", 1) == ranks]
-    if config["shape"] != shape or not fitting:
-        seen = sorted({(p["precision"], p.get("ranks", 1)) for p in points})
+    cases = [figures for figures in found["cases"].values() if "by_batch" in figures and "precision" in figures]
+    points = [*cases, *(figures["one_rank"] for figures in cases if "one_rank" in figures)]
+    points = [point for point in points if point["setup"]["shape"] == found["config"]["shape"]]
+    fitting = [p for p in points if (p["precision"], p["setup"]["ranks"]) == (precision, ranks)]
+    if found["config"]["shape"] != shape or not fitting:
+        seen = sorted({(p["precision"], p["setup"]["ranks"]) for p in points})
         raise ConfigError(
             "the results file measured something else",
-            seen=f"{config['shape']}: " + ", ".join(f"{name} on {n} ranks" for name, n in seen),
+            seen=f"{found['config']['shape']}: " + ", ".join(f"{name} on {n} ranks" for name, n in seen),
             allowed=f"{shape}, {precision} on {ranks} ranks",
             fix="measure it (genrecall bench engine --json), or plan for what was measured",
         )
-    cost, batches, codes = CostModel(), 0, [config["codes"]] * config["levels"]
+    cost, batches = CostModel(), 0
     for point in fitting:
-        one = _load(config["input"], point["beam"], codes)
+        tokens, *rows = point["rows"]
+        one = Load.of(tokens, 0, (*rows, point["beam"]))
         timed = [(int(size), int(size) / rate) for size, rate in point["by_batch"].items()]
         if "alone_ms" in point:
             timed.append((1, point["alone_ms"] / 1e3))
@@ -109,10 +111,14 @@ def read_measured(path: Path, *, shape: str, precision: str, ranks: int) -> Meas
             fix="measure more: genrecall bench engine --beam 5,50,300 --batch 1,4,8,16 --json",
         )
     machine = found["hardware"]
+    # Only batches that nothing but their size bounds: so the simulation fills them, too.
     probes = [
-        {**loop, "beam": point["beam"], "input": config["input"], "batch": point["batch"]}
+        {**loop, "beam": point["beam"], "input": point["rows"][0], "batch": point["batch"]}
         for point in fitting
-        for loop in [*point.get("slo_probes", []), *([point["open_loop"]] if "open_loop" in point else [])]
+        for loop in [
+            *point.get("slo_probes", {}).get("uncapped", []),
+            *([point["open_loop"]] if "open_loop" in point else []),
+        ]
     ]
     device = (machine["gpus"] or [machine["cpu"]])[0] if found["device"] != "cpu" else machine["cpu"]
     return Measured(cost=cost, device=device, probes=tuple(probes), batches=batches)
@@ -132,17 +138,12 @@ def read_rates(path: Path, stated: DeviceRates) -> DeviceRates | None:
     )
 
 
-def _load(tokens: int, beam: int, codes: list[int]) -> Load:
-    """Of one request that reads its whole prompt; the last level's beams are not run."""
-    return Load.of(tokens, 0, (*rows_of(tokens, beam, codes)[1:], beam))
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not ({"points", "config"} <= found.keys() or "copy_bytes_per_s" in found):
+    if not isinstance(found, dict) or not ({"cases", "config"} <= found.keys() or "copy_bytes_per_s" in found):
         raise ConfigError(
             f"{path} holds no measurement that a plan can use",
             seen="other content",

@@ -13,7 +13,7 @@ class WorkerConfig:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, …
-        replicas: workers of a bundle; on CUDA each has a GPU of its own.
+        replicas: workers of a bundle; on CUDA each has GPUs of its own, one for each of its ranks.
         threads: of torch, in each.
         batch_rows: beams of one batch.
         beam: W; the bundle's unless given.
@@ -39,5 +39,6 @@ class WorkerConfig:
             )
 
     def device_of(self, replica: int) -> str:
-        """Where a replica runs."""
-        return f"cuda:{replica}" if self.replicas > 1 and self.device == "cuda" else self.device
+        """Where a replica runs, or the first of its ranks."""
+        several = self.replicas > 1 and self.device == "cuda"
+        return f"cuda:{replica * self.ranks}" if several else self.device
