@@ -66,7 +66,8 @@ def test_a_preference_is_its_formula() -> None:
     assert found.value == pytest.approx(each.mean())
     assert found.high - found.value == pytest.approx(1.959964 * each.std(ddof=1) / 3**0.5, rel=1e-5)
     assert found.always_low < found.low
-    assert preference(np.zeros((0, 2), np.int64)).low == -np.inf
+    nothing = preference(np.zeros((0, 2), np.int64))
+    assert (nothing.low, nothing.always_high) == (-1.0, 1.0)
 
 
 def exposure(time: float, user: str, items: str, teams: str, layer: str = "blend") -> Exposure:
@@ -79,9 +80,9 @@ def exposure(time: float, user: str, items: str, teams: str, layer: str = "blend
 
 
 def test_events_are_credited_to_the_latest_answers_owner() -> None:
-    exposures = [exposure(100, "u", "xyz", "ab."), exposure(200, "u", "xw", "ba"), exposure(100, "w", "xy", "ba"),
+    exposures = [exposure(100, "u", "xyz", "ab."), exposure(200.7, "u", "xw", "ba"), exposure(100, "w", "xy", "ba"),
                  exposure(100, "v", "x", "a", "other")]  # fmt: skip
-    events = [("u", "x", 150.0), ("u", "x", 250.0), ("u", "z", 150.0), ("u", "w", 9999.0), ("v", "x", 150.0),
+    events = [("u", "x", 150.0), ("u", "x", 200.0), ("u", "z", 150.0), ("u", "w", 9999.0), ("v", "x", 150.0),
               ("w", "y", 101.0), ("nobody", "x", 150.0)]  # fmt: skip
     found = interleaved_report("blend", ["old", "new"], exposures, events, window_s=1000)
     assert found["events"] == {"old": 2, "new": 1}  # x first as old's, then as new's; y of w as old's

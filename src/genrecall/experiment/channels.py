@@ -8,6 +8,7 @@ stood there, which only an experiment measures.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,7 +35,9 @@ def by_channel(
             _count(figures, names, "items")
     total = 0
     for user, item, when in events:
-        latest = max((one for one in shown.get((user, item), ()) if one[0] <= when <= one[0] + window_s), default=None)
+        # Events are stored in whole seconds, so that an event may seem to come before its answer.
+        own = shown.get((user, item), ())
+        latest = max((one for one in own if math.floor(one[0]) <= when <= one[0] + window_s), default=None)
         if latest is not None:
             total += 1
             _count(figures, latest[1], "events")

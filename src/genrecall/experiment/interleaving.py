@@ -74,7 +74,7 @@ class Preference:
 def preference(credits: np.ndarray, *, alpha: float = 0.05, planned: int = 10_000) -> Preference:
     """Infer from events int (U, 2) of users on items of the first and of the second way."""
     seen = credits[credits.sum(axis=1) > 0].astype(np.float64)
-    value, error, always = 0.0, math.inf, math.inf
+    value, error, always = 0.0, 1.0, 1.0  # nothing is known: the whole range
     if len(seen) > 1:
         each = (seen[:, B] - seen[:, A]) / seen.sum(axis=1)
         value, spread = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
@@ -128,9 +128,9 @@ def interleaved_report(
             shown[exposure.user_id][item].append((exposure.time, team))
     credits = {user: Counter[str]() for user in shown}
     for user, item, when in events:
-        latest = max(
-            (at for at in shown.get(user, {}).get(item, ()) if at[0] <= when <= at[0] + window_s), default=None
-        )
+        # Events are stored in whole seconds, so that an event may seem to come before its answer.
+        own = shown.get(user, {}).get(item, ())
+        latest = max((at for at in own if math.floor(at[0]) <= when <= at[0] + window_s), default=None)
         if latest is not None:
             credits[user][latest[1]] += 1
     table = np.array([[counted[arm] for arm in arms] for counted in credits.values()], dtype=np.int64).reshape(-1, 2)

@@ -6,6 +6,7 @@ A user's outcome is the number of events on items of an answer, within ``window_
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -108,11 +109,13 @@ def _users(layer: Layer, exposures: Iterable[Exposure]) -> tuple[dict[str, _User
         arm = exposure.arms.get(layer.name)
         if arm is None:
             continue
-        user = users.setdefault(exposure.user_id, _User(arm=arm, first=exposure.time))
+        # Events are stored in whole seconds, so that an event may seem to come before its answer.
+        begun = float(math.floor(exposure.time))
+        user = users.setdefault(exposure.user_id, _User(arm=arm, first=begun))
         if user.arm != arm:
             mixed.add(exposure.user_id)
             continue
-        user.first = min(user.first, exposure.time)
+        user.first = min(user.first, begun)
         user.answers.append(exposure)
     return users, len(mixed)
 
@@ -128,7 +131,7 @@ def _outcomes(
             continue
         if user.first - config.before_s <= when < user.first:
             before[user_id] += 1
-        elif any(item in a.items and a.time <= when <= a.time + config.window_s for a in user.answers):
+        elif any(item in a.items and math.floor(a.time) <= when <= a.time + config.window_s for a in user.answers):
             after[user_id] += 1
     return after, before
 

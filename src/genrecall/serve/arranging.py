@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,12 +35,21 @@ def arranged(
 
 
 def drafted(ways: Mapping[str, Sequence[Explained]], k: int, seed: str) -> tuple[list[Explained], list[str]]:
-    """Two arranged lists as one by team draft, and the name of the one that each item came from."""
+    """Two arranged lists as one by team draft, and the name of the one that each item came from.
+
+    An item that stands in both names the channels of both: what one channel found alone is counted by them.
+    """
     names = list(ways)
     entries = [{entry.item: entry for entry in listed} for listed in ways.values()]
     first, second = ([entry.item for entry in listed] for listed in ways.values())
     draft = team_draft(first, second, k, seed)
-    return [entries[team][item] for item, team in draft], [names[team] for _, team in draft]
+    found = []
+    for item, team in draft:
+        own, other = entries[team][item], entries[1 - team].get(item)
+        if other is not None:
+            own = replace(own, ranks={**other.ranks, **own.ranks}, scores={**other.scores, **own.scores})
+        found.append(own)
+    return found, [names[team] for _, team in draft]
 
 
 def spread_out(found: Sequence[Explained], sids: np.ndarray, spread: Spread | None) -> list[Explained]:

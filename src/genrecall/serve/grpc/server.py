@@ -8,6 +8,7 @@ protocol for probes. A key is sent as metadata ``authorization: Bearer KEY``; a 
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -229,6 +230,8 @@ def _contents(tensor: Any) -> list[Any]:
 
 
 def _grpc() -> Any:
+    # The worker is started by fork and exec: nothing of gRPC's own care for forks is needed, its warnings least of all.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         import grpc
         import grpc.aio
