@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
 from genrecall.recall.dense import DenseChannel, DenseConfig
@@ -67,7 +68,19 @@ class ClassicConfig:
 
 
 def config_of(raw: Mapping[str, Any]) -> ClassicConfig:
-    """The settings that a bundle's manifest holds."""
+    """The settings that a bundle's manifest holds.
+
+    Raises:
+        ConfigError: it has channels that this version cannot fit.
+    """
+    unknown = [name for name, settings in raw.items() if name not in _COUNTED and settings is not None]
+    if unknown:
+        raise ConfigError(
+            "the bundle has channels that cannot be fitted again",
+            seen=", ".join(unknown),
+            allowed=", ".join(_COUNTED),
+            fix="export a bundle without them, or with the version of genrecall that made it",
+        )
     settings: dict[str, Any] = {
         name: None if raw[name] is None else _KINDS[name][1](**raw[name]) for name in _COUNTED if name in raw
     }

@@ -193,8 +193,7 @@ def start(config: ClusterConfig) -> Any:
     """
     ray, ray_serve = _ray()
     require_count(config.state, config.replicas)
-    if not ray.is_initialized():
-        ray.init(logging_level="warning", log_to_driver=True)
+    join(ray, log_to_driver=True)
     ray_serve.start(http_options={"host": config.host, "port": config.port, "request_timeout_s": _PATIENCE_S})
     bundle, state = (str(path.resolve()) for path in (config.bundle, config.state))
     replicas = [
@@ -210,6 +209,27 @@ def start(config: ClusterConfig) -> Any:
     )(Front)  # fmt: skip
     ray_serve.run(front.bind(*replicas), name=APP, route_prefix="/")
     return ray_serve
+
+
+def join(ray: Any, *, log_to_driver: bool) -> bool:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start one on this machine; whether that was needed.
+
+    Raises:
+        ConfigError: neither is possible.
+    """
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(logging_level="warning", log_to_driver=log_to_driver)
+    except Exception as error:  # Ray raises plain ones, too
+        raise ConfigError(
+            "Ray cannot be joined or started",
+            seen=f"{type(error).__name__}: {error}",
+            allowed="a cluster at RAY_ADDRESS, or a machine with room for one",
+            fix="start it with `ray start --head` and read what it says; on a busy machine give it more time with "
+            "RAY_raylet_start_wait_time_s=180",
+        ) from error
+    return True
 
 
 def require_count(state: Path, replicas: int) -> None:
