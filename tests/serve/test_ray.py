@@ -26,6 +26,7 @@ from tests.serve.process import serve
 
 pytestmark = pytest.mark.ray
 CONFIG = BatchConfig(k=5, shard_users=7, batch_users=4)
+PATIENT = os.environ | {"RAY_raylet_start_wait_time_s": "180"}  # a busy machine starts Ray slowly
 
 
 def _bytes(out: Path) -> dict[str, bytes]:
@@ -49,7 +50,7 @@ def _command(run: Path, out: Path) -> list[str]:
 
 def test_a_batch_on_ray_has_the_local_bytes(run: Path, clean: Path, tmp_path: Path) -> None:
     out = tmp_path / "ray"
-    done = subprocess.run(_command(run, out), capture_output=True, text=True, check=False)
+    done = subprocess.run(_command(run, out), capture_output=True, text=True, check=False, env=PATIENT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("complete")
     assert _bytes(out) == _bytes(clean)
@@ -57,7 +58,7 @@ def test_a_batch_on_ray_has_the_local_bytes(run: Path, clean: Path, tmp_path: Pa
 
 def test_a_killed_batch_on_ray_is_finished_with_the_same_bytes(run: Path, clean: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    driver = subprocess.Popen(_command(run, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(_command(run, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=PATIENT)
     until = time.monotonic() + 300
     while not list(out.glob("*.parquet")):
         assert driver.poll() is None or list(out.glob("*.parquet"))
@@ -86,7 +87,7 @@ def _cluster(run: Path, state: Path, port: int, *options: str) -> Iterator[None]
     ]  # fmt: skip
     log = state.with_name("log")
     with log.open("w") as stream:
-        cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
+        cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True, env=PATIENT)
         try:
             assert cluster.stdout is not None
             told = ""

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from genrecall.catalog.histories import Histories
+from genrecall.errors import ConfigError
 from genrecall.recall.ann import IndexConfig
 from genrecall.recall.basket import BasketChannel, BasketConfig
 from genrecall.recall.channel import Channel
@@ -83,12 +84,25 @@ class ClassicConfig:
 
 
 def config_of(raw: Mapping[str, Any]) -> ClassicConfig:
-    """The settings that a bundle's manifest holds."""
+    """The settings that a bundle's manifest holds.
+
+    Raises:
+        ConfigError: it has channels that this version cannot fit.
+    """
     from genrecall.recall.two_tower import TwoTowerConfig
 
-    kinds = {name: _KINDS[name][1] for name in _COUNTED}
+    kinds: dict[str, Any] = {name: _KINDS[name][1] for name in _COUNTED}
     kinds |= {"segment": SegmentConfig, "two_tower": TwoTowerConfig, "index": IndexConfig}
-    settings: dict[str, Any] = {name: None if raw[name] is None else kinds[name](**raw[name]) for name in raw}
+    unknown = [name for name, settings in raw.items() if name not in kinds and settings is not None]
+    if unknown:
+        raise ConfigError(
+            "the bundle has channels that cannot be fitted again",
+            seen=", ".join(unknown),
+            allowed=", ".join(kinds),
+            fix="export a bundle without them, or with the version of genrecall that made it",
+        )
+    known = {name: settings for name, settings in raw.items() if name in kinds}
+    settings: dict[str, Any] = {name: None if told is None else kinds[name](**told) for name, told in known.items()}
     return ClassicConfig(**settings)
 
 

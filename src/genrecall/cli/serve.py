@@ -206,6 +206,7 @@ def _on_ray(bundle: Path, config: ServeConfig, partitions: int, arguments: list[
         options=_of_replicas(arguments[arguments.index("serve") + 1 :], bundle),
         gpus=1.0 if config.worker is not None and config.worker.device.startswith("cuda") else 0.0,
         inflight=config.max_inflight,
+        local_only=config.is_loopback and config.keys is None,
     )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

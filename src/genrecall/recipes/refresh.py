@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genrecall.artifacts import Artifact, copy_artifact, open_artifact
-from genrecall.bundle.channels import config_of
+from genrecall.bundle.channels import config_of, load_fusion
 from genrecall.bundle.export import KIND, BundleConfig, export_bundle, parts_of
 from genrecall.catalog.extend import extend_catalog
 from genrecall.catalog.split import Split
@@ -27,7 +27,7 @@ from genrecall.recipes.gates import Gate, GateConfig, judge, told
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
-from genrecall.telemetry import Stages
+from genrecall.telemetry import Stages, log
 from genrecall.text.embed import extend_vectors
 from genrecall.text.vectors import Vectors
 
@@ -220,6 +220,8 @@ def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Arti
 def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generators: int) -> Artifact:
     """The same settings as the bundle in use."""
     config = active.manifest.config
+    if load_fusion(active.path / "channels") is not None:
+        log("the fusion of the bundle in use was fitted on its own lists and is not taken over: fit it again")
     parts = [parts_of(number) for number in range(generators)]
     return export_bundle(
         catalog,

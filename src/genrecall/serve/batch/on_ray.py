@@ -16,6 +16,7 @@ from genrecall.bundle.load import Recommender
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError, DependencyError
 from genrecall.serve.batch.run import BatchConfig, Work, planned
+from genrecall.serve.cluster.on_ray import join
 from genrecall.telemetry import log, progress
 
 
@@ -55,9 +56,7 @@ def run_on_ray(
         log(f"{out}: all {shards.count} shards are done")
         return True
     ray = _ray()
-    begun = not ray.is_initialized()
-    if begun:
-        ray.init(logging_level="warning", log_to_driver=False)
+    begun = join(ray, log_to_driver=False)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         paths = [str(path.resolve()) for path in (bundle, catalog, out)]

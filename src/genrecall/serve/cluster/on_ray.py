@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 from genrecall.errors import ConfigError, DependencyError
 from genrecall.serve.chaos.target import serving
 from genrecall.serve.cluster.routing import merged, route
+from genrecall.serve.http.gate import _is_local
 from genrecall.serve.problems import Problem
 from genrecall.telemetry import log
 
@@ -47,6 +49,7 @@ class ClusterConfig:
         options: of `genrecall serve`, for every replica (``--deadline-ms 200``).
         cpus, gpus: of a replica, for Ray's placement.
         inflight: requests that a replica is handed at once.
+        local_only: only this machine may call, and only by its own name: there are no keys.
     """
 
     bundle: Path
@@ -58,6 +61,7 @@ class ClusterConfig:
     cpus: float = 1.0
     gpus: float = 0.0
     inflight: int = 256
+    local_only: bool = True
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
@@ -122,25 +126,32 @@ class Replica:
 class Front:
     """Reads whose request it is, and hands it to that replica."""
 
-    def __init__(self, *replicas: Any) -> None:
-        self._replicas = replicas
+    def __init__(self, local_only: bool, *replicas: Any) -> None:
+        self._local_only, self._replicas = local_only, replicas
 
     async def __call__(self, request: Any) -> Any:
         """Starlette in, Starlette out."""
         from starlette.responses import Response
 
-        try:
-            status, headers, body = await self._answer(request)
-        except Problem as problem:
-            status, body = problem.status, problem.document("front", request.url.path)
-            headers = [(name.decode(), value.decode()) for name, value in problem.headers()]
+        status, headers, body = await self._answered(request)
         told = Response(body, status_code=status)
         for name, value in headers:
             if name.lower() not in _TOLD:
                 told.headers[name] = value
         return told
 
+    async def _answered(self, request: Any) -> Reply:
+        """What a replica says, or the front's own refusal."""
+        try:
+            return await self._answer(request)
+        except Problem as problem:
+            headers = [(name.decode(), value.decode()) for name, value in problem.headers()]
+            return problem.status, headers, problem.document("front", request.url.path)
+
     async def _answer(self, request: Any) -> Reply:
+        if self._local_only and not _is_local(request.headers.get("host", "").encode("latin-1")):
+            # The replicas are asked by their own name, so a foreign page must be stopped here.
+            raise Problem("forbidden_host", "call it by 127.0.0.1 or localhost, or set API keys")
         path, method = request.url.path, request.method
         body = bytearray()
         async for part in request.stream():
@@ -164,13 +175,10 @@ class Front:
 
     async def _ask(self, home: int, method: str, target: str, headers: dict[str, str], body: bytes) -> Reply:
         """A replica that is being started again is waited for a little, then said to be away."""
-        from ray.exceptions import RayError
-        from ray.serve.exceptions import RayServeException
-
         asked = self._replicas[home].ask.remote(method, target, headers, body)
         try:
             found: Reply = await asyncio.wait_for(asked, _AWAY_S)
-        except (TimeoutError, ConnectionError, http.client.HTTPException, RayError, RayServeException) as error:
+        except _of_ray(TimeoutError, ConnectionError, http.client.HTTPException) as error:
             log(f"replica {home} is away: {type(error).__name__}")
             raise Problem("not_ready", "the service that keeps this user is away", retry_after_s=2) from None
         return found
@@ -193,9 +201,11 @@ def start(config: ClusterConfig) -> Any:
     """
     ray, ray_serve = _ray()
     require_count(config.state, config.replicas)
-    if not ray.is_initialized():
-        ray.init(logging_level="warning", log_to_driver=True)
-    ray_serve.start(http_options={"host": config.host, "port": config.port, "request_timeout_s": _PATIENCE_S})
+    join(ray, log_to_driver=True)
+    try:
+        ray_serve.start(http_options={"host": config.host, "port": config.port, "request_timeout_s": _PATIENCE_S})
+    except _of_ray(RuntimeError) as error:
+        raise _not_started(error) from error
     bundle, state = (str(path.resolve()) for path in (config.bundle, config.state))
     replicas = [
         ray_serve.deployment(
@@ -208,8 +218,36 @@ def start(config: ClusterConfig) -> Any:
         name="front", num_replicas=1, max_ongoing_requests=config.inflight * config.replicas,
         ray_actor_options={"num_cpus": 0},
     )(Front)  # fmt: skip
-    ray_serve.run(front.bind(*replicas), name=APP, route_prefix="/")
+    try:
+        ray_serve.run(front.bind(config.local_only, *replicas), name=APP, route_prefix="/")
+    except _of_ray(RuntimeError) as error:
+        raise _not_started(error) from error
     return ray_serve
+
+
+def join(ray: Any, *, log_to_driver: bool) -> bool:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start one on this machine; whether that was needed.
+
+    Raises:
+        ConfigError: neither is possible.
+    """
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(logging_level="warning", log_to_driver=log_to_driver)
+    except Exception as error:  # Ray raises plain ones, too
+        raise _not_started(error) from error
+    return True
+
+
+def _not_started(error: Exception) -> ConfigError:
+    return ConfigError(
+        "Ray cannot be joined, started or deployed on",
+        seen=f"{type(error).__name__}: {str(error)[:500]}",
+        allowed="a cluster at RAY_ADDRESS, or a machine with room for one and a free --port",
+        fix="start it with `ray start --head` and read what it says; on a busy machine give it more time with "
+        "RAY_raylet_start_wait_time_s=180",
+    )
 
 
 def require_count(state: Path, replicas: int) -> None:
@@ -225,6 +263,16 @@ def require_count(state: Path, replicas: int) -> None:
                 fix="keep the number, or give another --state, which begins from the catalog's histories",
             )  # fmt: skip
     file.write_text(json.dumps({"replicas": replicas}) + "\n", encoding="utf-8")
+
+
+def _of_ray(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What Ray raises where something of it is gone, and ``more``."""
+    if "ray" not in sys.modules:
+        return more
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    return RayError, RayServeException, *more
 
 
 def _ray() -> tuple[Any, Any]:
