@@ -11,7 +11,7 @@ demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 # One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-test: $(VENV)/.ready  ## every test; GPU tests are skipped, and counted, where there is no GPU
+test: $(VENV)/.ready  ## every test but the browser's; GPU tests are skipped, and counted, where there is no GPU
 	$(PYTEST) -m "not browser"
 
 test-console: $(VENV)/.ready  ## the console in Chromium (Debian: apt install chromium)
