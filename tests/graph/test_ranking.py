@@ -133,17 +133,17 @@ def test_logits_are_the_rankers_own(tmp_path: Path, pooling: str, cross: int, de
 def test_the_standard_graph_ranks_what_it_recalled(run: Path, engine, pieces, tmp_path: Path):
     pytest.importorskip("genrecall.rank.score")
     import torch
+
+    from genrecall import Recommender
+    from genrecall.graph.build import GraphConfig, build
+    from genrecall.graph.rank import tf
+    from genrecall.graph.saved import load
     from genrecall.rank.columns import Asked, Ragged, item_columns
     from genrecall.rank.embedding import Tables
     from genrecall.rank.features import Features
     from genrecall.rank.model import NetworkConfig, RankNetwork
     from genrecall.rank.schema import Behaviour, Column, Crossed, Hashed, Schema
     from genrecall.rank.score import Ranker
-
-    from genrecall import Recommender
-    from genrecall.graph.build import GraphConfig, build
-    from genrecall.graph.rank import tf
-    from genrecall.graph.saved import load
 
     shop = Recommender.load(run / "bundle", device="cpu")
     told = Schema(

@@ -17,7 +17,8 @@ from typing import Any
 
 from genrecall.artifacts import Artifact, copy_artifact, open_artifact
 from genrecall.bundle.channels import config_of, load_fusion
-from genrecall.bundle.export import KIND, BundleConfig, export_bundle, parts_of
+from genrecall.bundle.export import BundleConfig, export_bundle
+from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.extend import extend_catalog
 from genrecall.catalog.split import Split
 from genrecall.catalog.store import Catalog
@@ -222,7 +223,10 @@ def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generat
     config = active.manifest.config
     if load_fusion(active.path / "channels") is not None:
         log("the fusion of the bundle in use was fitted on its own lists and is not taken over: fit it again")
+    if (active.path / RANKER).is_dir():
+        log("the ranker of the bundle in use read its model's states and is not taken over: train it again")
     parts = [parts_of(number) for number in range(generators)]
+    vectors = out / "vectors"
     return export_bundle(
         catalog,
         split.train,
@@ -235,4 +239,5 @@ def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generat
             split=config["split"],
             remarks=tuple(config["remarks"]),
         ),
+        vectors=Vectors.load(vectors) if vectors.is_dir() else None,
     )
