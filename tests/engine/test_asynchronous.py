@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import threading
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -195,6 +196,11 @@ def test_a_worker_that_dies_is_replaced(tmp_path):
             assert (ours.short, ours.scores) == (theirs.short, pytest.approx(theirs.scores, abs=1e-5))
         with pytest.raises(ConfigError, match="beam width"):
             await client.generate(Request(tokens=(1,), beam=0))
+        stated = (await client.generate(replace(asked[0], state=True))).state
+        assert stated.tolist() == pytest.approx(
+            open_engine().generate([replace(asked[0], state=True)])[0].state.tolist()
+        )
+        assert answers[0].state is None
         scores = await client.score(asked[1], answers[1].sids)
         assert scores.tolist() == pytest.approx(answers[1].scores, abs=1e-4)
 

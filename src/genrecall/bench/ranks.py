@@ -46,7 +46,7 @@ def ranks(bench: EngineBench) -> Iterator[Case]:
             )
 
 
-def _both(bench: EngineBench, precision: str, beam: int, _: None) -> dict[str, Any]:
+def _both(bench: EngineBench, precision: str, beam: int, rig: None) -> dict[str, Any]:
     plain = setup_of(bench, precision)
     one, lists, _ = _measured(bench, open_rig(plain, bench.torch_device, bench.seed), beam)
     spread = replace(plain, ranks=bench.ranks, all_reduce=bench.all_reduce)

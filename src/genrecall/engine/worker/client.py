@@ -65,6 +65,8 @@ class Client:
             scores=frame.arrays["scores"].tolist(),
             short=frame.head["short"],
             narrowed=frame.head["narrowed"],
+            beam=frame.head["beam"],
+            state=frame.arrays.get("state"),
         )
 
     async def score(self, request: Request, sids: Sequence[Sid] | np.ndarray) -> np.ndarray:
@@ -124,6 +126,8 @@ def _head(request: Request) -> dict[str, Any]:
         "narrowest": request.narrowest,
         "seed": request.seed,
         "most_a_code": request.most_a_code,
+        "state": request.state,
+        "tag": request.tag,
         "items": None if request.allowed is None else len(request.allowed),
     }
 

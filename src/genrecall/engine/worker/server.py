@@ -2,8 +2,9 @@
 
 | kind | head, arrays | reply |
 |---|---|---|
-| generate | beam, user, timeout_s, narrowest, seed, items; tokens int32 (T,), allowed uint8 (packed bits of I items) |
-  answer: short, narrowed, beam; sids int32 (n, L), scores float32 (n,) |
+| generate | beam, user, timeout_s, narrowest, seed, items, most_a_code, state; tokens int32 (T,), allowed
+  uint8 (packed bits of I items) | answer: short, narrowed, beam; sids int32 (n, L), scores float32 (n,), state float32
+  (E,) where it was asked for |
 | score | as generate; sids int32 (n, L) | scores: scores float32 (n,) |
 | purge | user | done |
 | ping | | pong: waiting, running and waiting_rows |
@@ -107,6 +108,8 @@ def handlers_of(engine: AsyncEngine) -> dict[str, Handler]:
             "sids": np.array(answer.sids, dtype=np.int32).reshape(-1, levels),
             "scores": np.array(answer.scores, dtype=np.float32),
         }
+        if answer.state is not None:
+            arrays["state"] = answer.state
         told = {"short": answer.short, "narrowed": answer.narrowed, "beam": answer.beam}
         return Frame(head={"kind": "answer", **told}, arrays=arrays)
 
@@ -139,6 +142,7 @@ def request_of(frame: Frame) -> Request:
         narrowest=head["narrowest"],
         seed=head["seed"],
         tag=head.get("tag"),
+        state=head.get("state", False),
         most_a_code=head.get("most_a_code"),
     )
 
