@@ -17,7 +17,6 @@ from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.lane import WorkerLane
 from tests.serve.world import shop
 
-pytestmark = pytest.mark.ranks
 HISTORY = np.array([0, 8, 3], np.int32)
 ENDS_WITHIN_S, BACK_WITHIN_S = 30.0, 240.0
 
@@ -38,6 +37,7 @@ async def _until(condition, within_s: float) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.ranks
 def test_a_pair_answers_and_is_replaced_together(run: Path) -> None:
     expected = shop(run).generative.recall([_asked().query], 10, beams=[12])
 
