@@ -35,11 +35,11 @@ BENCH = EngineBench(
 
 def test_the_table_sets_engine_floor_and_transformers_side_by_side(tmp_path):
     heard: dict[str, dict] = {}
-    bench = replace(BENCH, rate=50.0, slo_ms=1e4, versus_hf=True)
+    bench = replace(BENCH, beams=(5,), rate=50.0, slo_ms=1e4, versus_hf=True)
     found = measure(bench, tmp_path / "found.json", heard.__setitem__)
     assert heard == found["cases"] == json.loads((tmp_path / "found.json").read_text())["cases"]
-    assert list(heard) == ["transformers W=3", "transformers W=5", "fp32 W=3", "fp32 W=5"]
-    for beam in (3, 5):
+    assert list(heard) == ["transformers W=5", "fp32 W=5"]
+    for beam in (5,):
         point = heard[f"fp32 W={beam}"]
         assert point["rows"] == [8, beam]
         assert point["share_of_floor"] == point["requests_per_s"] / point["floor"]["requests_per_s"]
