@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import shutil
 import signal
@@ -47,6 +48,7 @@ class Server:
             str(self.directory),
         ]
         self.process = subprocess.Popen([*command, "--save", "", *self.more], stdout=subprocess.DEVNULL)
+        atexit.register(self.process.kill)  # also where the test fails
         client = redis.Redis.from_url(self.url)
         for _ in range(500):
             try:
