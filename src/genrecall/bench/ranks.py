@@ -48,7 +48,7 @@ def ranks(bench: EngineBench) -> Iterator[Case]:
 
 def _both(bench: EngineBench, precision: str, beam: int, rig: None) -> dict[str, Any]:
     plain = setup_of(bench, precision)
-    one, lists, _ = _measured(bench, open_rig(plain, bench.torch_device, bench.seed), beam)
+    one, lists, _alone = _measured(bench, open_rig(plain, bench.torch_device, bench.seed), beam)
     spread = replace(plain, ranks=bench.ranks, all_reduce=bench.all_reduce)
     several, found, equal = _measured(bench, open_rig(spread, bench.torch_device, bench.seed), beam)
     both = list(zip(found, lists, strict=True))
