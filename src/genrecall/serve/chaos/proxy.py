@@ -56,6 +56,8 @@ class Proxy:
         self._open |= {writer, back}
         try:
             await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
+        except asyncio.CancelledError:
+            pass  # the proxy ends; its loop would report every connection that was open
         finally:
             self._open -= {writer, back}
 

@@ -148,7 +148,9 @@ def _dangerous() -> list[str]:
                 names = [str(node.module)]
             elif isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                pickled = any(word.arg == "allow_pickle" for word in node.keywords)
+                pickled = any(
+                    word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords
+                )
                 names = [called] if called in _FORBIDDEN_CALLS or pickled else []
             found += [f"{file.relative_to(root)}:{node.lineno} {name}" for name in names if hasattr(node, "lineno")]
     return found
