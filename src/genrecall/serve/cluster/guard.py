@@ -7,6 +7,7 @@ This is no process in between: one of those could be killed alone, and leave beh
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import threading
 
