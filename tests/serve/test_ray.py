@@ -174,6 +174,6 @@ def _gateway(state: Path) -> int | None:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if str(state).encode() in words and b"genrecall" in words:
+            if str(state).encode() in words and b"serve" in words:
                 return int(entry.name)
     return None

@@ -1,30 +1,23 @@
 """Runs a genrecall command that must not outlive whoever started it: the end of standard input is the end of it.
 
-A killed parent closes its end of the pipe, whatever killed it; SIGTERM is handed on. Then the command drains as always.
+A killed parent closes its end of the pipe, whatever killed it; then the command is told to stop and drains as always.
+This is no process in between: one of those could be killed alone, and leave behind what it was to guard.
 """
 
 from __future__ import annotations
 
+import os
+import runpy
 import signal
-import subprocess
-import sys
 import threading
 
 
-def main(arguments: list[str]) -> int:
-    """Exit status of ``genrecall ARGUMENTS``."""
-    child = subprocess.Popen([sys.executable, "-m", "genrecall", *arguments], stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the child by itself
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        child.terminate()
-
-    threading.Thread(target=watch, daemon=True).start()
-    return child.wait()
+def _watch() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    threading.Thread(target=_watch, daemon=True).start()
+    runpy.run_module("genrecall", run_name="__main__")

@@ -65,8 +65,8 @@ class NativeApi:
         events = batch.events
         key = request.headers.get("idempotency-key")
         if key is not None:
-            if not 1 <= len(key) <= 100 or not key.isprintable():
-                raise Problem("invalid", "Idempotency-Key: 1 to 100 printable characters")
+            if not 1 <= len(key) <= 100 or not (key.isascii() and key.isprintable()):
+                raise Problem("invalid", "Idempotency-Key: 1 to 100 printable ASCII characters")
             events = [
                 event if event.event_id is not None else msgspec.structs.replace(event, event_id=f"{key}#{place}")
                 for place, event in enumerate(events)

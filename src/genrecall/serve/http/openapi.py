@@ -25,7 +25,11 @@ _NAMES: dict[str, dict[str, Any]] = {"model": {"type": "string", "enum": list(MO
 _OPTIONAL: dict[str, list[dict[str, Any]]] = {
     "/v1/users": [{"name": "prefix", "in": "query", "schema": {"type": "string", "maxLength": 120}}],
     "/v1/events": [
-        {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,100}$"}}
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,98}[!-~])?$"},
+        }
     ],
 }
 _OPERATIONS: tuple[tuple[str, str, str, type | None, type | None], ...] = (
