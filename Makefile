@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-ranks test-tf test-ray test-console fuzz lint docs chaos bench clean
+.PHONY: demo test unit test-ranks test-suites test-tf test-ray test-console fuzz lint docs chaos bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
 
 # One process a core, one thread each: two threads that wait for each other on busy cores are many times slower.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 test: $(VENV)/.ready  ## every test but those of the tiers below; GPU tests are skipped, and counted, where there is no GPU
 	$(PYTEST)
@@ -23,6 +23,9 @@ unit: $(VENV)/.ready  ## the quick tier alone
 
 test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
 	$(PYTEST) -m ranks
+
+test-suites: $(VENV)/.ready  ## the engine's benchmark, each suite of it on a tiny model
+	$(PYTEST) -m suites
 
 test-tf: $(VENV)/.ready  ## the TensorFlow graph; takes the wheel (1 GB) and compiles the operators
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tf]'

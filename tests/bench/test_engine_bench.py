@@ -52,7 +52,7 @@ def test_the_table_sets_engine_floor_and_transformers_side_by_side(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.suites
 @pytest.mark.parametrize("suite", ["open-loop", "options", "catalog", "long"])
 def test_every_suite_runs(suite, tmp_path):
     sids = np.random.default_rng(0).integers(0, 6, (40, 3))
@@ -76,7 +76,7 @@ def test_every_suite_runs(suite, tmp_path):
         assert cases["prefixes kept in host memory"]["tokens_kept"]["from_host"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.suites
 def test_a_start_is_two_processes() -> None:
     start = measure(replace(BENCH, suites=("start",)))["cases"]["start"]
     for name in ("cold caches", "warm caches"):
@@ -85,19 +85,19 @@ def test_a_start_is_two_processes() -> None:
 
 def test_a_case_that_fails_is_recorded_and_tried_again(tmp_path, monkeypatch):
     file, bench = tmp_path / "found.json", replace(BENCH, alone=False)
-    point = suites._point
+    point = suites.point_of
 
     def broken(bench, beam, rig):
         if beam == 3:
             raise RuntimeError("the device is gone")
         return point(bench, beam, rig)
 
-    monkeypatch.setattr(suites, "_point", broken)
+    monkeypatch.setattr(suites, "point_of", broken)
     found = measure(bench, file)
     assert failed(found) == ["fp32 W=3"]
     assert found["cases"]["fp32 W=3"]["error"] == "RuntimeError: the device is gone"
     kept = found["cases"]["fp32 W=5"]
-    monkeypatch.setattr(suites, "_point", point)
+    monkeypatch.setattr(suites, "point_of", point)
     heard: dict[str, dict] = {}
     again = measure(bench, file, heard.__setitem__)
     assert failed(again) == []

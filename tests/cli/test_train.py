@@ -52,7 +52,7 @@ def test_options_that_cannot_be(run: Path, arguments: list[str], words: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", [[], ["--shard"]], ids=["copies", "shards"])
+@pytest.mark.parametrize("shard", [pytest.param([], marks=pytest.mark.ranks), ["--shard"]], ids=["copies", "shards"])
 def test_under_torchrun_one_process_speaks(run: Path, tmp_path: Path, shard: list[str]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     # torchrun takes --run for an abbreviation of its own --run-path

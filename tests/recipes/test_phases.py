@@ -126,6 +126,6 @@ def test_the_second_phase_starts_from_the_weights_of_the_first(
 
 def test_a_backbone_aligned_with_other_sids_is_refused(run: Path) -> None:
     table = dataclasses.replace(SidTable.load(run / "sid"), digest="sha256:other")
-    assert stages._aligned(run / "model", SidTable.load(run / "sid")) is not None
+    assert stages._aligned(run / "model", SidTable.load(run / "sid"), ()) is not None
     with pytest.raises(ConfigError, match="trained on other SIDs"):
-        stages._aligned(run / "model", table)
+        stages._aligned(run / "model", table, ())

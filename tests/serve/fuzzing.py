@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
-from genrecall.serve.gateway import _listen, _server
+from genrecall.serve.gateway import http_server, listen
 from genrecall.serve.http.keys import add
 from tests.serve.world import serving
 
@@ -82,8 +82,8 @@ def listening(run: Path, place: Path) -> Iterator[tuple[str, str]]:
 
     async def scenario() -> None:
         async with serving(run, place / "state", keys=place / "keys.txt", port=0) as world:
-            listener = _listen(world.service.config)
-            server: uvicorn.Server = _server(world.gate)
+            listener = listen(world.service.config)
+            server: uvicorn.Server = http_server(world.gate)
             task = asyncio.create_task(server.serve(sockets=[listener]))
             told.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
             ready.set()

@@ -58,7 +58,7 @@ def serving(run: Path) -> Iterator[Served]:
     """The first bundle active, the second one staged."""
     file = run / "experiments.toml"
     file.write_text(EXPERIMENTS, encoding="utf-8")
-    settings = ("--deadline-ms", "10000", "--no-spare", "--experiments", str(file))
+    settings = ("--deadline-ms", "10000", "--experiments", str(file))
     with serve(run / "bundle", run / "state", *settings) as served:
         served.admin("releases/stage", bundle=str(run / "other"))
         yield served

@@ -33,7 +33,6 @@ def test_the_guide_runs(run: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("8080", str(_free_port())).splitlines(keepends=True)
     script = "".join(line for line in lines if not line.startswith("pip install"))
-    script = script.replace("--port", "--no-spare --port")  # which would only take the test machine's time
     script = "trap 'kill $server; wait $server' EXIT\n" + script.replace(" &\n", " &\nserver=$!\n")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(

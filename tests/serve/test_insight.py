@@ -84,7 +84,8 @@ def test_a_release_is_asked_by_its_role(run: Path, tmp_path: Path) -> None:
                 answer = await world.recommend(user_id="u1", k=3, release=role)
                 assert answer["versions"]["release"] == role
             told = (await world.client.get("/v1/releases")).json()
-            assert {role: seen["answers"] for role, seen in told["traffic"].items()} == {"active": 1, "candidate": 1}
+            # One bundle in both roles, so that each shows what went out from it.
+            assert {role: seen["answers"] for role, seen in told["traffic"].items()} == {"active": 2, "candidate": 2}
             assert told["differences"]["sids"]["changed_count"] == 0
             await world.recommend(user_id="u1", k=3, scenario="console")
             await world.recommend(user_id="u1", k=3)
@@ -126,7 +127,7 @@ def _answer(role: str, total_ms: float, *, filled: int = 0, reasons: tuple[str, 
     return Answer(
         request_id=f"r{total_ms}", items=[None] * 10,  # type: ignore[list-item]
         coverage=Coverage(lanes, bool(reasons), list(reasons), 4, 8, filled),
-        versions=Versions(bundle="b", catalog="c", fusion="rrf", genrecall="0", release=role),
+        versions=Versions(bundle=f"that of {role}", catalog="c", fusion="rrf", genrecall="0", release=role),
         timing_ms={"total": total_ms},
     )  # fmt: skip
 
@@ -135,8 +136,8 @@ def test_the_last_minute_is_counted_exactly_and_its_slowest_are_kept() -> None:
     traffic = Traffic()
     assert traffic.summary()["answers"] == 0
     for number in range(6000):
-        traffic.see(_answer("active", number % 50), 10, "short", {})
-    traffic.see(_answer("candidate", 900.0, filled=4, reasons=("timeout: item_cf",)), 10, "cold", {})
+        traffic.see(_answer("active", number % 50), 10, "short")
+    traffic.see(_answer("candidate", 900.0, filled=4, reasons=("timeout: item_cf",)), 10, "cold")
     told = traffic.summary()
     assert told["answers"] == sum(told["per_second"]) == 6001
     assert told["slowest"][0]["total_ms"] == 900.0

@@ -106,6 +106,10 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_model(path).state_dict()
 
 
+pytestmark = pytest.mark.xdist_group("processes")
+"""They share one fixture that takes a minute: one worker runs them all."""
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     """Two whole runs, two that were killed at step 7 and went on from step 6, and one by a single process."""

@@ -121,10 +121,12 @@ class GenerativeChannel:
             trace=trace,
         )
 
-    def count(self, answer: Answer) -> None:
-        """Hold an answer against the promise that every SID has an owner."""
+    def count(self, answer: Answer) -> int:
+        """Hold an answer against the promise that every SID has an owner; how many have none."""
+        invalid = sum(sid not in self._owners for sid in answer.sids)
         self.written_sids += len(answer.sids)
-        self.invalid_sids += sum(sid not in self._owners for sid in answer.sids)
+        self.invalid_sids += invalid
+        return invalid
 
     def score(self, queries: Sequence[Query], items: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32 scores of given items int (n,) for each query, the same sums that ``recall`` ranks by."""

@@ -59,6 +59,7 @@ class Listed:
     Attributes:
         items, scores: int32 and float32, best first.
         cold: the model was not asked, because nothing is known of this user that it could read.
+        invalid: SIDs that the model wrote and no item owns.
         narrowed: the channel cut the beam below what was asked for.
         beam: W as it ran.
         levels: what survived each level.
@@ -67,6 +68,7 @@ class Listed:
     items: np.ndarray
     scores: np.ndarray
     cold: bool = False
+    invalid: int = 0
     narrowed: bool = False
     beam: int = 0
     levels: tuple[LevelTrace, ...] | None = None

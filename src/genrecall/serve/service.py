@@ -123,6 +123,7 @@ class Service:
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
         }
+        self.metrics.invalid.inc(sum(listed.invalid for listed in lists.values()))
         self.traffic.see(answer, request.k, tier)
         if self.tracing is not None:
             self.tracing.answered(answer, request.k)

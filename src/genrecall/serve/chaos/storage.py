@@ -21,7 +21,8 @@ from genrecall.serve.chaos.target import Target
 
 _EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
 _FORBIDDEN_IMPORTS = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
-_FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "yaml.load"}
+_FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load"}
+_FORBIDDEN_WORDS = {"allow_pickle", "trust_remote_code"}
 
 
 def _write(path: Path, content: str) -> None:
@@ -123,7 +124,7 @@ def pointing(setting: Setting, target: Target | None) -> tuple[str, bool]:
         _write(path, "x")
         plant(path)
         taken += _opens(path)
-    found = _dangerous()
+    found = dangerous()
     text = f"{len(plants)} planted: {taken} taken; {len(found)} places that could run what they read {found[:3] or ''}"
     return text, taken == 0 and not found
 
@@ -136,7 +137,7 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _dangerous() -> list[str]:
+def dangerous() -> list[str]:
     """Where this package deserialises what might be code."""
     root, found = Path(genrecall.__file__).parent, []
     for file in sorted(root.rglob("*.py")):
@@ -148,9 +149,8 @@ def _dangerous() -> list[str]:
                 names = [str(node.module)]
             elif isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                pickled = any(
-                    word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords
-                )
-                names = [called] if called in _FORBIDDEN_CALLS or pickled else []
+                allowed = [word for word in node.keywords if word.arg in _FORBIDDEN_WORDS]
+                trusting = any(ast.unparse(word.value) != "False" for word in allowed)
+                names = [called] if called in _FORBIDDEN_CALLS or trusting else []
             found += [f"{file.relative_to(root)}:{node.lineno} {name}" for name in names if hasattr(node, "lineno")]
     return found

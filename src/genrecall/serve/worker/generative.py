@@ -4,7 +4,7 @@
 |---|---|---|
 | open | | opened, once the bundle is loaded and warm: digest, device, base_s, row_s, passes, reads_search |
 | recall | k, beam, narrowest, timeout_s, trace, user, profile, text, tag; history int32, exclude int32, times int64 |
-  listed: cold, narrowed, beam, levels; items int32 (n,), scores float32 (n,) |
+  listed: cold, invalid, narrowed, beam, levels; items int32 (n,), scores float32 (n,) |
 
 Item indices are the bundle's. The rest of the kinds are ``engine.worker.server``'s, and ask the first engine. Prompts
 are written here, so that the gateway's loop needs no tokens; of several SID tables each member's model scores what
@@ -32,6 +32,7 @@ from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler, handlers_of
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
+from genrecall.recall.generative import GenerativeChannel
 from genrecall.serve.default import FALLBACK
 from genrecall.serve.worker import life
 from genrecall.serve.worker.cost import TARGET_S
@@ -95,7 +96,7 @@ class Desk:
         if self.ranking is not None and answers[0].state is not None:
             self.ranking.remember(query, answers[0].state, items, scores)
         told = {
-            "kind": "listed", "cold": False, "narrowed": any(answer.narrowed for answer in answers),
+            "kind": "listed", "cold": False, "invalid": sum(map(GenerativeChannel.count, self.members, answers)), "narrowed": any(answer.narrowed for answer in answers),
             "beam": min(answer.beam for answer in answers), "levels": _written(levels),
         }  # fmt: skip
         arrays = {"items": items.astype(np.int32), "scores": scores.astype(np.float32)}
@@ -108,9 +109,7 @@ class Desk:
             user=limits.user, timeout_s=limits.timeout_s, narrowest=limits.narrowest, tag=limits.tag,
             state=self.ranking is not None and place == 0,
         )  # fmt: skip
-        answer = await self.engine.generate(request, place)
-        member.count(answer)
-        return answer
+        return await self.engine.generate(request, place)
 
     async def _joined(
         self, query: Query, answers: list[Answer], k: int, limits: _Limits

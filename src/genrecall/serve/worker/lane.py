@@ -204,6 +204,7 @@ def _listed(reply: Frame) -> Listed:
     return Listed(
         items=reply.arrays["items"],
         scores=reply.arrays["scores"],
+        invalid=head["invalid"],
         narrowed=head["narrowed"],
         beam=head["beam"],
         levels=_levels(head["levels"]),
