@@ -96,8 +96,9 @@ class Desk:
         if self.ranking is not None and answers[0].state is not None:
             self.ranking.remember(query, answers[0].state, items, scores)
         told = {
-            "kind": "listed", "cold": False, "invalid": sum(map(GenerativeChannel.count, self.members, answers)), "narrowed": any(answer.narrowed for answer in answers),
-            "beam": min(answer.beam for answer in answers), "levels": _written(levels),
+            "kind": "listed", "cold": False, "invalid": sum(map(GenerativeChannel.count, self.members, answers)),
+            "narrowed": any(answer.narrowed for answer in answers), "beam": min(answer.beam for answer in answers),
+            "levels": _written(levels),
         }  # fmt: skip
         arrays = {"items": items.astype(np.int32), "scores": scores.astype(np.float32)}
         return Frame(head=told, arrays=arrays)
