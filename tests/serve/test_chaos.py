@@ -63,7 +63,7 @@ def test_writers_are_really_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_damaged_reader_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_opens", lambda path: True)
-    monkeypatch.setattr(storage, "_dangerous", lambda: [])
+    monkeypatch.setattr(storage, "dangerous", lambda: [])
     text, kept = storage.pointing(Setting(bundle=tmp_path, scratch=tmp_path, users=[]), None)
     assert not kept
     assert "9 planted: 9 taken" in text
