@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from genrecall.serve.chaos.load import Outcomes
 from genrecall.serve.chaos.proxy import Proxy
 from genrecall.serve.chaos.scenario import Setting, good
 from genrecall.serve.chaos.scenarios import SCENARIOS
+from genrecall.serve.http.app import data_routes
+from genrecall.serve.http.health import Health
+from genrecall.serve.service import Service
 
 
 async def _is_cut(reader: asyncio.StreamReader) -> bool:
@@ -92,3 +96,9 @@ def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
 def test_names_are_unlike() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     assert len(set(names)) == len(names) >= 20
+
+
+def test_routes_are_listed_without_a_service() -> None:
+    nobody = cast(Service, None)
+    paths = {route.path for route in data_routes(nobody, Health(nobody))}
+    assert {"/v1/recommend", "/v1/rank", "/v1/experiments"} <= paths

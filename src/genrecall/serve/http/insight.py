@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from starlette.requests import Request
@@ -28,10 +29,13 @@ class Insight:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._experiments = Experiments(service.config, service.state)
         self._sids = _OfBundle(codebooks.summary)
         self._data = _OfBundle(data.summary)
         self._neighbours = _OfBundle(Neighbours)
+
+    @cached_property
+    def _experiments(self) -> Experiments:
+        return Experiments(self._service.config, self._service.state)
 
     def routes(self) -> list[Route]:
         """Where they are."""
