@@ -35,11 +35,13 @@ class Order:
         found: best first.
         version: of the tables; None where nothing was ranked.
         reason: why nothing was, in short words; empty where it was, or where no ranker is there.
+        took_s: until the ranker had answered, or was given up.
     """
 
     found: list[Explained]
     version: int | None = None
     reason: str = ""
+    took_s: float = 0.0
 
 
 async def ordered(

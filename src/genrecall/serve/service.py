@@ -101,7 +101,7 @@ class Service:
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
             orders = await self._orders(request, release, plan, outcomes, begun)
-            ranked = time.perf_counter()
+            rank_s = max(order.took_s for order in orders.values())
             answer, teams = self._pack(request, request_id, release, role, plan, outcomes, orders)
             answer.versions.arms.update(arms)
         finally:
@@ -111,8 +111,8 @@ class Service:
         marks = {
             "state": planned - begun,
             "channels": recalled - planned,
-            "rank": ranked - recalled,
-            "fusion": done - ranked,
+            "rank": rank_s,
+            "fusion": done - recalled - rank_s,
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
@@ -308,8 +308,9 @@ class Service:
             return Order(found=self._kept(release, found))
         assert release.ranks is not None
         left_s = ranking.left_of(self._deadline_s(request), begun)
+        asked = time.perf_counter()
         order = await ranking.ordered(release.ranks, release.deltas, found, plan.query, request.user_id, left_s)
-        return replace(order, found=self._kept(release, order.found))
+        return replace(order, found=self._kept(release, order.found), took_s=time.perf_counter() - asked)
 
     def _pack(
         self,

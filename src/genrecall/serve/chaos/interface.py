@@ -222,7 +222,7 @@ def measured(setting: Setting, target: Target | None) -> tuple[str, bool]:
     gaps = []
     for user in (setting.users * 20)[:20]:
         timing = target.recommend(user_id=user, k=5)["timing_ms"]
-        gaps.append(sum(timing[stage] for stage in ("state", "channels", "fusion")) / timing["total"])
+        gaps.append(sum(timing[stage] for stage in ("state", "channels", "rank", "fusion")) / timing["total"])
     text = target.call("GET", "/metrics")[1]
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     broken = [line for line in lines if not re.fullmatch(r'[a-z_]+(\{([a-z_]+="[^"]*",?)*\})? [-+0-9.eEInfNa]+', line)]

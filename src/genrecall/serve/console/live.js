@@ -7,7 +7,7 @@ import { empty, failed, figure, meter, table, waiting } from "./widgets.js";
 import { said, t, tell } from "./words.js";
 
 const EVERY_MS = 2000;
-const STAGES = ["state", "channels", "queue", "beam", "fusion", "total"];
+const STAGES = ["state", "channels", "rank", "fusion", "total"];
 const TIERS = ["cold", "short", "medium", "long", "unseen", "tail", "torso", "head"];
 
 function rates(values) {
@@ -76,7 +76,6 @@ function worker(told) {
 function content(told) {
   const { traffic, worker: generative, state, limits, totals } = told;
   const shed = Object.entries(totals.shed).filter(([name]) => name !== "narrowed").reduce((sum, [, n]) => sum + n, 0);
-  const queue = traffic.stages_ms.queue;
   return [
     h("div", { class: "row" }, h("h1", null, t("live")), h("span", { class: `badge ${told.ready ? "good" : "warn"}` }, t(told.ready ? "ready" : "not_ready")),
       told.reasons.map((text) => h("span", { class: "badge warn" }, said("ready", text))),
@@ -86,7 +85,7 @@ function content(told) {
       figure("p99", traffic.stages_ms.total ? ms(traffic.stages_ms.total.p99) : "–", { note: tell("deadline_note", { n: count(limits.deadline_ms) }),
         tone: traffic.stages_ms.total?.p99 > limits.deadline_ms ? "warn" : "" }),
       figure(t("requests"), count(told.inflight), { note: tell("of_limit", { n: count(Math.floor(limits.inflight_limit)) }) }),
-      generative && figure(t("rows"), count(generative.rows), { note: queue ? tell("queue_note", { wait: ms(queue.p95) }) : tell("batch_note", { n: generative.batch_rows }) }),
+      generative && figure(t("rows"), count(generative.rows), { note: tell("batch_note", { n: generative.batch_rows }) }),
       figure(t("shed_count"), count(shed), { note: t("since_start"), tone: shed > 0 ? "warn" : "" }),
       figure(t("share_degraded"), percent(traffic.degraded_share), { note: tell("narrowed_note", { n: count(traffic.narrowed) }), tone: traffic.degraded_share > 0.05 ? "warn" : "" }),
       figure(t("fill"), percent(traffic.fill_ratio), { note: t("fill_note"), tone: traffic.fill_ratio < 0.9 ? "warn" : "" })),
