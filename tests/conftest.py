@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # the unit tier runs first
+    # The unit tier runs first; tests that one worker must run one after the other are not left for the end.
+    items.sort(key=lambda item: (bool(item.get_closest_marker("slow")), not item.get_closest_marker("xdist_group")))
 
 
 @pytest.fixture(scope="session")
