@@ -10,7 +10,6 @@ instead of being padded, and a query without history receives the popular items.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,11 +49,6 @@ class Popularity:
 
     def __len__(self) -> int:
         return len(self.counts)
-
-    @cached_property
-    def sorted_counts(self) -> np.ndarray:
-        """float32 (I,) counts in ``order``."""
-        return self.counts[self.order].astype(np.float32)
 
     def first(self, k: int, taken: np.ndarray) -> np.ndarray:
         """The ``k`` (or fewer) most popular items that are not in ``taken`` (items, any order, repeats allowed)."""

@@ -57,11 +57,6 @@ class WarmConfig:
             )
 
 
-def trained_under(model: Path) -> SplitConfig:
-    """The split of a model's training."""
-    return SplitConfig(**open_artifact(model, kind="model", verify=False).manifest.config["recipe"]["split"])
-
-
 def go_on(
     model: Path, catalog: Catalog, split: Split, *, sid: Path, out: Path, config: WarmConfig, grown_from: Sequence[str]
 ) -> Artifact:

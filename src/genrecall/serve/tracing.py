@@ -22,7 +22,6 @@ from genrecall.serve.schema import Answer
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_NS = 1_000_000_000
 _current: contextvars.ContextVar[Any] = contextvars.ContextVar("request span", default=None)
 
 
