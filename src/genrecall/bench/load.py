@@ -7,6 +7,7 @@ and drives the engine; a late arrival is counted from when it should have come.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,21 @@ def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, se
     p50, p95, p99 = (1e3 * np.percentile(waits, [50, 95, 99])).tolist() if waits else (np.inf,) * 3
     answered = len(waits) / (time.perf_counter() - start)
     return Latency(rate=rate, answered=answered, p50_ms=p50, p95_ms=p95, p99_ms=p99, refused=refused)
+
+
+def alone_seconds(engine: Engine, make: Callable[[int], Request], *, requests: int, pause_s: float) -> float:
+    """Median latency of requests that come one at a time, each ``pause_s`` after the answer before: a lone user does not
+    keep the device warm, and is never batched with anybody. Two rounds before it compile and capture their sizes.
+    """
+    seconds: list[float] = []
+    for pause in (0.0, 0.0, pause_s):
+        seconds.clear()
+        for number in range(requests):
+            time.sleep(pause)
+            start = time.perf_counter()
+            engine.generate([make(number)])
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def highest_rate(

@@ -18,12 +18,16 @@ import numpy as np
 import torch
 
 from genrecall.bench.hf import transformers_rate
-from genrecall.bench.load import highest_rate, open_loop
+from genrecall.bench.load import alone_seconds, highest_rate, open_loop
 from genrecall.bench.rig import Rig, Setup, catalog_of
 from genrecall.bench.shapes import random_model, shape_of
 
 if TYPE_CHECKING:
     from genrecall.bench.engine import EngineBench
+
+
+_ALONE = 30
+"""Requests whose median is the latency of one alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +96,9 @@ def point_of(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
     point = saturated_point(bench, rig, beam)
     make = rig.maker(beam, *bench.input)
     if bench.alone:
-        # Not one after the other without a pause: a lone user does not keep the device warm either.
-        rig.engine.warm_up([make(0)])
-        found = open_loop(rig.engine, make, rate=10.0, seconds=min(bench.seconds, 3.0))
-        point["alone_ms"] = found.p50_ms
-        point["alone_over_floor"] = found.p50_ms / (1e3 * point["floor"]["alone_s"])
+        alone_s = alone_seconds(rig.engine, make, requests=_ALONE, pause_s=min(bench.seconds, 3.0) / _ALONE)
+        point["alone_ms"] = 1e3 * alone_s
+        point["alone_over_floor"] = alone_s / point["floor"]["alone_s"]
     if bench.rate is not None or bench.slo_ms is not None:
         _warm_every_size(rig, beam, bench, point["batch"])
     if bench.rate is not None:
