@@ -30,14 +30,16 @@ class Found:
     def of(cls, flat: np.ndarray, plan: StepPlan) -> Found:
         """Views of what ``Runner.launch`` returns."""
         rows, levels, places = plan.rows[-1], len(plan.rows), plan.requests
-        cuts = np.cumsum([rows * levels, rows, places, levels * places])
-        codes, score, count, broken, state = np.split(flat, cuts)
+        scores = rows * levels
+        counts = scores + rows
+        broken = counts + places
+        states = broken + levels * places
         return cls(
-            codes=codes.reshape(rows, levels),
-            score=score.view(np.float32),
-            count=count,
-            broken=broken.reshape(levels, places),
-            state=state.view(np.float32).reshape(places, -1),
+            codes=flat[:scores].reshape(rows, levels),
+            score=flat[scores:counts].view(np.float32),
+            count=flat[counts:broken],
+            broken=flat[broken:states].reshape(levels, places),
+            state=flat[states:].view(np.float32).reshape(places, -1),
         )
 
     def answers(
@@ -50,16 +52,17 @@ class Found:
         row = np.arange(len(owner))
         live = row - begins[owner] < self.count[owner]
         kept = row[live][np.lexsort((-self.score[row[live]], owner[live]))]
-        codes, score = self.codes[kept].tolist(), self.score[kept].tolist()
+        # By columns: a list of tuples in half the time that rows take.
+        whole = list(zip(*self.codes[kept].T.tolist(), strict=True))
+        score = self.score[kept].tolist()
         ends = np.cumsum(self.count[: len(widths)]).tolist()
         answers: list[Answer | DataError] = []
         begin = 0
         broken = self.broken.any()
         for place, (seat, end, wanted, held) in enumerate(zip(plan.seats, ends, asked, rows, strict=True)):
             levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
-            sids = list(map(tuple, codes[begin:end]))
             narrowed, short = seat.rows != held, end - begin < wanted
-            answer = Answer(sids=sids, scores=score[begin:end], short=short, narrowed=narrowed, beam=seat.rows[-1])
+            answer = Answer(sids=whole[begin:end], scores=score[begin:end], short=short, narrowed=narrowed, beam=seat.rows[-1])
             answers.append(not_finite(levels[0]) if levels else answer)
             begin = end
         return answers

@@ -154,8 +154,7 @@ class Engine:
                 deliver(Answer(sids=[], scores=[], short=True))
                 return _NO_JOB
             # No level holds more beams than it has nodes, however wide the request.
-            nodes = [len(trie.nodes_at(depth + 1)) for depth in range(len(widths))]
-            rows = tuple(max(min(width, count), 1) for width, count in zip(widths, nodes, strict=True))
+            rows = tuple(max(min(width, count), 1) for width, count in zip(widths, trie.level_sizes[1:], strict=True))
             task = Task(request=request, trie=trie, asked=widths[-1], rows=rows, wanted=None, deliver=deliver)
             return self.loop.submit(task, catalog=self._version)
 

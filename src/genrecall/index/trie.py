@@ -103,6 +103,11 @@ class Trie:
         """Nodes of depth L: one for each distinct SID, in SID order."""
         return self.nodes_at(self.space.levels)
 
+    @cached_property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Nodes of each depth, the root's first."""
+        return tuple(np.diff(self.level_begin).tolist())
+
     def nodes_at(self, depth: int) -> range:
         """Nodes of one depth, in the lexicographic order of their prefixes; depth 0 is the root."""
         return range(int(self.level_begin[depth]), int(self.level_begin[depth + 1]))

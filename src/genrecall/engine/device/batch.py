@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class BatchShape:
     def of(cls, plan: StepPlan) -> BatchShape:
         """Of a plan."""
         pages = max(len(seat.pages) for seat in plan.seats)
-        return cls(plan.requests, 1 << (pages - 1).bit_length(), len(plan.rows), plan.tokens)
+        return _known(plan.requests, 1 << (pages - 1).bit_length(), len(plan.rows), plan.tokens)
 
     @cached_property
     def fields(self) -> dict[str, slice]:
@@ -64,6 +65,10 @@ class BatchShape:
     def size(self) -> int:
         """Integers in all."""
         return self.fields["slot"].stop
+
+
+_known = lru_cache(maxsize=1024)(BatchShape)
+"""The same object for the same sizes, with its fields laid out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,18 +162,21 @@ def pack(
     at["seed"][: len(seats)] = seeds
     at["cap"][: len(seats)] = caps
     at["slot"][:] = -1
-    for row, (seat, tokens, end) in enumerate(zip(seats, prompts, ends.tolist(), strict=True)):
+    for row, seat in enumerate(seats):
         table[row, : len(seat.pages)] = seat.pages
-        span = slice(end - new[row], end)
-        position = np.arange(seat.cached, seat.length, dtype=np.int32)
-        at["token"][span] = tokens[seat.cached :]
-        at["position"][span] = position
-        at["slot"][span] = table[row, position // page_tokens] * page_tokens + position % page_tokens
+    total = int(ends[-1])
+    read = chain.from_iterable(tokens[seat.cached :] for seat, tokens in zip(seats, prompts, strict=True))
+    at["token"][:total] = np.fromiter(read, np.int32, total)
+    begins = ends - new - [seat.cached for seat in seats]
+    position = np.arange(total) - np.repeat(begins, new)
+    at["position"][:total] = position
+    page = table[np.repeat(np.arange(len(seats)), new), position // page_tokens]
+    at["slot"][:total] = page * page_tokens + position % page_tokens
     widths = at["widths"].reshape(shape.levels, -1)[:, :r]
-    begins = at["begins"].reshape(shape.levels, -1)[:, : r + 1]
+    after = at["begins"].reshape(shape.levels, -1)[:, : r + 1]
     widths[:, : len(seats)] = np.array([seat.rows for seat in seats], dtype=np.int32).T
-    np.cumsum(widths, axis=1, out=begins[:, 1:])
-    begins[:, len(seats) :] = np.array(plan.rows, dtype=np.int32)[:, None]
+    np.cumsum(widths, axis=1, out=after[:, 1:])
+    after[:, len(seats) :] = np.array(plan.rows, dtype=np.int32)[:, None]
 
 
 def request_of(begin: torch.Tensor, rows: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ class Runner:
         between = None if self._cuda and not self.search.skip_forced else given_up
 
         def levels() -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch, reading, sizes, between)
+            trail = self.search.search(batch(), reading, sizes, between)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
@@ -242,19 +243,20 @@ class Runner:
         filters: Sequence[int],
         seeds: Sequence[int],
         caps: Sequence[int],
-    ) -> tuple[Batch, BatchShape]:
+    ) -> tuple[Callable[[], Batch], BatchShape]:
+        """A batch on its way to the device, to be seen as tensors where no graph has seen it so already."""
         shape = BatchShape.of(plan)
         page_tokens = self.decoder.memory.page_tokens
         flat = self._batches.send(
             shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out)
         )
-        return Batch.view(flat, shape, self._place), shape
+        return cache(partial(Batch.view, flat, shape, self._place)), shape
 
-    def _read(self, batch: Batch, shape: BatchShape) -> Reading:
+    def _read(self, batch: Callable[[], Batch], shape: BatchShape) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
 
         def read() -> Reading:
-            reading = self.decoder.read(batch.tokens, batch.prompts)
+            reading = self.decoder.read(batch().tokens, batch().prompts)
             hidden, state = self._hidden[: shape.requests], self._state[: shape.requests]
             hidden.copy_(reading.hidden)
             state.copy_(reading.state)

@@ -8,6 +8,7 @@ are fitted again, which is exact wherever no dropped one would come back.
 from __future__ import annotations
 
 from collections import deque
+from operator import mul
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class CostModel:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, ...]] = deque(maxlen=_REMEMBERED)
         self._since = 0
-        self._weights: np.ndarray | None = None
+        self._weights: tuple[float, ...] | None = None
 
     @property
     def ready(self) -> bool:
@@ -37,11 +38,13 @@ class CostModel:
         if self._since >= due and len(self._seen) >= _ENOUGH:
             self._since = 0
             table = np.array(self._seen)
-            self._weights = _non_negative(table[:, :-1], table[:, -1])
+            self._weights = tuple(_non_negative(table[:, :-1], table[:, -1]).tolist())
 
     def seconds(self, load: Load) -> float:
         """Of a batch; 0 while nothing is known."""
-        return 0.0 if self._weights is None else float(self._weights @ _features(load))
+        if self._weights is None:
+            return 0.0
+        return sum(map(mul, self._weights, _features(load)))
 
 
 def _features(load: Load) -> tuple[float, ...]:

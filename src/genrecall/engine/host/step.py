@@ -80,7 +80,7 @@ class StepPlan:
         """Padded number of beams after each level."""
         return tuple(fit(sum(level)) for level in zip(*(seat.rows for seat in self.seats), strict=True))
 
-    @property
+    @cached_property
     def load(self) -> Load:
         """What the cost model is asked about."""
         load = Load()
