@@ -20,7 +20,7 @@ VOCABULARY = 64
 FIRST_SID_TOKEN = 20
 SIZES = {
     "vocab_size": VOCABULARY,
-    "intermediate_size": 40,
+    "intermediate_size": 48,
     "num_hidden_layers": 2,
     "max_position_embeddings": 64,
     "attn_implementation": "eager",

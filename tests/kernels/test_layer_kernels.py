@@ -190,3 +190,17 @@ def test_half_precision_errs_no_more_than_torch(rows):
     exact = (quantised.values.double() * quantised.scale) @ (weights.values.double() * weights.scale).T
     rounding = exact.abs().max() * 2.0**-8  # of a bfloat16 result
     assert error(fp8_linear(quantised, weights), exact) <= 2 * float(rounding)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("width", [48, 896, 8960])
+@pytest.mark.parametrize("outputs", [80, 1536, 17920])
+@pytest.mark.parametrize("rows", [1, 16, 50, 150, 700])
+def test_fp8_products_of_every_launch(rows, outputs, width, biased):
+    x, weight = (quantize_fp8(rand(count, width, device="cuda", seed=count)) for count in (rows, outputs))
+    bias = rand(outputs, device="cuda", dtype=torch.bfloat16) if biased else None
+    exact = (x.values.double() * x.scale) @ (weight.values.double() * weight.scale).T
+    exact = exact if bias is None else exact + bias.double()
+    found = fp8_linear(x, weight, bias)
+    assert error(found, exact) <= 2 * float(exact.abs().max()) * 2.0**-8

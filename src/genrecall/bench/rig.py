@@ -36,7 +36,7 @@ PRECISIONS = {
     "int8": ("auto", "int8"),
     "fp32": ("float32", "plain"),
 }
-MOST_ROWS = 4096
+MOST_ROWS = 8192
 _SETTLES = 4
 Make = Callable[[int], Request]
 

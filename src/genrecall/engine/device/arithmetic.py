@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
+from genrecall.errors import ConfigError
 from genrecall.kernels.quantized_linear import Quantized, fp8_linear, int8_linear, quantize_fp8, quantize_int8
 from genrecall.kernels.rms_norm import rms_norm, rms_norm_fp8
 from genrecall.kernels.swiglu import swiglu, swiglu_fp8
@@ -42,6 +43,12 @@ class Arithmetic(Protocol):
         """(M, out)."""
         ...
 
+    def add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Product and residual: their sum, which may be written over the residual, and None; or each of them."""
+        ...
+
 
 class Plain:
     """Weights and inputs in one floating point type."""
@@ -68,6 +75,14 @@ class Plain:
         """See ``Arithmetic``."""
         return F.linear(x, matrix, bias)
 
+    def add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Summed as the product is written, which spares the norm that follows a row to read and one to write."""
+        if bias is not None:
+            return self.product(x, matrix, bias), residual
+        return residual.addmm_(x, matrix.t()), None
+
 
 class Int8Weights(Plain):
     """int8 weights with one scale an output; inputs as they are."""
@@ -82,12 +97,29 @@ class Int8Weights(Plain):
         """See ``Arithmetic``."""
         return int8_linear(x, matrix, bias)
 
+    def add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Each."""
+        return self.product(x, matrix, bias), residual
+
 
 class Fp8:
     """Weights and inputs in fp8, sums in float32, results in bfloat16."""
 
     def matrix(self, weight: torch.Tensor) -> Quantized:
-        """Rounded once, when the model is loaded."""
+        """Rounded once, when the model is loaded.
+
+        Raises:
+            ConfigError: a size that the tensor cores cannot take.
+        """
+        if weight.is_cuda and any(size % 16 for size in weight.shape):
+            raise ConfigError(
+                "fp8 cannot multiply by a matrix of this size",
+                seen=" x ".join(map(str, weight.shape)),
+                allowed="multiples of 16",
+                fix='open this model with weights="plain" or weights="int8"',
+            )
         return quantize_fp8(weight)
 
     def norm(
@@ -107,6 +139,12 @@ class Fp8:
     def product(self, x: Quantized, matrix: Quantized, bias: torch.Tensor | None = None) -> torch.Tensor:
         """See ``Arithmetic``."""
         return fp8_linear(x, matrix, bias)
+
+    def add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Each."""
+        return self.product(x, matrix, bias), residual
 
 
 _BLOCK = 128
@@ -134,6 +172,12 @@ class InBlocks:
             return self._inner.product(Quantized(values=values, scale=scale), matrix, bias)
 
         return in_blocks(run, x.values, x.scale)
+
+    def add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Each."""
+        return self.product(x, matrix, bias), residual
 
 
 def in_blocks(run: Callable[..., torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:

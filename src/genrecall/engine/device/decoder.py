@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic, InBlocks, in_blocks
+from genrecall.engine.device.graphs import cut
 from genrecall.engine.device.layers import Layer, Sum, alone, rotation_table
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.weights import Weights
@@ -23,6 +24,9 @@ from genrecall.kernels.level_logits import level_logits
 from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, attend_prompts, most_splits, tile_size
 from genrecall.kernels.rms_norm import rms_norm
 from genrecall.kernels.rows import RowRanges, RowTiles, cut_rows, most_tiles
+
+_LAYERS_A_GRAPH = 8
+"""About 70 kernels: launched before those of the graph before it are done, even for one narrow beam."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +168,7 @@ class Decoder:
                 query, total = query[rows.last], total[rows.last]
                 tiles = self._tiles(rows.last_ranges, len(query), len(query), 1)
                 attended = attend_prompts(query, prefix, rows.last_ranges, tiles, self._scale)
-            x, residual = layer.finish(attended, total)
+            x, residual = self._finish(index, attended, total)
         return self._final(x, residual)
 
     def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
@@ -188,8 +192,16 @@ class Decoder:
                 SuffixKV(key=key, value=value, ancestry=rows.ancestry),
                 tiles, self._scale, splits,
             )  # fmt: skip
-            x, residual = layer.finish(attended, total)
+            x, residual = self._finish(index, attended, total)
         return self._final(x, residual)
+
+    def _finish(
+        self, index: int, attended: torch.Tensor, total: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        found = self._layers[index].finish(attended, total)
+        if (index + 1) % _LAYERS_A_GRAPH == 0:
+            cut()
+        return found
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """float32 (M, C) logits of one level's codes; no other row of the LM head is read."""

@@ -6,12 +6,17 @@ returns is overwritten by the next replay. Where there are no graphs (CPU), it j
 
 A graph gives way to another only once it has not been used for long: where more sizes of batches come than are kept,
 some run as they are, which takes no longer than to capture them, and nothing is captured again and again.
+
+To launch a graph takes the host about a microsecond a kernel, and the device begins when that is over: long functions
+call ``cut`` on their way and become several graphs, of which all but the first are launched while others run.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +26,53 @@ from genrecall.telemetry import log
 T = TypeVar("T")
 _IDLE = 8
 """A graph may go once so many times as many others have been asked for as are kept."""
+
+
+class _Capture:
+    """What is done within it, as one graph or, where it is cut, as several that run one after the other."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool, self._stream = pool, torch.cuda.stream(torch.cuda.Stream())
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def __enter__(self) -> _Capture:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what is cached is of no use to the graphs' own pool
+        self._stream.__enter__()
+        self._begin()
+        self._token = _running.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _running.reset(self._token)
+        self._graphs[-1].capture_end()
+        self._stream.__exit__(kind, error, trace)
+
+    def cut(self) -> None:
+        """Go on in another graph."""
+        self._graphs[-1].capture_end()
+        self._begin()
+
+    def replay(self) -> None:
+        """All of it."""
+        for graph in self._graphs:
+            graph.replay()
+
+    def _begin(self) -> None:
+        self._graphs.append(torch.cuda.CUDAGraph())
+        self._graphs[-1].capture_begin(pool=self._pool, capture_error_mode="thread_local")
+
+
+_running: ContextVar[_Capture | None] = ContextVar("running", default=None)
+
+
+def cut() -> None:
+    """A graph that is being captured here may end here; without one, nothing happens."""
+    capture = _running.get()
+    if capture is not None:
+        capture.cut()
 
 
 class Graphs:
@@ -34,7 +86,7 @@ class Graphs:
     def __init__(self, device: torch.device, most: int) -> None:
         self._most = most if device.type == "cuda" else 0
         self._seen: set[Hashable] = set()
-        self._kept: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = OrderedDict()  # least recently used first
+        self._kept: OrderedDict[Hashable, tuple[_Capture, Any]] = OrderedDict()  # least recently used first
         self._used: dict[Hashable, int] = {}
         self._pool: Any = None
         self._told = False
@@ -71,17 +123,17 @@ class Graphs:
         oldest = next(iter(self._kept))
         if now - self._used[oldest] < _IDLE * self._most:
             if not self._told:
-                log(f"more than {self._most} sizes of batches are in use: some run without CUDA graphs (Budgets.graphs)")
+                log(
+                    f"more than {self._most} sizes of batches are in use: some run without CUDA graphs (Budgets.graphs)"
+                )
                 self._told = True
             return False
         del self._kept[oldest], self._used[oldest]
         return True
 
-    def _capture(self, function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+    def _capture(self, function: Callable[[], T]) -> tuple[_Capture, T]:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with _Capture(self._pool) as capture:
             result = function()
         self.captured += 1
-        return graph, result
+        return capture, result

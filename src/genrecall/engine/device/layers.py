@@ -1,13 +1,15 @@
 """One decoder layer over packed rows, whatever they attend to.
 
 ``h = x + Attn(RMSNorm(x)); y = h + SwiGLU(RMSNorm(h))`` (Llama, Touvron et al. 2023, arXiv 2302.13971; RoPE of Su et
-al. 2021, head norms of Qwen3). We deviate in order only: the residual of one block is added in the norm of the next, so
-that rows are read once, and the bias of queries, keys and values is added where they are rotated and stored.
+al. 2021, head norms of Qwen3). We deviate in order only: the residual of one block is added by its last product, or
+in the norm of the next block, so that rows are read once, and the bias of queries, keys and values is added where they
+are rotated and stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -56,10 +58,20 @@ class Layer:
         query = rotary_store(qkv, layer.qkv_bias, self._head_norm, cos_sin, position, key, value, slot)
         return query, total
 
-    def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of the two returned."""
+    def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of what is returned.
+
+        ``residual`` may be written over.
+        """
         layer, arithmetic = self._weights, self._arithmetic
-        out = self._sum(arithmetic.product(arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias))
-        normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, residual)
+        out, rest = self._add(residual, arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias)
+        normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, rest)
         activated = arithmetic.activate(arithmetic.product(normed, layer.gate_up, layer.gate_up_bias))
-        return self._sum(arithmetic.product(activated, layer.down, layer.down_bias)), total
+        return self._add(total, activated, layer.down, layer.down_bias)
+
+    def _add(
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._sum is alone:
+            return self._arithmetic.add(residual, x, matrix, bias)
+        return self._sum(self._arithmetic.product(x, matrix, bias)), residual

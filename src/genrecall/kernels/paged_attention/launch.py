@@ -81,7 +81,7 @@ def _default(key: LaunchKey) -> Launch:
     if key.block_m > 64:
         # Two programs a multiprocessor hide each other's loads; heads of 256 need the registers themselves.
         return Launch(block_n=64, warps=8, stages=3, registers=128 if key.width <= 128 else None)
-    return Launch(block_n=64 if key.block_m == 64 else 32, warps=4, stages=2 if key.block_m == 64 else 3)
+    return Launch(block_n=64 if key.block_m == 64 else 32, warps=4, stages=2)
 
 
 def check_shapes(query: torch.Tensor, prefix: PagedKV, suffix: SuffixKV | None) -> None:

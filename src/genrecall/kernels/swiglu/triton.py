@@ -29,7 +29,7 @@ def swiglu_fp8(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     tail = triton.next_power_of_2(width - head) if width > head else 0
     _quantized_product[(rows,)](
         gate_up, gate_up.stride(0), out, scale, width, LARGEST=FP8_MAX, SMALLEST=SMALLEST, HEAD=head, TAIL=tail,
-        num_warps=16 if head > 2048 else 4,
+        num_warps=8 if head > 2048 else 4,
     )  # fmt: skip
     return out, scale
 
