@@ -2,9 +2,10 @@
 
     bytes = slots · 2 · layers · K · P · D · itemsize,    a copy takes bytes / (PCIe rate) and no time of the batches
 
-Pages lie anywhere on the device and are gathered there; slots are handed out so that they lie side by side, and each run
-of them is one copy: page by page, launching takes longer than the bus does. Copies run beside batches, because they touch no page that one of these reads or writes (see ``host.tier``); the next
-batch waits for those that were decided before it, which have usually ended by then.
+Pages lie anywhere on the device and are gathered there; slots of a prompt mostly lie side by side, and each run of them
+is one copy: page by page, launching takes longer than the bus does. Copies run beside batches, because they touch no
+page that one of these reads or writes (see ``host.tier``); the next batch waits for those that were decided before it,
+which have usually ended by then.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class PrefixCache:
         self.allocator, self.page_tokens = allocator, page_tokens
         self.slots = slots or Slots(0)
         self._roots: dict[str, _Node] = {}
-        self._cold: OrderedDict[_Node, None] = OrderedDict()  # in slots alone; oldest first, descendants before ancestors
+        self._cold: OrderedDict[_Node, None] = OrderedDict()  # in slots alone; oldest first, descendants before
         self._backed: OrderedDict[_Node, None] = OrderedDict()  # on the device, with a slot that they can do without
         self._recent: OrderedDict[_Node, None] = OrderedDict()  # oldest first; descendants before their ancestors
         self._running: set[Lease] = set()
