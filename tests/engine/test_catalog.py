@@ -26,9 +26,10 @@ def test_masks_of_the_device_are_the_tries_after_every_swap():
         catalog.prepare(trie)
         catalog.load(trie)
         mask = np.random.default_rng(seed).random(items) < 0.5
-        out = torch.ones(catalog.most_nodes, dtype=torch.bool)
-        node_mask(torch.from_numpy(mask), catalog._leaf[:items], catalog.begin, catalog._level_begin, out)
-        assert np.array_equal(out[: trie.num_nodes].numpy(), trie.allowed_nodes(mask))
+        out = torch.ones(2, catalog.most_nodes, dtype=torch.bool)
+        row = torch.tensor([1], dtype=torch.int32)
+        node_mask(catalog.pack([mask]), row, catalog.items, catalog.begin, catalog._level_begin, out)
+        assert np.array_equal(out[1, : trie.num_nodes].numpy(), trie.allowed_nodes(mask))
         assert all(catalog.children(level).most <= size for level, size in enumerate(SPACE.codes))
 
 

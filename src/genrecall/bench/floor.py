@@ -3,7 +3,9 @@
     floor(B) = Σ_layers Σ_{M ∈ B·(T, min(W, C), W, …)} time( (M × in) · (in × out) for qkv, out, gate + up, down )
 
 All products of one batch in one CUDA graph, every layer with weights of its own, so that they come from memory as they
-do in a model; random inputs, because zeros are multiplied faster. On a CPU the same products are timed one by one.
+do in a model; random inputs, because zeros are multiplied faster. Batches are repeated for as long as an engine is kept
+saturated, since a GPU that meets its power limit after a moment slows products down by 2 to 6% (H100 at 700 W). On a
+CPU the same products are timed one by one.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class Products:
         ]
         self._inputs = [size[1] for size in shape.matrices]
 
-    def seconds(self, rows: Sequence[int], repeats: int = 5) -> float:
-        """Median time of all layers' products for passes of so many rows each."""
+    def seconds(self, rows: Sequence[int], repeats: int = 5, least_s: float = 0.0) -> float:
+        """Median time of all layers' products for passes of so many rows each, see ``timed``."""
         passes = [
             [
                 self._arithmetic.ready(torch.randn(count, width, device=self._device, dtype=self._dtype))
@@ -65,7 +67,7 @@ class Products:
                     for x, matrix in zip(inputs, layer, strict=True):
                         self._arithmetic.product(x, matrix)
 
-        return timed(graphed(run, self._device), self._device, repeats)
+        return timed(graphed(run, self._device), self._device, repeats, least_s)
 
 
 def rows_of(prompt: int, beam: int, codes: Sequence[int]) -> tuple[int, ...]:
@@ -77,10 +79,10 @@ def rows_of(prompt: int, beam: int, codes: Sequence[int]) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def floor(products: Products, rows: Sequence[int], sizes: Sequence[int]) -> Floor:
-    """Sweep batch sizes."""
+def floor(products: Products, rows: Sequence[int], sizes: Sequence[int], least_s: float = 0.0) -> Floor:
+    """Sweep batch sizes, each repeated for ``least_s``."""
     alone = products.seconds(rows)
-    found = {size: products.seconds([size * count for count in rows]) for size in sizes}
+    found = {size: products.seconds([size * count for count in rows], least_s=least_s) for size in sizes}
     best = max(found, key=lambda size: size / found[size])
     return Floor(requests_per_s=best / found[best], requests=best, batch_s=found[best], alone_s=alone)
 
@@ -97,10 +99,11 @@ def graphed(run: Callable[[], None], device: torch.device) -> Callable[[], Any]:
     return graph.replay
 
 
-def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median seconds, after one run that does not count."""
-    seconds = []
-    for repeat in range(repeats + 1):
+def timed(run: Callable[[], Any], device: torch.device, repeats: int, least_s: float = 0.0) -> float:
+    """Median seconds of the last ``repeats`` runs, of which at least one more, and ``least_s`` of them, came before."""
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while len(seconds) <= repeats or time.perf_counter() - started < least_s:
         if device.type == "cuda":
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -112,6 +115,5 @@ def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
             start = time.perf_counter()
             run()
             taken = time.perf_counter() - start
-        if repeat:
-            seconds.append(taken)
-    return statistics.median(seconds)
+        seconds.append(taken)
+    return statistics.median(seconds[-repeats:])

@@ -245,13 +245,13 @@ def _linear(work: Workload, rand: Rand) -> Iterator[Case]:
     )
 
 
-def _random_trie(work: Workload) -> tuple[Trie, np.ndarray]:
+def _random_trie(work: Workload) -> Trie:
     sids = np.random.default_rng(0).integers(0, work.codes, (work.items, work.levels))
-    return Trie.build(SidSpace.uniform(work.levels, work.codes), sids), sids
+    return Trie.build(SidSpace.uniform(work.levels, work.codes), sids)
 
 
 def _selection(work: Workload, rand: Rand, device: torch.device) -> Iterator[Case]:
-    trie, _ = _random_trie(work)
+    trie = _random_trie(work)
     tensors = TrieTensors.of(trie, device)
     rng = np.random.default_rng(1)
     width = torch.full((work.requests,), work.beam, dtype=torch.int32, device=device)
@@ -315,21 +315,26 @@ def _select_by_reference(
 
 
 def _filter(work: Workload, device: torch.device) -> Case:
-    trie, sids = _random_trie(work)
-    leaf = torch.from_numpy(trie.paths(sids)[:, -1].astype(np.int32)).to(device)
+    trie, masks = _random_trie(work), work.requests
+    begin = np.append(trie.item_begin[trie.leaves.start :], trie.num_items).astype(np.int32)
+    items = node_mask.LeafItems(
+        order=torch.tensor(trie.item_order, device=device), begin=torch.from_numpy(begin).to(device)
+    )
     tensors = TrieTensors.of(trie, device)
-    items = torch.rand(work.items, device=device) < 0.9
-    out = torch.zeros(trie.num_nodes, dtype=torch.bool, device=device)
+    chosen = np.random.default_rng(0).random((masks, work.items)) < 0.9
+    bits = torch.from_numpy(np.packbits(chosen, axis=1, bitorder="little")).to(device)
+    row = torch.arange(masks, dtype=torch.int32, device=device)
+    out = torch.zeros(masks, trie.num_nodes, dtype=torch.bool, device=device)
     level_begin = trie.level_begin.tolist()
 
     def run(function: Callable[..., None]) -> torch.Tensor:
-        function(items, leaf, tensors.child_begin, level_begin, out)
+        function(bits, row, items, tensors.child_begin, level_begin, out)
         return out
 
     return Case(
         name="node_mask",
-        shape=f"{work.items:,} items, {trie.num_nodes:,} nodes",
+        shape=f"{masks} masks of {work.items:,} items, {trie.num_nodes:,} nodes",
         run=lambda: run(node_mask.node_mask),
         reference=lambda: run(node_mask_reference.node_mask),
-        bytes=5 * work.items + 6 * trie.num_nodes,
+        bytes=8 * work.items + 4 * trie.num_nodes + masks * (work.items // 8 + 2 * trie.num_nodes),
     )

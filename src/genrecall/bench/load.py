@@ -129,8 +129,8 @@ def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, se
 
 
 def alone_seconds(engine: Engine, make: Callable[[int], Request], *, requests: int, pause_s: float) -> float:
-    """Median latency of requests that come one at a time, each ``pause_s`` after the answer before: a lone user does not
-    keep the device warm, and is never batched with anybody. Two rounds before it compile and capture their sizes.
+    """Median latency of requests that come one by one, each ``pause_s`` after the answer before: a lone user keeps no
+    device warm, and is never batched with anybody. Two rounds before it compile and capture their sizes.
     """
     seconds: list[float] = []
     for pause in (0.0, 0.0, pause_s):

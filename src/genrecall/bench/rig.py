@@ -180,9 +180,9 @@ class Rig:
             if graphs.unusual == before:
                 break
 
-    def floor(self, rows: Sequence[int], sizes: Sequence[int]) -> Floor:
-        """Of requests with so many rows a pass."""
-        return floor(self.products, rows, sizes)
+    def floor(self, rows: Sequence[int], sizes: Sequence[int], seconds: float = 0.0) -> Floor:
+        """Of requests with so many rows a pass, each size for so long."""
+        return floor(self.products, rows, sizes, seconds)
 
     def rows(self, prompt: int, beam: int) -> tuple[int, ...]:
         """Rows of one request's passes."""

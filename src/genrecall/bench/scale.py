@@ -156,6 +156,8 @@ def _kept(bench: EngineBench, rig: Rig) -> dict[str, Any]:
     heads = rig.prompts(head, head, users)
     tails = rig.prompts(length - head, length - head)
     figures: dict[str, Any] = {"tokens": length, "users": users}
+    cache = rig.engine.loop.scheduler.cache
+    found = {"hit": 0, "from_host": 0, "read": 0}
     for beam in sorted({min(bench.beams), min(50, widest(bench)), widest(bench)}):
         sizes = rig.sizes(bench.batches, beam)
         rates = {}
@@ -168,12 +170,15 @@ def _kept(bench: EngineBench, rig: Rig) -> dict[str, Any]:
 
             if name == "kept":  # every user has been here before
                 rig.engine.generate([make(number) for number in range(users)])
+            before = (cache.hit_tokens, cache.onboarded_tokens, cache.read_tokens)
             rates[name] = rig.saturated(make, sizes, bench.seconds)
+            if name == "kept":
+                now = (cache.hit_tokens, cache.onboarded_tokens, cache.read_tokens)
+                found = {kind: found[kind] + new - old for kind, new, old in zip(found, now, before, strict=True)}
         ratio = rates["kept"]["requests_per_s"] / rates["cold"]["requests_per_s"]
         rows = rig.rows(length, beam)
         figures[f"W={beam}"] = {**rates, "ratio": ratio, "ratio_of_rows": sum(rows) / (sum(rows) - head)}
-    cache = rig.engine.loop.scheduler.cache
-    figures["tokens_kept"] = {"hit": cache.hit_tokens, "from_host": cache.onboarded_tokens, "read": cache.read_tokens}
+    figures["tokens_kept"] = found
     for user in range(users):
         rig.engine.purge(f"{user}")
     return figures

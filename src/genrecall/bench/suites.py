@@ -83,7 +83,7 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     least, most = (prompt, prompt) if prompt else bench.input
     rows = rig.rows((least + most) // 2, beam)
     sizes = rig.sizes(bench.batches, max(rows[1:], default=1))
-    floor = rig.floor(rows, sizes)
+    floor = rig.floor(rows, sizes, bench.seconds / 2 if rig.device.type == "cuda" else 0.0)
     found = rig.saturated(rig.maker(beam, least, most), sizes, bench.seconds)
     return {
         "precision": rig.setup.precision, "beam": beam, "rows": rows, "floor": asdict(floor), **found,

@@ -61,8 +61,13 @@ class Found:
         broken = self.broken.any()
         for place, (seat, end, wanted, held) in enumerate(zip(plan.seats, ends, asked, rows, strict=True)):
             levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
-            narrowed, short = seat.rows != held, end - begin < wanted
-            answer = Answer(sids=whole[begin:end], scores=score[begin:end], short=short, narrowed=narrowed, beam=seat.rows[-1])
+            answer = Answer(
+                sids=whole[begin:end],
+                scores=score[begin:end],
+                short=end - begin < wanted,
+                narrowed=seat.rows != held,
+                beam=seat.rows[-1],
+            )
             answers.append(not_finite(levels[0]) if levels else answer)
             begin = end
         return answers

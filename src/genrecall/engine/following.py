@@ -85,10 +85,11 @@ class LeadingRunner(Runner):
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """See ``Runner``; a mask travels once for as long as its row is kept."""
         rows, fresh = self.catalog.place(masks)
-        with self.leader.group.lock:
-            for row, mask in fresh:
-                self.tell("write", {"row": row, "items": len(mask)}, mask=np.packbits(mask))
-                self.catalog.write(row, mask)
+        if fresh:
+            places, bits = [row for row, _ in fresh], self.catalog.pack([mask for _, mask in fresh])
+            with self.leader.group.lock:
+                self.tell("write", {"rows": places}, bits=bits.numpy())
+                self.catalog.write(places, bits)
         return rows
 
     def launch(
@@ -224,7 +225,7 @@ class Follower:
         head, arrays = frame.head, frame.arrays
         match head["kind"]:
             case "write":
-                runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
+                runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "launch":
                 plan = plan_of(head)
                 self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"]))

@@ -168,7 +168,8 @@ class Machine(RuleBasedStateMachine):
         for node in self.cache._recent:
             holders[node.page] += 1
         assert holders == [self.allocator.holders(page) for page in range(PAGES + 1)]
-        assert sorted([*self.cache.slots._free, *(node.slot for node in self.cache._cold)]) == list(range(self.slots))
+        held = [node.slot for node in (*self.cache._cold, *self.cache._backed)]
+        assert sorted([*self.cache.slots._free, *held]) == list(range(self.slots))
         free = self.allocator.free_pages()
         assert sorted(free) == [page for page in range(1, PAGES + 1) if holders[page] == 0]
         assert holders[0] == 0
@@ -182,7 +183,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def users_share_nothing(self):
         for node in (*self.cache._recent, *self.cache._cold):
-            assert (node.page is None) == (node.slot is not None) == (node in self.cache._cold)
+            assert (node.page is None) == (node in self.cache._cold)
+            assert (node.slot is not None) == (node in self.cache._cold or node in self.cache._backed)
+            assert node.slot is None or self.bytes[("slot", node.slot)] == (node.user, node.key)
             assert node.page is not None or all(child.page is None for child in node.children.values())
             top = node
             while top.parent is not None:

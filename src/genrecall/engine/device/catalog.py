@@ -1,6 +1,6 @@
 """The active trie and item filters on the device, in buffers that outlive the catalog that is in them.
 
-    bytes = 4 (M + spare) + b (N + spare) + (M + spare) + 5 (I + spare) + U (N + spare),    as in ``index.layout``
+    bytes = 4 (M + spare) + b (N + spare) + (M + spare) + 8 (I + spare) + U (N + spare),    as in ``index.layout``
 
 A new catalog is made ready off the engine's thread and copied over the old one between two batches, in stream order, so
 that a batch sees one of them whole and graphs that hold the addresses stay good. After STATIC (Su et al. 2026, arXiv
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,11 +19,8 @@ import torch
 from genrecall.errors import CapacityError
 from genrecall.index.layout import TrieTensors
 from genrecall.index.trie import Trie
-from genrecall.kernels.node_mask import node_mask
+from genrecall.kernels.node_mask import LeafItems, node_mask
 from genrecall.kernels.trie_select import Children, NodeFilter
-
-_STAGES = 4
-"""Item masks that may be on their way to the device at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,22 +29,20 @@ class _Ready:
 
     Attributes:
         tensors: the trie.
-        leaf: int32 (I,), the node of each item's SID.
+        items: of the leaves.
         most_children: a bound by level.
     """
 
     tensors: TrieTensors
-    leaf: torch.Tensor
+    items: LeafItems
     most_children: tuple[int, ...]
 
     @classmethod
     def of(cls, trie: Trie, *, pinned: bool) -> _Ready:
         """In page-locked memory where a copy to the device is not to be waited for."""
-        leaf = np.empty(trie.num_items, dtype=np.int32)
-        leaves = trie.item_begin[trie.leaves.start : trie.leaves.stop]
-        counts = np.diff(np.append(leaves, trie.num_items))
-        leaf[trie.item_order] = np.repeat(np.arange(trie.leaves.start, trie.leaves.stop, dtype=np.int32), counts)
-        tensors, of_items = TrieTensors.of(trie, torch.device("cpu")), torch.from_numpy(leaf)
+        begin = np.append(trie.item_begin[trie.leaves.start : trie.leaves.stop], trie.num_items)
+        order, begins = torch.tensor(trie.item_order), torch.from_numpy(begin.astype(np.int32))
+        tensors = TrieTensors.of(trie, torch.device("cpu"))
         children = [
             trie.num_children[level.start : level.stop] for level in map(trie.nodes_at, range(trie.space.levels))
         ]
@@ -59,7 +53,9 @@ class _Ready:
         )
         return cls(
             tensors=tensors.pinned() if pinned else tensors,
-            leaf=of_items.pin_memory() if pinned else of_items,
+            items=LeafItems(
+                order=order.pin_memory() if pinned else order, begin=begins.pin_memory() if pinned else begins
+            ),
             most_children=most,
         )
 
@@ -87,11 +83,12 @@ class DeviceCatalog:
         self.begin = torch.zeros(inner + 1, dtype=torch.int32, device=device)
         self.code = torch.zeros(nodes, dtype=code, device=device)
         self.branching = torch.zeros(inner, dtype=torch.bool, device=device)
-        self._leaf = torch.zeros(items, dtype=torch.int32, device=device)
-        self._items = torch.zeros(items, dtype=torch.bool, device=device)
+        self.items = LeafItems(
+            order=torch.zeros(items, dtype=torch.int32, device=device),
+            begin=torch.zeros(items + 1, dtype=torch.int32, device=device),  # every leaf has an item
+        )
         self._allowed = torch.zeros(filters, nodes, dtype=torch.bool, device=device)
         self._masks: dict[int, np.ndarray] = {}
-        self._next = 0
         self.load(trie)
 
     @property
@@ -101,8 +98,8 @@ class DeviceCatalog:
 
     @property
     def filter_bytes(self) -> int:
-        """Of item masks, node masks, and what leads from one to the other."""
-        return self._leaf.nbytes + self._items.nbytes + self._allowed.nbytes
+        """Of node masks, and what leads to them from item masks."""
+        return self.items.order.nbytes + self.items.begin.nbytes + self._allowed.nbytes
 
     def require(self, trie: Trie) -> None:
         """Refuse a catalog that does not fit.
@@ -145,7 +142,8 @@ class DeviceCatalog:
             (self.begin, found.child_begin),
             (self.code, found.child_code),
             (self.branching, found.branching),
-            (self._leaf, ready.leaf),
+            (self.items.order, ready.items.order),
+            (self.items.begin, ready.items.begin),
         ):
             buffer[: len(tensor)].copy_(tensor, non_blocking=True)  # page-locked memory is kept until it was read
         self._level_begin = trie.level_begin.tolist()
@@ -159,8 +157,7 @@ class DeviceCatalog:
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """Which row of node masks each item mask bool (I,) of a batch has, written here where needed; -1 for None."""
         rows, fresh = self.place(masks)
-        for row, mask in fresh:
-            self.write(row, mask)
+        self.write([row for row, _ in fresh], self.pack([mask for _, mask in fresh]))
         return rows
 
     def place(self, masks: Sequence[np.ndarray | None]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
@@ -186,25 +183,24 @@ class DeviceCatalog:
         """Masks with the row of each request."""
         return NodeFilter(allowed=self._allowed, row=rows)
 
-    def write(self, row: int, mask: np.ndarray) -> None:
-        """Make an item mask bool (I,) the node mask of a row, in stream order."""
-        out = self._allowed[row]
-        if self.device.type == "cpu":
-            out[: self.trie.num_nodes] = torch.from_numpy(self.trie.allowed_nodes(mask))
-            return
-        staged, copied = self._staged[self._next]
-        self._next = (self._next + 1) % _STAGES
-        copied.synchronize()
-        staged[: len(mask)].numpy()[:] = mask
-        items = self._items[: len(mask)]
-        items.copy_(staged[: len(mask)], non_blocking=True)
-        copied.record()
-        node_mask(items, self._leaf[: len(mask)], self.begin, self._level_begin, out)
+    def pack(self, masks: Sequence[np.ndarray]) -> torch.Tensor:
+        """Item masks bool (I,) as uint8 (n, ⌈I/8⌉), little-endian bits, in memory that is copied without waiting."""
+        pinned = self.device.type == "cuda"
+        bits = torch.empty(len(masks), -(-self.trie.num_items // 8), dtype=torch.uint8, pin_memory=pinned)
+        for own, mask in zip(bits.numpy(), masks, strict=True):
+            own[:] = np.packbits(mask, bitorder="little")
+        return bits
 
-    @cached_property
-    def _staged(self) -> list[tuple[torch.Tensor, torch.cuda.Event]]:
-        """Pinned memory for item masks on their way to the device, and when it may be written again."""
-        return [
-            (torch.empty(self.most_items, dtype=torch.bool, pin_memory=True), torch.cuda.Event())
-            for _ in range(_STAGES)
-        ]
+    def write(self, rows: Sequence[int], bits: torch.Tensor) -> None:
+        """Make item masks that ``pack`` packed the node masks of rows, in stream order; the host waits for nothing."""
+        if len(rows) == 0:
+            return
+        if self.device.type == "cpu":
+            for row, own in zip(rows, bits.numpy(), strict=True):
+                mask = np.unpackbits(own, count=self.trie.num_items, bitorder="little").view(np.bool_)
+                self._allowed[row, : self.trie.num_nodes] = torch.from_numpy(self.trie.allowed_nodes(mask))
+            return
+        # Page-locked memory is not given to anybody else before these copies have read it.
+        places = torch.tensor(rows, dtype=torch.int32).pin_memory().to(self.device, non_blocking=True)
+        there = bits.to(self.device, non_blocking=True)
+        node_mask(there, places, self.items, self.begin, self._level_begin, self._allowed)

@@ -2,13 +2,15 @@
 
     bytes = slots · 2 · layers · K · P · D · itemsize,    a copy takes bytes / (PCIe rate) and no time of the batches
 
-Copies run beside batches, because they touch no page that one of these reads or writes (see ``host.tier``); the next
-batch waits for those that were decided before it, which have usually ended by then.
+Pages lie anywhere on the device and are gathered there; slots of a prompt mostly lie side by side, and each run of them
+is one copy: page by page, launching takes longer than the bus does. Copies run beside batches, because they touch no
+page that one of these reads or writes (see ``host.tier``); the next batch waits for those that were decided before it,
+which have usually ended by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -60,14 +62,23 @@ class HostTier:
 
     def _copy(self, moves: Sequence[Move]) -> None:
         for way, group in groupby(moves, key=lambda move: move.way):
-            some = list(group)
+            some = sorted(group, key=lambda move: move.slot)  # stable: of two copies into a slot the later one stays
             pages = [move.page for move in some]
             if way is Way.OFFLOAD:
                 block = self._memory.read(pages)
-                for place, move in enumerate(some):
-                    self.held[move.slot].copy_(block[place], non_blocking=True)
+                for places, slots in _runs([move.slot for move in some]):
+                    self.held[slots].copy_(block[places], non_blocking=True)
             else:
                 block = torch.empty(len(some), *self.held.shape[1:], dtype=torch.uint8, device=self.device)
-                for place, move in enumerate(some):
-                    block[place].copy_(self.held[move.slot], non_blocking=True)
+                for places, slots in _runs([move.slot for move in some]):
+                    block[places].copy_(self.held[slots], non_blocking=True)
                 self._memory.write(pages, block)
+
+
+def _runs(slots: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Places of ascending slots that follow each other, and these slots."""
+    begin = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield slice(begin, end), slice(slots[begin], slots[end - 1] + 1)
+            begin = end

@@ -40,22 +40,27 @@ class PromptMemory:
         return (2, layers, *rest)
 
     def read(self, pages: Sequence[int]) -> torch.Tensor:
-        """uint8 (n, *page_shape), copies of pages."""
-        chosen = torch.tensor(pages, dtype=torch.int64, device=self.device)
+        """uint8 (n, *page_shape), copies of pages; nothing here waits for the device."""
+        chosen = self._numbers(pages)
         both = [tensor.view(torch.uint8).index_select(1, chosen) for tensor in (self._keys, self._values)]
         return torch.stack(both).permute(2, 0, 1, 3, 4, 5).contiguous()
 
     def write(self, pages: Sequence[int], block: torch.Tensor) -> None:
-        """Put copies that ``read`` made into pages."""
-        chosen = torch.tensor(pages, dtype=torch.int64, device=self.device)
+        """Put copies that ``read`` made into pages; nothing here waits for the device."""
+        chosen = self._numbers(pages)
         for place, tensor in enumerate((self._keys, self._values)):
             tensor.view(torch.uint8).index_copy_(1, chosen, block[:, place].transpose(0, 1).contiguous())
 
     def wipe(self, pages: Sequence[int]) -> None:
         """Overwrite pages with zeros."""
-        chosen = torch.tensor(list(pages), dtype=torch.int64, device=self._keys.device)
+        chosen = self._numbers(pages)
         for tensor in (self._keys, self._values):
             tensor.view(torch.uint8).index_fill_(1, chosen, 0)  # as bytes: fp8 has no fill of its own
+
+    def _numbers(self, pages: Sequence[int]) -> torch.Tensor:
+        """int64 on the device; from pageable memory the host would wait for all that its stream still has to do."""
+        numbers = torch.tensor(list(pages), dtype=torch.int64)
+        return numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
 
 
 class SuffixMemory:

@@ -24,8 +24,8 @@ from genrecall.engine.host.tier import Slots
 
 @dataclass(eq=False)
 class _Node:
-    """One page of one user's tree; the root holds none. It is on the device, or, without a page, in a slot of the host;
-    what hangs below a slot is in slots, too.
+    """One page of one user's tree; the root holds none. It is on the device, in a slot of the host, or in both; without
+    a page it is cold, and what hangs below it is cold, too.
     """
 
     user: str
@@ -65,7 +65,8 @@ class PrefixCache:
         self.allocator, self.page_tokens = allocator, page_tokens
         self.slots = slots or Slots(0)
         self._roots: dict[str, _Node] = {}
-        self._cold: OrderedDict[_Node, None] = OrderedDict()  # in slots; oldest first, descendants before ancestors
+        self._cold: OrderedDict[_Node, None] = OrderedDict()  # in slots alone; oldest first, descendants before
+        self._backed: OrderedDict[_Node, None] = OrderedDict()  # on the device, with a slot that they can do without
         self._recent: OrderedDict[_Node, None] = OrderedDict()  # oldest first; descendants before their ancestors
         self._running: set[Lease] = set()
         self._wipe: set[int] = set()
@@ -114,6 +115,8 @@ class PrefixCache:
 
     def prefetch(self, user: str | None, tokens: Sequence[int]) -> None:
         """Bring back what a queued prompt will find in slots, where that takes no page from anybody."""
+        if not self._cold or not self.allocator.available:
+            return
         path = self._path(user, tokens)
         cold = [node for node in path if node.page is None]
         if cold and len(cold) <= self.allocator.available:
@@ -172,10 +175,9 @@ class PrefixCache:
         """Nodes leave the trees; returns the pages that they had."""
         pages = [node.page for node in nodes if node.page is not None]
         for node in nodes:
-            if node.slot is None:
-                del self._recent[node]
-            else:
-                del self._cold[node]
+            del (self._cold if node.page is None else self._recent)[node]
+            if node.slot is not None:
+                self._backed.pop(node, None)
                 self.slots.release(node.slot)
         self.allocator.release(pages)
         return pages
@@ -185,9 +187,8 @@ class PrefixCache:
         for node, page in zip(cold, pages, strict=True):
             assert node.slot is not None, "what is not on the device is in a slot"
             self.slots.onboard(node.slot, page)
-            node.page, node.slot = page, None
             self._cold.pop(node, None)
-            self._recent[node] = None
+            self._warm(node, page)
         self.onboarded_tokens += len(cold) * self.page_tokens
 
     def _keep(self, user: str, tokens: Sequence[int], pages: Sequence[int], path: list[_Node]) -> None:
@@ -205,16 +206,19 @@ class PrefixCache:
                 node.children[key] = child
                 self.allocator.share([pages[place]])
                 self._recent[child] = None
-            elif child.slot is not None:  # read anew, because a prompt's last page always is
-                self.slots.release(child.slot)
+            elif child.page is None:  # read anew, because a prompt's last page always is
                 del self._cold[child]
-                child.page, child.slot = pages[place], None
                 self.allocator.share([pages[place]])
-                self._recent[child] = None
+                self._warm(child, pages[place])
             node = child
             along.append(child)
         for node in reversed(along):
             self._recent.move_to_end(node)
+
+    def _warm(self, node: _Node, page: int) -> None:
+        """A node of a slot is on the device again."""
+        node.page = page
+        self._recent[node] = self._backed[node] = None
 
     def _evict(self, count: int) -> None:
         """Free up to ``count`` pages that only trees hold, least recently used first, leaves before their parents."""
@@ -224,20 +228,29 @@ class PrefixCache:
             assert all(child.page is None for child in node.children.values()), "descendants are older than ancestors"
             del self._recent[node]
             self.allocator.release([node.page])
-            if self._cold and not self.slots.available:
-                self._drop(next(iter(self._cold)))
-            if self.slots.available:
-                node.slot, node.page = self.slots.offload(node.page, node.user), None
-                self._cold[node] = None
+            if node.slot is not None:
+                del self._backed[node]
+            elif self._free_slot():
+                node.slot = self.slots.offload(node.page, node.user)
             else:
                 self._detach(node)
+                continue
+            node.page = None
+            self._cold[node] = None
 
-    def _drop(self, node: _Node) -> None:
-        """Forget what was in a slot for longest."""
-        assert node.slot is not None, "only what is in a slot is cold"
-        del self._cold[node]
-        self.slots.release(node.slot)
-        self._detach(node)
+    def _free_slot(self) -> bool:
+        """See to it that there is one, where there are any: what was in one for longest is forgotten; where pages that
+        are on the device as well take most of them, one of these gives its slot up.
+        """
+        if not self.slots.available and (self._backed or self._cold):
+            backed = len(self._backed) > len(self._cold)
+            node, _ = (self._backed if backed else self._cold).popitem(last=False)
+            assert node.slot is not None, "both are in slots"
+            self.slots.release(node.slot)
+            node.slot = None
+            if not backed:
+                self._detach(node)
+        return self.slots.available > 0
 
     def _detach(self, node: _Node) -> None:
         assert not node.children, "descendants are older than their ancestors"

@@ -3,8 +3,9 @@
     device page  --offload-->  slot  --onboard-->  device page
 
 A second tier as in LMCache and recsys-examples' asynchronous KV manager. We deviate: pages are immutable and belong to
-one user, so that a slot is written once, and nobody has to be asked before it is dropped. A copy touches no page that a
-batch in flight reads or writes: pages are given up only when no request holds them, and taken only when they are free.
+one user, so that a slot is written once, and nobody has to be asked before it is dropped: a page that came back keeps
+its slot for as long as nobody else needs one, and is given up again without a copy. A copy touches no page that a batch
+in flight reads or writes: pages are given up only when no request holds them, and taken only when they are free.
 """
 
 from __future__ import annotations
@@ -61,9 +62,8 @@ class Slots:
         return slot
 
     def onboard(self, slot: int, page: int) -> None:
-        """Copy a slot back, and free it: copies are done in order, so that whatever comes next finds it read."""
+        """Copy a slot back; it may be released at once, because copies are done in order."""
         self._moves.append(Move(Way.ONBOARD, page, slot))
-        self.release(slot)
 
     def release(self, slot: int) -> None:
         """Nobody needs it any more; its bytes stay until they are overwritten or purged."""
