@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 _KINDS = (
-    ("linear layers", ("gemm", "nvjet", "cutlass", "cublas", "xmma", "scaled_mm", "_widen", "splitk")),
+    ("linear layers", ("gemm", "nvjet", "cutlass", "cublas", "xmma", "scaled_mm", "_widen", "_few_rows", "splitk")),
     ("attention", ("_attend", "_join")),
     ("selection", ("measure", "histogram", "count_rows", "write", "select_whole", "normaliser")),
     ("norms", ("_norm",)),
