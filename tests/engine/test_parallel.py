@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def play(ranks: int, directory: Path) -> None:
     engine = Engine(Checkpoint(directory / "model"), catalog(0), sid_tokens(SPACE.codes), config(ranks, "files"))
     told["files"] = scenario(engine)
     told["pids"] = engine.loop.runner.leader.pids  # type: ignore[attr-defined]
+    told["host tier"] = tier_scenario(Engine(make_model(MODELS[0]), catalog(0), sid_tokens(SPACE.codes), tier(ranks)))
     (directory / "told.json.part").write_text(json.dumps(told))
     (directory / "told.json.part").rename(directory / "told.json")
     time.sleep(600)
@@ -92,6 +93,40 @@ def scenario(engine: Engine) -> dict[str, Any]:
         "sampled": [listed(answer) for answer in sampled],
         "swapped": [listed(answer) for answer in swapped],
         "equal_on_every_rank": equal,
+    }
+
+
+def tier(ranks: int) -> EngineConfig:
+    """Pages for two users on the device; the others' wait in host memory."""
+    before = config(ranks, MODELS[0])
+    budgets = replace(before.budgets, kv_tokens=96, host_kv_tokens=400)
+    return replace(before, budgets=budgets, max_prompt_tokens=64)
+
+
+def tier_requests() -> list[Request]:
+    """Three visits of six users."""
+    prompts = [(*prompt[:40], 3) for prompt in histories(1)]
+    return [Request(tokens=tokens, beam=9, user=f"user {user}") for user, tokens in enumerate(prompts)] * 3
+
+
+def tier_scenario(engine: Engine) -> dict[str, Any]:
+    """One after the other, then a few at once; pages move on every rank, and nothing is left of users at last."""
+    runner: Any = engine.loop.runner
+    answers, equal = [], []
+    for request in tier_requests():
+        answers.append(listed(engine.generate([request])[0]))
+        equal.append(runner.compare())
+    scores = engine.score(tier_requests()[:2], [sids for sids, _ in answers[:2]])
+    equal.append(runner.compare())
+    kept = runner.remains()
+    for user in range(6):
+        engine.purge(f"user {user}")
+    return {
+        "answers": answers,
+        "scores": [one.tolist() for one in scores],
+        "equal_on_every_rank": equal,
+        "onboarded": engine.loop.scheduler.cache.onboarded_tokens,
+        "remains": [kept, runner.remains()],
     }
 
 
@@ -175,6 +210,26 @@ def test_two_ranks_answer_as_one(two, name):
     check(two.told[name], MODELS[0] if name == "files" else name)
 
 
+def check_tier(told: dict[str, Any]) -> None:
+    """As one rank answers, which knows nothing of a host tier."""
+    assert all(told["equal_on_every_rank"])
+    alone = Engine(make_model(MODELS[0]), catalog(0), sid_tokens(SPACE.codes), config(1, MODELS[0]))
+    expected = [listed(answer) for answer in alone.generate(tier_requests())]
+    assert [sids for sids, _ in told["answers"]] == [sids for sids, _ in expected]
+    for (_, scores), (_, ours) in zip(told["answers"], expected, strict=True):
+        assert scores == pytest.approx(ours, abs=1e-4)
+    for scores, (_, ours) in zip(told["scores"], expected, strict=False):
+        assert scores == pytest.approx(ours, abs=1e-4)
+    assert told["onboarded"] > 0
+    (kept_by_rank, left_by_rank) = told["remains"]
+    assert all(kept_by_rank)
+    assert not any(left_by_rank)
+
+
+def test_pages_move_to_the_host_and_back_on_every_rank(two):
+    check_tier(two.told["host tier"])
+
+
 def test_a_rank_that_dies_takes_the_others_along(two):
     os.kill(two.told["pids"][0], signal.SIGKILL)
     assert two.leader.wait(ENDS_WITHIN_S) == 70
@@ -186,6 +241,7 @@ def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
     try:
         for name in MODELS:
             check(played.told[name], MODELS[0] if name == "files" else name)
+        check_tier(played.told["host tier"])
     finally:
         played.leader.kill()
         played.leader.wait()

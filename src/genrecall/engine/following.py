@@ -1,6 +1,6 @@
 """Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
 
-open · (methods of the runner) · write · launch · launch_scoring · compare · close · end
+open · (methods of the runner) · write · launch · launch_scoring · compare · remains · close · end
 
 A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
 beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
@@ -124,6 +124,12 @@ class LeadingRunner(Runner):
             self.tell("compare", {})
             return len(set(self.leader.group.gather(_checksum(self._last)))) == 1
 
+    def remains(self) -> list[int]:
+        """See ``Runner``."""
+        with self.leader.group.lock:
+            self.tell("remains", {})
+            return self.leader.group.gather(*super().remains())
+
     def close(self) -> None:
         """The other ranks forget this engine."""
         with self.leader.group.lock:
@@ -234,6 +240,8 @@ class Follower:
                 self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
             case "compare":
                 self._group.gather(_checksum(self._flights[-1]))
+            case "remains":
+                self._group.gather(*runner.remains())
             case "close":
                 self._flights.clear()
                 self._runners[head["engine"]] = None

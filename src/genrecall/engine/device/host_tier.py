@@ -3,7 +3,9 @@
     bytes = slots · 2 · layers · K · P · D · itemsize,    a copy takes bytes / (PCIe rate) and no time of the batches
 
 Copies run beside batches, because they touch no page that one of these reads or writes (see ``host.tier``); the next
-batch waits for those that were decided before it, which have usually ended by then.
+batch waits for those that were decided before it, which have usually ended by then. Of several ranks the first decides
+for all: a batch that has ended there has passed its last sum, and every rank adds to that only after its last look at
+pages, so that none that lags behind still reads what is being copied.
 """
 
 from __future__ import annotations
