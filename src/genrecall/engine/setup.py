@@ -113,9 +113,11 @@ def build(
     arithmetic: Arithmetic = ARITHMETIC[config.weights]()
     arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
     shard, total = (Shard(), alone) if group is None else (group.shard, group.sum)
+    by_tokens = config.parallel.sequence_tokens
     decoder = open_decoder(
-        model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total
-    )
+        model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total,
+        exchange=group if by_tokens else None, tokens=by_tokens,
+    )  # fmt: skip
     if group is not None:
         group.prepare(dtype)
     max_rows = config.max_rows or _max_rows(model, device)

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -80,6 +81,18 @@ class Group:
     def sum(self) -> Sum:
         """Sums a contiguous tensor over the ranks; all get the same bits."""
         return self._sum_small if self._one_shot_bytes else _sum
+
+    def swap(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``sequence.Exchange``."""
+        found = torch.empty_like(x)
+        distributed.all_to_all_single(found, x)
+        return found
+
+    def join(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``sequence.Exchange``."""
+        found = x.new_empty(self.shard.ranks, *x.shape)
+        distributed.all_gather(list(found.unbind()), x)
+        return found.flatten(0, 1)
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Allocate what small sums of this type need; all ranks must call it, outside of graphs."""
@@ -152,6 +165,7 @@ class Leader:
     """Rank 0's hold on the processes of the other ranks, which end with it, and it with them."""
 
     def __init__(self, parallel: Parallel, device: torch.device) -> None:
+        self.parallel, self.engines = parallel, 0
         if parallel.all_reduce == "one_shot" and device.type != "cuda":
             raise ConfigError(
                 "sums over symmetric memory need GPUs",
@@ -180,7 +194,6 @@ class Leader:
         ]  # fmt: skip
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         atexit.register(self.end)
-        self.parallel, self.engines = parallel, 0
         self.group = Group(Shard(rank=0, ranks=parallel.ranks), torch.device(devices[0]), store, parallel)
 
     @property
@@ -233,6 +246,7 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
         ConfigError: fewer devices than ranks, or a group that was made for something else.
     """
     global _leader
+    parallel = replace(parallel, sequence_tokens=0)  # each engine's own
     if _leader is None:
         if distributed.is_initialized():
             raise ConfigError(
