@@ -73,7 +73,7 @@ class Parallel:
         ranks: devices; with N the engine starts N - 1 processes more, on the devices after its own.
         all_reduce: ``library`` (NCCL on GPUs, gloo on CPUs), or ``one_shot``: on GPUs, sums of few bytes by one kernel
             over symmetric memory, which waits for no other launch (larger ones still by the library).
-        one_shot_bytes: how many those are.
+        one_shot_bytes: how many those are; each rank reads N times as many. 2 MB hold 290 rows of a 7B model.
         sequence_tokens: batches that read so many prompt tokens or more are shared by tokens, not by heads, which moves
             a fraction of the bytes, but takes whole weights on every rank beside its part; 2048 suits 2 to 4 GPUs. 0:
             none are.
@@ -81,7 +81,7 @@ class Parallel:
 
     ranks: int = 1
     all_reduce: str = "library"
-    one_shot_bytes: int = 1 << 20
+    one_shot_bytes: int = 1 << 21
     sequence_tokens: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ beyond kept pages. Every rank packs, launches and captures the same batches in t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -222,12 +223,12 @@ class Follower:
                 if frame.head["kind"] == "open":
                     self._runners.append(self._open(frame))
                 else:
-                    runner = self._runners[frame.head["engine"]]
-                    assert runner is not None, "a closed engine is not asked"
-                    self._do(runner, frame)
+                    self._do(frame)
 
-    def _do(self, runner: Runner, frame: Frame) -> None:
+    def _do(self, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
+        runner = self._runners[head["engine"]]
+        assert runner is not None, "a closed engine is not asked"
         match head["kind"]:
             case "write":
                 runner.catalog.write(head["row"], np.unpackbits(arrays["mask"], count=head["items"]).astype(bool))
@@ -245,6 +246,10 @@ class Follower:
             case "close":
                 self._flights.clear()
                 self._runners[head["engine"]] = None
+                del runner
+                gc.collect()
+                if self._group.device.type == "cuda":
+                    torch.cuda.empty_cache()  # what the next engine sizes itself by
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
