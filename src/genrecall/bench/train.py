@@ -32,6 +32,7 @@ from genrecall.telemetry import log, progress
 from genrecall.train.alignment import examples_of
 from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
+from genrecall.train.norm import cheap_norms
 from genrecall.train.run import Run
 from genrecall.train.supervised import Targets
 
@@ -46,7 +47,7 @@ class TrainBench:
         items: of the catalog.
         levels, codes: of the SID space.
         layers: so many of the shape's, where all of them do not fit; None: all.
-        batch_tokens, accumulate, shard, gradient_checkpointing, precision: see ``TrainConfig``.
+        batch_tokens, accumulate, shard, gradient_checkpointing, stored_layers, precision: see ``TrainConfig``.
         steps: that are timed, after two that are not.
         device: ``auto``, ``cpu``, ``cuda``.
         seed: of everything.
@@ -62,6 +63,7 @@ class TrainBench:
     accumulate: int = 1
     shard: bool = False
     gradient_checkpointing: bool = False
+    stored_layers: int = 0
     precision: str = "auto"
     steps: int = 10
     device: str = "auto"
@@ -85,7 +87,8 @@ class TrainBench:
         how = f"{self.shape}, " if self.layers is None else f"{self.shape} cut to {self.layers} layers, "
         how += f"{'one model over' if self.shard else 'copies on'} {processes.world()}, {self.precision}, "
         how += f"{self.batch_tokens} tokens x {self.accumulate}"
-        return how + (", activations twice" if self.gradient_checkpointing else "")
+        stored = f" but of {self.stored_layers} layers" if self.stored_layers else ""
+        return how + (f", activations twice{stored}" if self.gradient_checkpointing else "")
 
 
 _UNTIMED = 2
@@ -118,8 +121,8 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
     prompts = PromptBuilder(vocabulary, template, HistoryConfig(max_items=bench.history), sids, max_tokens=shape.window)
     config = TrainConfig(
         batch_tokens=bench.batch_tokens, accumulate=bench.accumulate, shard=bench.shard, optimizer="adamw", dropout=0.0,
-        gradient_checkpointing=bench.gradient_checkpointing, precision=bench.precision, device=bench.device,
-        seed=bench.seed,
+        gradient_checkpointing=bench.gradient_checkpointing, stored_layers=bench.stored_layers,
+        precision=bench.precision, device=bench.device, seed=bench.seed,
     )  # fmt: skip
     users = _users(bench)
     histories = Histories.from_lists(
@@ -135,7 +138,10 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
         torch.cuda.reset_peak_memory_stats(device)
     run.plan(0)
     state = Progress()
-    with progress("training steps", _UNTIMED + bench.steps) as bar:
+    with (
+        cheap_norms(run.model, active=run.device.type == "cpu" or run.sharded),
+        progress("training steps", _UNTIMED + bench.steps) as bar,
+    ):
         for step in range(_UNTIMED + bench.steps):
             if step == _UNTIMED:
                 run.tokens = 0

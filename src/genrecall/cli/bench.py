@@ -74,6 +74,7 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to store fewer.")
     ] = False,
+    stored_layers: Annotated[int, typer.Option(min=0, help="With it: so many layers store them all the same.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     steps: Annotated[int, typer.Option(help="That are timed.")] = 10,
     out: Annotated[Path | None, typer.Option(help="File of results; a case that it holds is not repeated.")] = None,
@@ -92,7 +93,8 @@ def train(
     telemetry.console.quiet = not processes.is_main()
     bench = TrainBench(
         shape=shape, layers=layers, history=history, batch_tokens=batch_tokens, accumulate=accumulate, shard=shard,
-        gradient_checkpointing=gradient_checkpointing, precision=precision, steps=steps, device=device,
+        gradient_checkpointing=gradient_checkpointing, stored_layers=stored_layers, precision=precision, steps=steps,
+        device=device,
     )  # fmt: skip
     found = measure_into(bench, out) if out else measure(bench)
     if found is None:  # under torchrun one process speaks
