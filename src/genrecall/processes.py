@@ -1,14 +1,18 @@
-"""The processes that torchrun started: which one this is, and rows that each of them made of a share of the work.
+"""The processes that torchrun started: which one this is, rows that each made of a share of the work, and sums.
 
-Sums and plans of one engine's ranks travel elsewhere (``engine.device.parallel``), gradients by accelerate or FSDP2;
-this is for work that needs nobody else until it is done.
+Sums and plans of one engine's ranks travel elsewhere (``engine.device.parallel``), a language model's gradients by
+accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch.distributed is loaded.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def rank() -> int:
@@ -41,28 +45,53 @@ def gathered(rows: np.ndarray, total: int) -> np.ndarray:
     if world() == 1:
         return rows
     import torch
+
+    return together(torch.from_numpy(rows), total).numpy()
+
+
+def together(rows: torch.Tensor, total: int) -> torch.Tensor:
+    """``gathered`` of a tensor (N, …), on its device."""
+    if world() == 1:
+        return rows
+    import torch
     from torch import distributed
 
     _join()
-    most = -(-total // world())
-    own = torch.zeros(most, *rows.shape[1:], dtype=torch.from_numpy(rows[:0]).dtype)
-    own[: len(rows)] = torch.from_numpy(rows)
+    own = rows.new_zeros(-(-total // world()), *rows.shape[1:])
+    own[: len(rows)] = rows
     parts = [torch.empty_like(own) for _ in range(world())]
     distributed.all_gather(parts, own)
-    return torch.stack(parts, dim=1).flatten(0, 1)[:total].numpy()
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of all processes' tensors, in place; every process gets the same bits."""
+    if world() > 1:
+        from torch import distributed
+
+        _join()
+        distributed.all_reduce(tensor)
+    return tensor
 
 
 def wait() -> None:
     """Until all processes are here."""
     if world() > 1:
-        from torch import distributed
+        import torch
 
-        _join()
-        distributed.barrier()
+        summed(torch.zeros(1))
 
 
 def _join() -> None:
+    """Tensors of the host travel by gloo, those of GPUs by NCCL; without NVLink multicast, which not every host has."""
+    import torch
     from torch import distributed
 
-    if not distributed.is_initialized():
+    if distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        distributed.init_process_group("cpu:gloo,cuda:nccl")
+    else:
         distributed.init_process_group("gloo")

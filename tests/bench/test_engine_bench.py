@@ -158,16 +158,30 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 
 @pytest.mark.ranks
-def test_ranks_are_set_beside_one() -> None:
+def test_ranks_are_set_beside_one(tmp_path) -> None:
     """In a process of its own: torch.distributed stays in the one that leads."""
     arguments = ["--shape", "tiny", "--beam", "3", "--input", "8", "--layout", "2x8", "--catalog-items", "50"]
     arguments += ["--batch", "2", "--seconds", "0.05", "--device", "cpu", "--tp", "2", "--json"]
+    arguments += ["--sequence-tokens", "8", "--out", str(tmp_path / "found.json")]
     command = [sys.executable, "-m", "genrecall", "bench", "engine", *arguments]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout)
+    one, *spread = found["cases"].values()
+    assert one["setup"]["ranks"] == 1
+    assert [figures["setup"]["sequence_tokens"] for figures in spread] == [0, 8]
+    for figures in spread:
+        assert figures["setup"]["ranks"] == 2
+        assert figures["equal_on_every_rank"]
+        versus = figures["versus_one_rank"]
+        assert versus["equal_lists"] == versus["shared_sids"] == 1.0
+        assert versus["alone_ms"] == figures["alone_ms"] / one["alone_ms"]
+
+
+@pytest.mark.ranks
+def test_replicas_are_set_beside_one() -> None:
+    found = measure(replace(BENCH, suites=("replicas",), beams=(3,), seconds=0.2))
+    assert failed(found) == []
     (figures,) = found["cases"].values()
-    assert figures["ranks"] == figures["setup"]["ranks"] == 2
-    assert figures["one_rank"]["setup"]["ranks"] == 1
-    assert figures["equal_on_every_rank"]
-    versus = figures["versus_one_rank"]
-    assert versus["equal_lists"] == versus["shared_sids"] == 1.0
-    assert versus["alone_ms"] == figures["alone_ms"] / figures["one_rank"]["alone_ms"]
+    assert [len(rates) for rates in figures["rates_by_count"].values()] == [1, 2]
+    assert figures["times_one"] == sum(figures["rates_by_count"]["2"]) / sum(figures["rates_by_count"]["1"])
+    with pytest.raises(ConfigError, match="beside one"):
+        measure(replace(BENCH, suites=("replicas",), replicas=1))

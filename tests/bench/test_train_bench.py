@@ -26,13 +26,21 @@ def test_steps_are_timed() -> None:
     assert found["share_of_peak"] is None
 
 
-def test_the_verb_prints_json() -> None:
+def test_the_verb_prints_json_and_keeps_it(tmp_path) -> None:
     arguments = ["bench", "train", "--shape", "tiny", "--history", "4", "--batch-tokens", "128", "--steps", "1"]
-    result = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--json"])
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["targets_per_s"] > 0
+    arguments += ["--device", "cpu", "--json", "--out", str(tmp_path / "found.json")]
+    for layers in ("1", "1", "2"):
+        result = CliRunner().invoke(app, [*arguments, "--layers", layers])
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert found["targets_per_s"] > 0
+    one, two = json.loads((tmp_path / "found.json").read_text())["cases"].values()
+    assert found == two
+    assert two["linear_parameters"] == 2 * one["linear_parameters"]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be measured"):
         TrainBench(history=1)
+    with pytest.raises(ConfigError, match="cannot be measured"):
+        TrainBench(shape="tiny", layers=99)

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import pytest
 from genrecall.engine import reference
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.decoder import Decoder
+from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.shards import Checkpoint, Shard
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
@@ -36,16 +40,17 @@ from tests.engine.test_shipped import SPACE, ask, catalog, histories
 ROOT = Path(__file__).parents[2]
 # Heads and KV heads: 4 and 2; 4 and 1; 4 and 1 with every bias. Of two ranks or four, some share a KV head.
 MODELS = ("qwen3_tied", "qwen2", "llama_bias")
+BY_TOKENS = {f"{name} by tokens": name for name in ("qwen3_tied", "llama_bias")}
 SWAPPED = (3, 90)
 SEED = 7
 ENDS_WITHIN_S = 30.0
 """On a machine that does other things; alone it is less than a second."""
 
 
-def config(ranks: int, name: str) -> EngineConfig:
+def config(ranks: int, name: str, tokens: int = 0) -> EngineConfig:
     """One of the models runs as it does on a GPU: forced levels, too, in static shapes."""
     budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600, catalog_headroom=3.0)
-    parallel = Parallel(ranks=ranks)
+    parallel = Parallel(ranks=ranks, sequence_tokens=tokens)
     forced = "run" if name == "qwen2" else "skip"
     return EngineConfig(device="cpu", dtype="float32", forced=forced, budgets=budgets, max_rows=70, parallel=parallel)
 
@@ -67,6 +72,12 @@ def play(ranks: int, directory: Path) -> None:
     engine = Engine(Checkpoint(directory / "model"), catalog(0), sid_tokens(SPACE.codes), config(ranks, "files"))
     told["files"] = scenario(engine)
     told["pids"] = engine.loop.runner.leader.pids  # type: ignore[attr-defined]
+    for told_as, name in BY_TOKENS.items():
+        with counted(ByTokens, "read") as calls, counted(Decoder, "prefill") as every:
+            engine = Engine(make_model(name), catalog(0), sid_tokens(SPACE.codes), config(ranks, name, tokens=24))
+            told[told_as] = {**scenario(engine), "by_tokens": calls, "read": every}
+        engine.close()
+    told["host tier"] = tier_scenario(Engine(make_model(MODELS[0]), catalog(0), sid_tokens(SPACE.codes), tier(ranks)))
     (directory / "told.json.part").write_text(json.dumps(told))
     (directory / "told.json.part").rename(directory / "told.json")
     time.sleep(600)
@@ -92,6 +103,56 @@ def scenario(engine: Engine) -> dict[str, Any]:
         "sampled": [listed(answer) for answer in sampled],
         "swapped": [listed(answer) for answer in swapped],
         "equal_on_every_rank": equal,
+    }
+
+
+@contextlib.contextmanager
+def counted(owner: Any, name: str) -> Iterator[list[int]]:
+    """Rows of the first argument of every call of a method."""
+    method, calls = getattr(owner, name), []
+
+    def told(self: Any, x: Any, *rest: Any) -> Any:
+        calls.append(len(x))
+        return method(self, x, *rest)
+
+    setattr(owner, name, told)
+    try:
+        yield calls
+    finally:
+        setattr(owner, name, method)
+
+
+def tier(ranks: int) -> EngineConfig:
+    """Pages for two users on the device; the others' wait in host memory."""
+    before = config(ranks, MODELS[0])
+    budgets = replace(before.budgets, kv_tokens=96, host_kv_tokens=400)
+    return replace(before, budgets=budgets, max_prompt_tokens=64)
+
+
+def tier_requests() -> list[Request]:
+    """Three visits of six users."""
+    prompts = [(*prompt[:40], 3) for prompt in histories(1)]
+    return [Request(tokens=tokens, beam=9, user=f"user {user}") for user, tokens in enumerate(prompts)] * 3
+
+
+def tier_scenario(engine: Engine) -> dict[str, Any]:
+    """One after the other, then a few at once; pages move on every rank, and nothing is left of users at last."""
+    runner: Any = engine.loop.runner
+    answers, equal = [], []
+    for request in tier_requests():
+        answers.append(listed(engine.generate([request])[0]))
+        equal.append(runner.compare())
+    scores = engine.score(tier_requests()[:2], [sids for sids, _ in answers[:2]])
+    equal.append(runner.compare())
+    kept = runner.remains()
+    for user in range(6):
+        engine.purge(f"user {user}")
+    return {
+        "answers": answers,
+        "scores": [one.tolist() for one in scores],
+        "equal_on_every_rank": equal,
+        "onboarded": engine.loop.scheduler.cache.onboarded_tokens,
+        "remains": [kept, runner.remains()],
     }
 
 
@@ -131,9 +192,7 @@ def two(tmp_path_factory):
 
 def check(told: dict[str, Any], name: str) -> None:
     assert all(told["equal_on_every_rank"])
-    model = make_model(name)
-    alone = Engine(model, catalog(0), sid_tokens(SPACE.codes), config(1, name))
-    found = scenario_of_one(alone)
+    model, found = make_model(name), found_alone(name)
     for requests, answers, ours in zip(rounds(catalog(0)), told["answers"], found["answers"], strict=True):
         for request, answer, one in zip(requests, answers, ours, strict=True):
             assert answer[0] == one[0]
@@ -148,7 +207,9 @@ def check(told: dict[str, Any], name: str) -> None:
         assert scores == pytest.approx(expected_scores, abs=1e-4)
 
 
-def scenario_of_one(engine: Engine) -> dict[str, Any]:
+@cache
+def found_alone(name: str) -> dict[str, Any]:
+    engine = Engine(make_model(name), catalog(0), sid_tokens(SPACE.codes), config(1, name))
     engine.loop.runner.compare = lambda: True  # type: ignore[attr-defined]
     return scenario(engine)
 
@@ -175,6 +236,38 @@ def test_two_ranks_answer_as_one(two, name):
     check(two.told[name], MODELS[0] if name == "files" else name)
 
 
+@pytest.mark.parametrize("told_as", BY_TOKENS)
+def test_prompts_shared_by_tokens_are_read_as_by_one(two, told_as):
+    check_by_tokens(two.told[told_as], BY_TOKENS[told_as])
+
+
+def check_by_tokens(told: dict[str, Any], name: str) -> None:
+    """Some batches go one way, some the other, and prompts that one way wrote are continued by the other."""
+    check(told, name)
+    assert told["by_tokens"] == [tokens for tokens in told["read"] if tokens >= 24]
+    assert 0 < len(told["by_tokens"]) < len(told["read"])
+
+
+def check_tier(told: dict[str, Any]) -> None:
+    """As one rank answers, which knows nothing of a host tier."""
+    assert all(told["equal_on_every_rank"])
+    alone = Engine(make_model(MODELS[0]), catalog(0), sid_tokens(SPACE.codes), config(1, MODELS[0]))
+    expected = [listed(answer) for answer in alone.generate(tier_requests())]
+    assert [sids for sids, _ in told["answers"]] == [sids for sids, _ in expected]
+    for (_, scores), (_, ours) in zip(told["answers"], expected, strict=True):
+        assert scores == pytest.approx(ours, abs=1e-4)
+    for scores, (_, ours) in zip(told["scores"], expected, strict=False):
+        assert scores == pytest.approx(ours, abs=1e-4)
+    assert told["onboarded"] > 0
+    (kept_by_rank, left_by_rank) = told["remains"]
+    assert all(kept_by_rank)
+    assert not any(left_by_rank)
+
+
+def test_pages_move_to_the_host_and_back_on_every_rank(two):
+    check_tier(two.told["host tier"])
+
+
 def test_a_rank_that_dies_takes_the_others_along(two):
     os.kill(two.told["pids"][0], signal.SIGKILL)
     assert two.leader.wait(ENDS_WITHIN_S) == 70
@@ -186,6 +279,9 @@ def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
     try:
         for name in MODELS:
             check(played.told[name], MODELS[0] if name == "files" else name)
+        for told_as, name in BY_TOKENS.items():
+            check_by_tokens(played.told[told_as], name)
+        check_tier(played.told["host tier"])
     finally:
         played.leader.kill()
         played.leader.wait()
@@ -201,6 +297,10 @@ def test_heads_that_cannot_be_shared_are_refused():
         Shard(ranks=4).even(90)
     with pytest.raises(ConfigError, match="spread like this"):
         Parallel(ranks=2, all_reduce="carrier pigeon")
+    with pytest.raises(ConfigError, match="spread like this"):
+        Parallel(ranks=7, sequence_tokens=2048)
+    with pytest.raises(ConfigError, match="shared by tokens"):
+        EngineConfig(batch_invariant=True, parallel=Parallel(ranks=2, sequence_tokens=2048))
 
 
 def test_ranks_that_share_a_kv_head_read_the_same_rows():

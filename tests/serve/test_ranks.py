@@ -43,7 +43,7 @@ def test_a_pair_answers_and_is_replaced_together(run: Path) -> None:
     expected = shop(run).generative.recall([_asked().query], 10, beams=[12])
 
     async def scenario() -> None:
-        config = WorkerConfig(device="cpu", threads=1, ranks=2)
+        config = WorkerConfig(device="cpu", threads=1, ranks=2, sequence_tokens=16)
         worker = WorkerLane((run / "bundle").resolve(), config)
         await worker.start()
         try:

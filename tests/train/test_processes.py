@@ -44,6 +44,7 @@ def settings_of(name: str) -> TrainConfig:
         epochs=5, batch_tokens=400, accumulate=1 if golden else 2, log_every=2, dropout=0.0 if golden else 0.2,
         learning_rate=1e-2, optimizer="adamw", ema_decay=0.9, device="cpu", precision="float32", checkpoint_every_s=0,
         checkpoint_every_steps=3, shard=golden or name.startswith("shard"), gradient_checkpointing=golden,
+        stored_layers=int(golden),
     )  # fmt: skip
 
 

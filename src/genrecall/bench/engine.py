@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from genrecall import hardware
-from genrecall.bench import options, ranks, scale, suites
+from genrecall.bench import options, ranks, replicas, scale, suites
 from genrecall.bench.rig import PRECISIONS, Rig, free, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
@@ -32,6 +32,7 @@ SUITES: dict[str, Callable[[EngineBench], Iterator[Case]]] = {
     "long": scale.long,
     "start": scale.start,
     "ranks": ranks.ranks,
+    "replicas": replicas.replicas,
 }
 
 
@@ -60,7 +61,8 @@ class EngineBench:
         forced: see ``EngineConfig``.
         table: a ``table.parquet`` of real SIDs, or its folder, for the case of forced levels.
         device: ``auto``, ``cpu``, ``cuda``.
-        ranks, all_reduce: of the suite ranks, see ``Parallel``.
+        ranks, all_reduce, sequence_tokens: of the suite ranks, see ``Parallel``; every way to sum is measured.
+        replicas: of the suite replicas.
         seed: of everything.
     """
 
@@ -86,7 +88,9 @@ class EngineBench:
     table: Path | None = None
     device: str = "auto"
     ranks: int = 1
-    all_reduce: str = "library"
+    all_reduce: tuple[str, ...] = ("library",)
+    sequence_tokens: int = 0
+    replicas: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,6 +135,7 @@ def measure(
         started = time.perf_counter()
         try:
             if rig is not None and rig.setup != case.setup:
+                rig.close()
                 rig = None
                 free()
             if case.setup is not None and rig is None:
@@ -138,9 +143,13 @@ def measure(
             if rig is not None:
                 rig.limit(None)
             figures = json.loads(json.dumps(case.run(rig)))  # as they will be read again
+            if case.versus is not None:
+                figures |= case.versus(figures, found["cases"])
         except Exception as error:
             # Recorded with its reason, and the run ends with a failure: the other cases' figures are worth having.
             figures = {"error": f"{type(error).__name__}: {error}", "where": traceback.format_exc(limit=-3)}
+            if rig is not None:
+                rig.close()
             rig = None
             free()
         figures["took_s"] = time.perf_counter() - started
@@ -162,9 +171,14 @@ def told_of(figures: dict[str, Any]) -> str:
     known = {
         "requests_per_s": "{:.1f} requests/s", "share_of_floor": "{:.0%} of the floor", "ratio": "{:.2f} of the other",
         "alone_ms": "{:.1f} ms alone", "slo_of_saturated": "{:.0%} of it within the objective",
-        "returned": "{:,} SIDs, all valid and distinct",
+        "returned": "{:,} SIDs, all valid and distinct", "times_one": "{:.2f} times one",
     }  # fmt: skip
-    return ", ".join(text.format(figures[name]) for name, text in known.items() if name in figures) or "measured"
+    told = [text.format(figures[name]) for name, text in known.items() if name in figures]
+    if versus := figures.get("versus_one_rank"):
+        told += [
+            f"{versus[name]:.2f} of one rank's {name}" for name in ("alone_ms", "requests_per_s") if name in versus
+        ]
+    return ", ".join(told) or "measured"
 
 
 def _resume(bench: EngineBench, out: Path | None) -> dict[str, Any]:

@@ -2,20 +2,21 @@
 
     versus_one_rank.alone_ms = (latency of one request on N ranks) / (on one)
 
-Both engines are opened after each other in one process, with the same weights and prompts; the floor of N ranks is that
-of what one of them multiplies, without sums.
+All engines are opened after each other in one process, with the same weights and prompts; the floor of N ranks is that
+of what one of them multiplies, without sums. Further numbers of ranks go into the same file by further runs: the engine
+of one rank is measured once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrecall.bench.rig import Rig, open_rig
+from genrecall.bench.rig import Rig
 from genrecall.bench.suites import Case, point_of, setup_of
 from genrecall.engine.following import LeadingRunner
 from genrecall.errors import ConfigError
@@ -28,7 +29,7 @@ _COMPARED = 32
 
 
 def ranks(bench: EngineBench) -> Iterator[Case]:
-    """Every beam with every precision.
+    """Every beam with every precision: on one rank, on N with every way to sum, and with prompts shared by tokens.
 
     Raises:
         ConfigError: there is only one rank.
@@ -38,40 +39,46 @@ def ranks(bench: EngineBench) -> Iterator[Case]:
             "one rank is nothing to compare", seen="--tp 1", allowed="2 or more", fix="give --tp, or another --suite"
         )
     for precision in bench.precisions:
-        for beam in bench.beams:
-            yield Case(
-                name=f"{precision} W={beam} on {bench.ranks} ranks",
-                setup=None,
-                run=partial(_both, bench, precision, beam),
-            )
+        plain = setup_of(bench, precision)
+        spread = {
+            f"{bench.ranks} ranks, {name}": replace(plain, ranks=bench.ranks, all_reduce=name)
+            for name in bench.all_reduce
+        }
+        if bench.sequence_tokens:
+            by_tokens = replace(plain, ranks=bench.ranks, sequence_tokens=bench.sequence_tokens)
+            spread[f"{bench.ranks} ranks, by tokens from {bench.sequence_tokens}"] = by_tokens
+        for where, setup in {"1 rank": plain, **spread}.items():
+            for beam in bench.beams:
+                name, one = f"{precision} W={beam} on {where}", f"{precision} W={beam} on 1 rank"
+                versus = None if setup.ranks == 1 else partial(_versus, one)
+                yield Case(name=name, setup=setup, run=partial(_measured, bench, beam), versus=versus)
 
 
-def _both(bench: EngineBench, precision: str, beam: int, rig: None) -> dict[str, Any]:
-    plain = setup_of(bench, precision)
-    one, lists, _alone = _measured(bench, open_rig(plain, bench.torch_device, bench.seed), beam)
-    spread = replace(plain, ranks=bench.ranks, all_reduce=bench.all_reduce)
-    several, found, equal = _measured(bench, open_rig(spread, bench.torch_device, bench.seed), beam)
-    both = list(zip(found, lists, strict=True))
+def _measured(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
+    """A point, and lists of a few prompts; of several ranks, whether every one of them has these bit by bit."""
+    point = point_of(bench, beam, rig)
+    rig.limit(None)
+    rig.rng = np.random.default_rng(bench.seed)  # the same prompts, whatever was measured before
+    make = rig.maker(beam, *bench.input)
+    answers = rig.engine.generate([make(number) for number in range(_COMPARED)])
+    point["lists"] = [" ".join("-".join(map(str, sid)) for sid in answer.sids) for answer in answers]
+    runner = rig.engine.loop.runner
+    if isinstance(runner, LeadingRunner):
+        point["equal_on_every_rank"] = runner.compare()
+    return point
+
+
+def _versus(one: str, several: Mapping[str, Any], cases: Mapping[str, Any]) -> dict[str, Any]:
+    """Ratios to one rank, and how many lists are its own."""
+    alone = cases[one]
+    if "error" in alone:
+        return {"versus_one_rank": None}
+    both = [(ours.split(), theirs.split()) for ours, theirs in zip(several["lists"], alone["lists"], strict=True)]
     versus = {
-        "requests_per_s": several["requests_per_s"] / one["requests_per_s"],
+        "requests_per_s": several["requests_per_s"] / alone["requests_per_s"],
         "equal_lists": sum(ours == theirs for ours, theirs in both) / len(both),
         "shared_sids": float(np.mean([len(set(ours) & set(theirs)) / len(theirs) for ours, theirs in both])),
     }
     if "alone_ms" in several:
-        versus["alone_ms"] = several["alone_ms"] / one["alone_ms"]
-    return {
-        **several, "ranks": bench.ranks, "all_reduce": bench.all_reduce, "equal_on_every_rank": equal,
-        "versus_one_rank": versus, "one_rank": one,
-    }  # fmt: skip
-
-
-def _measured(bench: EngineBench, rig: Rig, beam: int) -> tuple[dict[str, Any], list[list[Any]], bool]:
-    """A point, lists of a few prompts, and whether every rank has them bit by bit."""
-    point = point_of(bench, beam, rig)
-    rig.limit(None)
-    make = rig.maker(beam, *bench.input)
-    lists = [answer.sids for answer in rig.engine.generate([make(number) for number in range(_COMPARED)])]
-    runner = rig.engine.loop.runner
-    equal = runner.compare() if isinstance(runner, LeadingRunner) else True
-    rig.close()
-    return point, lists, equal
+        versus["alone_ms"] = several["alone_ms"] / alone["alone_ms"]
+    return {"versus_one_rank": versus}

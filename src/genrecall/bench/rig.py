@@ -54,7 +54,7 @@ class Setup:
         graphs: see ``Budgets``.
         kv_tokens, host_kv_tokens: see ``Budgets``.
         table: a ``table.parquet`` of SIDs, or the folder that holds one, in place of levels, codes and items.
-        ranks, all_reduce: see ``Parallel``.
+        ranks, all_reduce, sequence_tokens: see ``Parallel``.
     """
 
     shape: str
@@ -69,6 +69,7 @@ class Setup:
     table: str | None = None
     ranks: int = 1
     all_reduce: str = "library"
+    sequence_tokens: int = 0
 
 
 class Rig:
@@ -106,7 +107,9 @@ class Rig:
                 graphs=setup.graphs, catalog_headroom=1.1, kv_tokens=setup.kv_tokens,
                 host_kv_tokens=setup.host_kv_tokens,
             ),
-            parallel=Parallel(ranks=setup.ranks, all_reduce=setup.all_reduce),
+            parallel=Parallel(
+                ranks=setup.ranks, all_reduce=setup.all_reduce, sequence_tokens=setup.sequence_tokens
+            ),
         )  # fmt: skip
         self.engine = Engine(model, trie, tokens, config)
         self.opening_s = {"model": made - started, "engine": time.perf_counter() - made}

@@ -2,14 +2,15 @@
 
     table       saturated rate, share of the floor, one request alone, GPU time by kernel, beside transformers
     open-loop   the highest Poisson rate whose p99 holds
-    options     see ``options``;  catalog, long, start: see ``scale``;  ranks: see ``ranks``
+    options     see ``options``;  catalog, long, start: see ``scale``
+    ranks       see ``ranks``;  replicas: see ``replicas``
 
 Requests arrive closed-loop unless said otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,11 +39,13 @@ class Case:
         name: unlike that of any other case of a run.
         setup: of the engine that it wants; None: it opens what it needs itself.
         run: measures on the open engine; is given None where it wants none.
+        versus: further figures, from what was measured and from all cases so far.
     """
 
     name: str
     setup: Setup | None
     run: Callable[[Any], dict[str, Any]]
+    versus: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def setup_of(bench: EngineBench, precision: str) -> Setup:

@@ -9,8 +9,10 @@ are filled but for rounding. Losses say nothing.
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from genrecall.prompt.prompt import PromptBuilder
 from genrecall.prompt.template import load_template
 from genrecall.prompt.vocabulary import Vocabulary
 from genrecall.sid.space import SidSpace
-from genrecall.telemetry import progress
+from genrecall.telemetry import log, progress
 from genrecall.train.alignment import examples_of
 from genrecall.train.checkpoint import Progress
 from genrecall.train.config import TrainConfig
+from genrecall.train.norm import cheap_norms
 from genrecall.train.run import Run
 from genrecall.train.supervised import Targets
 
@@ -43,13 +46,15 @@ class TrainBench:
         history: items of a user; each of them but the first is a target.
         items: of the catalog.
         levels, codes: of the SID space.
-        batch_tokens, accumulate, shard, gradient_checkpointing, precision: see ``TrainConfig``.
+        layers: so many of the shape's, where all of them do not fit; None: all.
+        batch_tokens, accumulate, shard, gradient_checkpointing, stored_layers, precision: see ``TrainConfig``.
         steps: that are timed, after two that are not.
         device: ``auto``, ``cpu``, ``cuda``.
         seed: of everything.
     """
 
     shape: str = "small"
+    layers: int | None = None
     history: int = 35
     items: int = 10_000
     levels: int = 4
@@ -58,23 +63,51 @@ class TrainBench:
     accumulate: int = 1
     shard: bool = False
     gradient_checkpointing: bool = False
+    stored_layers: int = 0
     precision: str = "auto"
     steps: int = 10
     device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.history - 1, self.items, self.levels, self.codes, self.steps) < 1:
+        most = shape_of(self.shape).layers
+        layers = most if self.layers is None else self.layers
+        if min(self.history - 1, self.items, self.levels, self.codes, self.steps) < 1 or not 1 <= layers <= most:
             raise ConfigError(
                 "this training cannot be measured",
                 seen=f"history={self.history}, items={self.items}, layout={self.levels}x{self.codes}, "
-                f"steps={self.steps}",
-                allowed="two items a history and more; positive sizes",
+                f"steps={self.steps}, layers={self.layers}",
+                allowed=f"two items a history and more; positive sizes; at most {most} layers",
                 fix="correct the options",
             )
 
+    @property
+    def case(self) -> str:
+        """What it is called in a file of results."""
+        how = f"{self.shape}, " if self.layers is None else f"{self.shape} cut to {self.layers} layers, "
+        how += f"{'one model over' if self.shard else 'copies on'} {processes.world()}, {self.precision}, "
+        how += f"{self.batch_tokens} tokens x {self.accumulate}"
+        stored = f" but of {self.stored_layers} layers" if self.stored_layers else ""
+        return how + (f", activations twice{stored}" if self.gradient_checkpointing else "")
+
 
 _UNTIMED = 2
+
+
+def measure_into(bench: TrainBench, out: Path) -> dict[str, Any] | None:
+    """``measure``, kept in a file by case; one that it holds is not measured again. All processes must see the file."""
+    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"cases": {}}
+    known: dict[str, Any] | None = found["cases"].get(bench.case)
+    if known is not None:
+        log(f"{bench.case}: measured before")
+        return known if processes.is_main() else None
+    figures = measure(bench)
+    if figures is not None:
+        found["cases"][bench.case] = figures
+        temporary = out.with_name(f".{out.name}.writing")
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(out)
+    return figures
 
 
 def measure(bench: TrainBench) -> dict[str, Any] | None:
@@ -84,11 +117,12 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
     template = load_template("compact")
     vocabulary = Vocabulary.scratch(space, template.texts())
     shape = shape_of(bench.shape)
+    shape = replace(shape, layers=bench.layers or shape.layers)
     prompts = PromptBuilder(vocabulary, template, HistoryConfig(max_items=bench.history), sids, max_tokens=shape.window)
     config = TrainConfig(
         batch_tokens=bench.batch_tokens, accumulate=bench.accumulate, shard=bench.shard, optimizer="adamw", dropout=0.0,
-        gradient_checkpointing=bench.gradient_checkpointing, precision=bench.precision, device=bench.device,
-        seed=bench.seed,
+        gradient_checkpointing=bench.gradient_checkpointing, stored_layers=bench.stored_layers,
+        precision=bench.precision, device=bench.device, seed=bench.seed,
     )  # fmt: skip
     users = _users(bench)
     histories = Histories.from_lists(
@@ -104,7 +138,10 @@ def measure(bench: TrainBench) -> dict[str, Any] | None:
         torch.cuda.reset_peak_memory_stats(device)
     run.plan(0)
     state = Progress()
-    with progress("training steps", _UNTIMED + bench.steps) as bar:
+    with (
+        cheap_norms(run.model, active=run.device.type == "cpu" or run.sharded),
+        progress("training steps", _UNTIMED + bench.steps) as bar,
+    ):
         for step in range(_UNTIMED + bench.steps):
             if step == _UNTIMED:
                 run.tokens = 0

@@ -66,6 +66,7 @@ def kernels(
 @app.command()
 def train(
     shape: Annotated[str, typer.Option(help="Of the model, as in genrecall bench engine; random weights.")] = "small",
+    layers: Annotated[int | None, typer.Option(min=1, help="So many of its layers, where all do not fit.")] = None,
     history: Annotated[int, typer.Option(help="Items of a user.")] = 35,
     batch_tokens: Annotated[int, typer.Option(help="Tokens a forward pass of one process.")] = 8192,
     accumulate: Annotated[int, typer.Option(help="Forward passes an optimiser step.")] = 1,
@@ -73,8 +74,10 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to store fewer.")
     ] = False,
+    stored_layers: Annotated[int, typer.Option(min=0, help="With it: so many layers store them all the same.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     steps: Annotated[int, typer.Option(help="That are timed.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="File of results; a case that it holds is not repeated.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -85,15 +88,15 @@ def train(
     Example: torchrun --nproc-per-node 2 -m genrecall bench train --shape qwen2.5-7b --fsdp --gradient-checkpointing
     """
     from genrecall import processes, telemetry
-    from genrecall.bench.train import TrainBench, measure
+    from genrecall.bench.train import TrainBench, measure, measure_into
 
     telemetry.console.quiet = not processes.is_main()
-    found = measure(
-        TrainBench(
-            shape=shape, history=history, batch_tokens=batch_tokens, accumulate=accumulate, shard=shard,
-            gradient_checkpointing=gradient_checkpointing, precision=precision, steps=steps, device=device,
-        )
+    bench = TrainBench(
+        shape=shape, layers=layers, history=history, batch_tokens=batch_tokens, accumulate=accumulate, shard=shard,
+        gradient_checkpointing=gradient_checkpointing, stored_layers=stored_layers, precision=precision, steps=steps,
+        device=device,
     )  # fmt: skip
+    found = measure_into(bench, out) if out else measure(bench)
     if found is None:  # under torchrun one process speaks
         return
     if as_json:
@@ -105,7 +108,8 @@ def train(
     how = "one model spread over" if found["sharded"] else "copies on"
     share = "" if found["share_of_peak"] is None else f"  {found['share_of_peak']:.1%} of bf16 peak"
     memory = "" if found["memory_gb"] is None else f"  {found['memory_gb']:.1f} GB a device"
-    print(f"{shape}, {how} {found['processes']} processes: {found['step_s']:.3f} s a step  "
+    cut = "" if layers is None else f" cut to {layers} layers"
+    print(f"{shape}{cut}, {how} {found['processes']} processes: {found['step_s']:.3f} s a step  "
           f"{found['tokens_per_s']:,.0f} tokens/s  {found['targets_per_s']:,.0f} items/s{share}{memory}")  # fmt: skip
 
 

@@ -21,8 +21,8 @@ def engine(
     suite: Annotated[
         str,
         typer.Option(
-            help="table, open-loop, options, catalog, long, start, ranks; several with commas. "
-            "Default: table, or ranks with --tp."
+            help="table, open-loop, options, catalog, long, start, ranks, replicas; several with commas. "
+            "Default: table; ranks with --tp, replicas with --replicas."
         ),
     ] = "",
     beam: Annotated[str, typer.Option(help="Beam widths; all beams come back.")] = "50",
@@ -44,7 +44,14 @@ def engine(
         Path | None, typer.Option(help="A real SID table (table.parquet, or a bundle's sid folder) for forced levels.")
     ] = None,
     tp: Annotated[int, typer.Option(min=1, help="Spread the model over so many GPUs, beside one.")] = 1,
-    all_reduce: Annotated[str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot.")] = "library",
+    all_reduce: Annotated[
+        str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot; both with a comma.")
+    ] = "library",
+    sequence_tokens: Annotated[
+        int,
+        typer.Option(help="With --tp: share batches of so many prompt tokens by tokens, too; try 2048."),
+    ] = 0,
+    replicas: Annotated[int, typer.Option(min=1, help="Set so many engines, one a GPU, beside one.")] = 1,
     out: Annotated[Path | None, typer.Option(help="File of results; cases that it holds are not repeated.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -58,7 +65,9 @@ def engine(
 
     Example: genrecall bench engine --suite open-loop,options --shape qwen2-1.5b --beam 5,50,300 --out h100.json
 
-    Example: genrecall bench engine --shape qwen2.5-7b --beam 50 --precision bf16 --tp 2 --all-reduce one_shot --json
+    Example: genrecall bench engine --shape qwen2.5-7b --precision bf16 --tp 2 --all-reduce library,one_shot --json
+
+    Example: genrecall bench engine --shape qwen2-1.5b --precision bf16 --batch 16 --replicas 4 --json
     """
     from genrecall.bench.engine import EngineBench, failed, measure
     from genrecall.errors import ConfigError
@@ -69,7 +78,7 @@ def engine(
     levels, cross, codes = layout.lower().partition("x")
     least, _, most = input.partition("-")
     bench = EngineBench(
-        suites=tuple((suite or ("ranks" if tp > 1 else "table")).split(",")),
+        suites=tuple((suite or ("ranks" if tp > 1 else "replicas" if replicas > 1 else "table")).split(",")),
         shape=shape,
         beams=tuple(map(_count, beam.split(","))),
         input=(_count(least), _count(most or least)),
@@ -90,7 +99,9 @@ def engine(
         table=table,
         device=device,
         ranks=tp,
-        all_reduce=all_reduce,
+        all_reduce=tuple(all_reduce.split(",")),
+        sequence_tokens=sequence_tokens,
+        replicas=replicas,
     )
     found = measure(bench, out)
     if as_json:

@@ -60,6 +60,9 @@ def command(
     ray: Annotated[bool, typer.Option("--ray", help="Services on a Ray cluster, users divided among them.")] = False,
     partitions: Annotated[int, typer.Option(min=1, help="How many of them; with --ray.")] = 2,
     tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
+    sequence_tokens: Annotated[
+        int, typer.Option(min=0, help="With --tp: share batches of so many prompt tokens by tokens; 0: none.")
+    ] = 0,
     device: Device = "auto",
 ) -> None:
     """Serve a bundle over HTTP, with a console in the browser, until Ctrl-C or SIGTERM.
@@ -78,7 +81,7 @@ def command(
 
     worker = WorkerConfig(
         device=device, replicas=replicas, threads=threads or worker_threads(device, replicas), batch_rows=batch_rows,
-        beam=beam, ranks=tp,
+        beam=beam, ranks=tp, sequence_tokens=sequence_tokens,
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",

@@ -73,7 +73,10 @@ def build(
     from: those that the model will train on. --behaviour-vectors must have been fitted on just these.
 
     Example: genrecall sid build --run runs/shop --levels 4 --codes 256 --collaborative-weight 0.5
+
+    Example: torchrun --nproc-per-node 4 -m genrecall sid build -r runs/shop --quantizer rq_kmeans
     """
+    from genrecall import processes, telemetry
     from genrecall.catalog.store import Catalog
     from genrecall.sid.behaviour import Behaviour
     from genrecall.sid.build import build_sids, is_built
@@ -84,6 +87,7 @@ def build(
     from genrecall.telemetry import log
     from genrecall.text.vectors import Vectors
 
+    telemetry.console.quiet = not processes.is_main()
     vae = _given(latent=latent, epochs=epochs, alignment_weight=alignment_weight)
     config = SidConfig(
         levels=levels, codes=codes, quantizer=quantizer, collisions=collisions,  # type: ignore[arg-type]
@@ -100,6 +104,8 @@ def build(
         log(f"{target} is current; --force builds it again")
     else:
         build_sids(loaded, item_vectors, out=target, config=config, histories=histories, behaviour=behaviour)
+    if not processes.is_main():
+        return
     stored = StoredSids.load(target)
     if as_json:
         _print_json({"path": str(target), "digest": stored.table.digest, **stored.quality})

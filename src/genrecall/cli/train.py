@@ -98,6 +98,9 @@ def command(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to store fewer.")
     ] = False,
+    stored_layers: Annotated[
+        int, typer.Option(min=0, help="With it: so many layers store theirs all the same, as memory allows.")
+    ] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     split: SplitRule = "leave_one_out",
     repeats: Repeats = "first",
@@ -155,6 +158,7 @@ def command(
         eval_every=eval_every,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
+        stored_layers=stored_layers,
         lora=LoraSettings(rank=lora, alpha=2 * lora) if lora else None,
         device=device,
         shard=shard,

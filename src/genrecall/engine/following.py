@@ -1,6 +1,6 @@
 """Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
 
-open · (methods of the runner) · write · launch · launch_scoring · compare · close · end
+open · (methods of the runner) · write · launch · launch_scoring · compare · remains · close · end
 
 A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
 beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
@@ -8,6 +8,7 @@ beyond kept pages. Every rank packs, launches and captures the same batches in t
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -125,6 +126,12 @@ class LeadingRunner(Runner):
             self.tell("compare", {})
             return len(set(self.leader.group.gather(_checksum(self._last)))) == 1
 
+    def remains(self) -> list[int]:
+        """See ``Runner``."""
+        with self.leader.group.lock:
+            self.tell("remains", {})
+            return self.leader.group.gather(*super().remains())
+
     def close(self) -> None:
         """The other ranks forget this engine."""
         with self.leader.group.lock:
@@ -217,12 +224,12 @@ class Follower:
                 if frame.head["kind"] == "open":
                     self._runners.append(self._open(frame))
                 else:
-                    runner = self._runners[frame.head["engine"]]
-                    assert runner is not None, "a closed engine is not asked"
-                    self._do(runner, frame)
+                    self._do(frame)
 
-    def _do(self, runner: Runner, frame: Frame) -> None:
+    def _do(self, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
+        runner = self._runners[head["engine"]]
+        assert runner is not None, "a closed engine is not asked"
         match head["kind"]:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
@@ -235,9 +242,15 @@ class Follower:
                 self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
             case "compare":
                 self._group.gather(_checksum(self._flights[-1]))
+            case "remains":
+                self._group.gather(*runner.remains())
             case "close":
                 self._flights.clear()
                 self._runners[head["engine"]] = None
+                del runner
+                gc.collect()
+                if self._group.device.type == "cuda":
+                    torch.cuda.empty_cache()  # what the next engine sizes itself by
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))

@@ -112,12 +112,12 @@ def build(
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
     arithmetic: Arithmetic = ARITHMETIC[config.weights]()
     arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
-    shard, total = (Shard(), alone) if group is None else (group.shard, group.sum)
+    shard, total = (Shard(), alone) if group is None else (group.shard, group.sum(config.parallel, dtype))
+    by_tokens = config.parallel.sequence_tokens
     decoder = open_decoder(
-        model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total
-    )
-    if group is not None:
-        group.prepare(dtype)
+        model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total,
+        exchange=group if by_tokens else None, tokens=by_tokens,
+    )  # fmt: skip
     max_rows = config.max_rows or _max_rows(model, device)
     filters = budgets.filters or max(1, min(_MOST_FILTERS, _MASK_BYTES // trie.num_nodes))
     limits = Limits(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from genrecall.processes import share
 from genrecall.sid.autoencoder import Bottleneck
 from genrecall.sid.collaborative import unit_rows
 
@@ -40,13 +41,16 @@ class Aligned:
         return (*self.inner.parameters(), self.projection)
 
     def __call__(self, z: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantised latents and the sum of both losses; ``rows``: which items (n,) these are."""
+        """Quantised latents and the sum of both losses; every process compares its items with all of the batch's."""
         quantised, loss = self.inner(z, rows)
         known = self.known[rows]
-        if int(known.sum()) < 2:
+        total, own = int(known.sum()), known[share()]
+        if total < 2 or not own.any():
             return quantised, loss
-        written = F.normalize(quantised[known.to(z.device)] @ self.projection.T)
+        written = F.normalize(quantised[own.to(z.device)] @ self.projection.T)
         behaved = self.targets[rows[known]].to(z.device)
         scores = written @ behaved.T / self.temperature
-        answers = torch.arange(len(scores), device=z.device)
-        return quantised, loss + self.weight * F.cross_entropy(scores, answers)
+        answers = (known.cumsum(0) - 1)[share()][own].to(z.device)
+        # A mean over this process's known items counts as much as these are among the batch's.
+        part = (len(answers) / total) / (len(own) / len(rows))
+        return quantised, loss + self.weight * part * F.cross_entropy(scores, answers)

@@ -9,7 +9,7 @@ training improves on it: tens of epochs, not thousands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from genrecall.processes import share, summed, together, world
 from genrecall.sid.normaliser import Normaliser
 from genrecall.telemetry import Bar
 
@@ -42,7 +43,10 @@ class Bottleneck(Protocol):
         ...
 
     def __call__(self, z: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantised latents (n, E), with gradient to ``z``, and its own loss; ``rows``: int64 (n,) which items."""
+        """Quantised latents (n, E), with gradient to ``z``, and its own loss, a mean over items.
+
+        ``rows``: int64, the items of the whole batch, of which ``z`` has those of this process's share.
+        """
         ...
 
 
@@ -93,7 +97,10 @@ class Autoencoder:
         self, vectors: np.ndarray, normaliser: Normaliser, schedule: Schedule, bottleneck: Bottleneck, *,
         generator: torch.Generator, bar: Bar | None = None,
     ) -> None:  # fmt: skip
-        """AdamW with a cosine down to zero over shuffled batches of (I, D) vectors, which may be a memory map."""
+        """AdamW with a cosine down to zero over shuffled batches of (I, D) vectors, which may be a memory map.
+
+        Under torchrun all processes must call it; each takes its share of every batch, and gradients are added up.
+        """
         items = len(vectors)
         batch = min(schedule.batch, items)
         per_epoch = items // batch
@@ -107,11 +114,12 @@ class Autoencoder:
                 order = torch.randperm(items, generator=generator)
             at = (step % per_epoch) * batch
             rows = order[at : at + batch].sort().values  # ascending: a memory map is then read forwards
-            x = normaliser.rows(vectors[rows.numpy()])
+            x = normaliser.rows(vectors[rows[share()].numpy()])
             quantised, loss = bottleneck(self.encoder(x), rows)
             reconstruction = F.mse_loss(self.decoder(quantised), x)
             optimiser.zero_grad()
-            (reconstruction + loss).backward()
+            ((reconstruction + loss) * (len(x) / batch)).backward()
+            _add_gradients(weights)
             optimiser.step()
             cosine.step()
             if bar is not None:
@@ -119,8 +127,9 @@ class Autoencoder:
 
     @torch.no_grad()
     def latents(self, vectors: np.ndarray, normaliser: Normaliser) -> torch.Tensor:
-        """(n, E) of raw vectors (n, D), a bounded piece at a time."""
-        return torch.cat([self.encoder(rows) for rows in normaliser.chunks(vectors)])
+        """(n, E) of raw vectors (n, D), a bounded piece at a time; under torchrun each process encodes its share."""
+        own = torch.cat([self.encoder(rows) for rows in normaliser.chunks(vectors[share()])])
+        return together(own, len(vectors))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Weights, on the device."""
@@ -131,6 +140,16 @@ class Autoencoder:
         """Weights that ``state`` gave, among any others."""
         for head, module in (("encoder.", self.encoder), ("decoder.", self.decoder)):
             module.load_state_dict({k.removeprefix(head): v for k, v in state.items() if k.startswith(head)})
+
+
+def _add_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Of all processes, in one sum; a weight that had no part in this one's loss counts as zeros."""
+    if world() == 1:
+        return
+    parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    total = summed(torch.cat([part.flatten() for part in parts]))
+    for weight, part in zip(weights, total.split([weight.numel() for weight in weights]), strict=True):
+        weight.grad = part.view_as(weight)
 
 
 def principal_axes(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from math import ceil
 
 import torch
 
+from genrecall.processes import share, together
 from genrecall.sid.kmeans import CHUNK, means, seeds, squared_distances
 
 _ROUNDS, _LAST_ROUNDS = 5, 100
@@ -39,20 +40,23 @@ def balanced_kmeans(
 def raise_prices(
     points: torch.Tensor, centres: torch.Tensor, prices: torch.Tensor, *, capacity: int, rounds: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Prices (K,) from ``prices`` on, with the codes (n,) and squared distances (n,) that they lead to.
+    """Prices (K,) from ``prices`` on, with the codes and squared distances that they lead to for this process's share
+    of the (n, D) points.
 
     Ends when no centre has more than ``capacity`` points, or after ``rounds``; then the prices of the smallest
     largest load are returned.
     """
     lengths = points.square().sum(1)
     least = 1e-6 * float(lengths.mean())
+    own, own_lengths = points[share()].contiguous(), lengths[share()]
     best: tuple[int, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     for _ in range(rounds):
-        codes, margins, distances = _two_nearest(points, centres, prices, lengths)
+        own_codes, own_margins, distances = _two_nearest(own, centres, prices, own_lengths)
+        codes, margins = together(own_codes, len(points)), together(own_margins, len(points))
         load = torch.bincount(codes, minlength=len(centres))
         largest = int(load.max())
         if best is None or largest < best[0]:
-            best = (largest, prices, codes, distances)
+            best = (largest, prices, own_codes, distances)
         if largest <= capacity:
             break
         order = torch.argsort(margins, stable=True)

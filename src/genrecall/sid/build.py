@@ -17,6 +17,7 @@ from genrecall import artifacts
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError, ConfigError
+from genrecall.processes import gathered, is_main, share, wait, world
 from genrecall.sid import collisions, quality
 from genrecall.sid.behaviour import Behaviour
 from genrecall.sid.config import SidConfig
@@ -88,6 +89,8 @@ def build_sids(
 ) -> SidTable:
     """Fit a quantiser on the catalog's vectors, give every item its SID, and write the artifact.
 
+    Under torchrun the processes fit and encode together, and the first one writes.
+
     Args:
         catalog: whose items are named, in its order.
         vectors: one row an item, same ids in the same order.
@@ -105,14 +108,18 @@ def build_sids(
     if behaviour is not None:
         behaviour.require(items=len(vectors.item_ids), catalog=catalog.digest, histories=histories)
     made = quantize(vectors.matrix, config, behaviour_for(config, len(vectors.item_ids), histories, behaviour))
-    table, found = resolve(made, config, vectors.item_ids, titles=catalog.items.titles)
-    for line in found["alarms"]:
-        log(f"alarm: {line}")
-    return write_sids(
-        out, table, codes=made.codes, quantizer=made.quantizer, fusion=made.fusion, found=found,
-        config={"space": list(table.space.codes), **_resolved(config, vectors, behaviour)},
-        parents=_parents(config, catalog, vectors, histories, behaviour),
-    )  # fmt: skip
+    written = None
+    if is_main():
+        table, found = resolve(made, config, vectors.item_ids, titles=catalog.items.titles)
+        for line in found["alarms"]:
+            log(f"alarm: {line}")
+        written = write_sids(
+            out, table, codes=made.codes, quantizer=made.quantizer, fusion=made.fusion, found=found,
+            config={"space": list(table.space.codes), **_resolved(config, vectors, behaviour)},
+            parents=_parents(config, catalog, vectors, histories, behaviour),
+        )  # fmt: skip
+    wait()
+    return written or SidTable.load(out)
 
 
 def behaviour_for(
@@ -135,7 +142,17 @@ def behaviour_for(
 
 
 def quantize(matrix: np.ndarray, config: SidConfig, behaviour: Behaviour | None = None) -> Quantized:
-    """Fit on text vectors (I, D), joined or aligned with ``behaviour`` as configured, and encode all items."""
+    """Fit on text vectors (I, D), joined or aligned with ``behaviour`` as configured, and encode all items.
+
+    Under torchrun all processes must call it.
+    """
+    if len(matrix) < world():
+        raise ConfigError(
+            "there are fewer items than processes",
+            seen=f"{len(matrix)} items, {world()} processes",
+            allowed="an item a process or more",
+            fix="start fewer processes",
+        )
     if config.collisions in ("reassign", "sinkhorn"):
         SidSpace.uniform(config.levels, config.codes).require_capacity(len(matrix))
     fusion, inputs = None, matrix
@@ -152,7 +169,8 @@ def quantize(matrix: np.ndarray, config: SidConfig, behaviour: Behaviour | None 
             quantizer.fit(inputs, seed=config.seed, bar=bar, behaviour=behaviour.matrix)
         else:
             quantizer.fit(inputs, seed=config.seed, bar=bar)
-    return Quantized(quantizer=quantizer, fusion=fusion, inputs=inputs, codes=quantizer.encode(inputs))
+    codes = gathered(quantizer.encode(inputs[share()]), len(inputs))
+    return Quantized(quantizer=quantizer, fusion=fusion, inputs=inputs, codes=codes)
 
 
 def resolve(

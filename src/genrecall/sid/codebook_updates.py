@@ -11,12 +11,13 @@ quantised input. No deviation. Averages are the default: they need no second lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from genrecall.processes import summed, together
 from genrecall.sid.codebooks import Codebooks
 from genrecall.sid.kmeans import nearest, revive
 
@@ -49,27 +50,32 @@ class Averages:
     def __call__(self, z: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Quantise (n, E) latents, then move the codebooks."""
         with torch.no_grad():
-            residual, chosen = z, []
-            for level, table in enumerate(self.codebooks.tables):
+            residual, chosen, found = z, [], []
+            for table in self.codebooks.tables:
                 codes, distances = nearest(residual, table)
-                code = table[codes].clone()
-                self._follow(level, residual, codes, distances)
+                code = table[codes]
+                found.append((residual, codes, distances))
                 chosen.append(code)
                 residual = residual - code
+            self._follow(found, len(rows))
         return z + ((z - residual) - z).detach(), self.rates.commitment * _commitment(z, chosen)
 
-    def _follow(self, level: int, inputs: torch.Tensor, codes: torch.Tensor, distances: torch.Tensor) -> None:
-        counts, sums = self.counts[level], self.sums[level]
-        share = 1 - self.rates.decay
-        counts.mul_(self.rates.decay).add_(torch.bincount(codes, minlength=len(counts)), alpha=share)
-        sums.mul_(self.rates.decay).add_(torch.zeros_like(sums).index_add_(0, codes, inputs), alpha=share)
-        table = sums / counts.clamp(min=1e-8)[:, None]
-        dead = counts < self.rates.revive_below
-        if bool(dead.any()):
-            table = revive(table, dead, inputs, distances)
-            counts[dead] = 1.0
-            sums[dead] = table[dead]
-        self.codebooks.tables[level] = table
+    def _follow(self, found: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], items: int) -> None:
+        """By level: inputs, codes and distances of this process's share of the batch's items."""
+        fresh = self.counts.shape[1]
+        met = summed(torch.stack([torch.bincount(codes, minlength=fresh) for _, codes, _ in found]))
+        added = torch.stack([torch.zeros_like(self.sums[0]).index_add_(0, codes, inputs) for inputs, codes, _ in found])
+        self.counts.mul_(self.rates.decay).add_(met, alpha=1 - self.rates.decay)
+        self.sums.mul_(self.rates.decay).add_(summed(added), alpha=1 - self.rates.decay)
+        for level, (inputs, _, distances) in enumerate(found):
+            counts, sums = self.counts[level], self.sums[level]
+            table = sums / counts.clamp(min=1e-8)[:, None]
+            dead = counts < self.rates.revive_below
+            if bool(dead.any()):
+                table = revive(table, dead, together(inputs, items), together(distances, items))
+                counts[dead] = 1.0
+                sums[dead] = table[dead]
+            self.codebooks.tables[level] = table
 
     def finished(self) -> Codebooks:
         """The codebooks as they are now."""
@@ -93,7 +99,7 @@ class Gradients:
         """Quantise (n, E) latents; the loss moves the codebooks at the optimiser's next step."""
         residual, chosen, loss = z.detach(), [], torch.zeros((), device=z.device)
         for level in range(len(self.tables)):
-            self._revive(level, residual)
+            self._revive(level, residual, len(rows))
             table = self.tables[level]
             code = table[nearest(residual, table.detach())[0]]
             loss = loss + (residual - code).square().mean()
@@ -102,12 +108,14 @@ class Gradients:
         return z + (sum(chosen) - z).detach(), loss + self.rates.commitment * _commitment(z, chosen)
 
     @torch.no_grad()
-    def _revive(self, level: int, inputs: torch.Tensor) -> None:
+    def _revive(self, level: int, inputs: torch.Tensor, items: int) -> None:
         codes, distances = nearest(inputs, self.tables[level])
         counts = self.counts[level]
-        counts.mul_(self.rates.decay).add_(torch.bincount(codes, minlength=len(counts)), alpha=1 - self.rates.decay)
+        met = summed(torch.bincount(codes, minlength=len(counts)))
+        counts.mul_(self.rates.decay).add_(met, alpha=1 - self.rates.decay)
         dead = counts < self.rates.revive_below
         if bool(dead.any()):
+            inputs, distances = together(inputs, items), together(distances, items)
             self.tables[level] = revive(self.tables[level], dead, inputs, distances)
             counts[dead] = 1.0
 

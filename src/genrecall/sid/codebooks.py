@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from genrecall.sid.balance import balanced_kmeans
-from genrecall.sid.kmeans import CHUNK, kmeans, lloyd, nearest, squared_distances
+from genrecall.sid.kmeans import CHUNK, assigned, kmeans, lloyd, nearest, squared_distances
 from genrecall.telemetry import Bar
 
 
@@ -47,7 +47,7 @@ class Codebooks:
             else:
                 table, price = balanced_kmeans(residual, codes, bound=balance, steps=steps, generator=generator)
                 prices.append(price)
-            residual = _left(residual, table, nearest(residual, table, prices=price)[0])
+            residual = _left(residual, table, assigned(residual, table, price))
             tables.append(table)
             if bar is not None:
                 bar.advance(unexplained=float(residual.square().mean()) / total)
@@ -58,7 +58,7 @@ class Codebooks:
         residual, tables = latent, []
         for before in self.tables:
             table = lloyd(residual, before, steps=steps)
-            residual = _left(residual, table, nearest(residual, table)[0])
+            residual = _left(residual, table, assigned(residual, table))
             tables.append(table)
         return Codebooks(torch.stack(tables))
 

@@ -4,11 +4,16 @@
 
 Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++, with the greedy trials of its section 4). We deviate: the
 seeds are drawn from a sample, and a cluster that runs empty moves to the point that is quantised worst.
+
+Under torchrun all processes hold all points and call this together; each looks for the centres of its share of them,
+and counts and sums are added up, so that centres are those of one process up to rounding, and the same on all.
 """
 
 from __future__ import annotations
 
 import torch
+
+from genrecall.processes import share, summed, together
 
 CHUNK = 16_384
 _MANY = 1024  # clusters: from there on seeding, which takes them one by one, is what costs
@@ -76,22 +81,35 @@ def seeds(points: torch.Tensor, clusters: int, *, generator: torch.Generator) ->
 def lloyd(points: torch.Tensor, centres: torch.Tensor, *, steps: int) -> torch.Tensor:
     """At most ``steps`` Lloyd steps; ends early when no point changes its centre."""
     before: torch.Tensor | None = None
-    lengths = points.square().sum(1)
+    own = points[share()].contiguous()
+    lengths = own.square().sum(1)
     for _ in range(steps):
-        codes, distances = nearest(points, centres, lengths)
-        if before is not None and torch.equal(codes, before):
+        codes, distances = nearest(own, centres, lengths)
+        if before is not None and not int(summed((codes != before).sum())):
             break
         before = codes
         centres = means(points, centres, codes, distances)
     return centres
 
 
+def assigned(points: torch.Tensor, centres: torch.Tensor, prices: torch.Tensor | None = None) -> torch.Tensor:
+    """Nearest centre of each of (n, D) points, int64 (n,), of which each process looks at its share."""
+    return together(nearest(points[share()], centres, prices=prices)[0], len(points))
+
+
 def means(points: torch.Tensor, centres: torch.Tensor, codes: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-    """Each centre moved to the mean of its points; those without points are revived."""
-    counts = torch.bincount(codes, minlength=len(centres))
-    sums = torch.zeros_like(centres).index_add_(0, codes, points)
+    """Each centre moved to the mean of its points; those without points are revived.
+
+    Args:
+        points: (n, D), all of them.
+        centres: (K, D).
+        codes, distances: of this process's share of the points.
+    """
+    counts = summed(torch.bincount(codes, minlength=len(centres)))
+    sums = summed(torch.zeros_like(centres).index_add_(0, codes, points[share()]))
     centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-    return revive(centres, counts == 0, points, distances)
+    dead = counts == 0
+    return revive(centres, dead, points, together(distances, len(points))) if bool(dead.any()) else centres
 
 
 def revive(centres: torch.Tensor, dead: torch.Tensor, points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:

@@ -48,6 +48,7 @@ class TrainConfig:
         precision: of the matrix products; ``auto`` is bfloat16 where the device has it (on CPUs: AMX or AVX-512 BF16).
         device: ``auto``, ``cpu`` or ``cuda``.
         gradient_checkpointing: compute activations twice to store fewer.
+        stored_layers: with it, so many of the last blocks store theirs all the same: as many as memory has room for.
         lora: train small matrices and the SID tokens' rows instead of all weights.
         shard: under torchrun, spread weights, gradients and optimiser state over the processes (FSDP2) instead of
             keeping a copy in each.
@@ -81,6 +82,7 @@ class TrainConfig:
     precision: str = "auto"
     device: str = "auto"
     gradient_checkpointing: bool = False
+    stored_layers: int = 0
     lora: LoraSettings | None = None
     shard: bool = False
     seed: int = 0
@@ -106,6 +108,7 @@ class TrainConfig:
             ("eval_every", self.eval_every > 0, "more than 0"),
             ("patience", self.patience >= 0, "0 or more"),
             ("log_every", self.log_every >= 1, "1 or more"),
+            ("stored_layers", self.stored_layers >= 0, "0 or more"),
             ("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS)),
         )
         values = vars(self)

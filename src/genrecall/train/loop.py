@@ -99,7 +99,7 @@ def train(
         with (
             residual_dropout(run.model, config.dropout),
             float32_attention(run.model, active=run.bfloat16 and run.device.type == "cpu"),
-            cheap_norms(run.model, active=run.device.type == "cpu"),
+            cheap_norms(run.model, active=run.device.type == "cpu" or run.sharded),
         ):
             loop = _Loop(run, config, work, identity, validate)
             stopped = loop.train()

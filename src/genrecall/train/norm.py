@@ -1,4 +1,4 @@
-"""RMSNorm with a backward pass of its own, for CPUs.
+"""RMSNorm with a backward pass of its own for CPUs, and in one kernel on GPUs.
 
 ``y = w x̂``, ``x̂ = x r``, ``r = 1 / √(mean x² + ε)`` and ``∂x = r (w g - x̂ mean(w g x̂))`` (Zhang & Sennrich 2019, arXiv
 1910.07467). Results are those of the HF module up to rounding. We deviate in cost alone: autograd goes over memory a
@@ -38,8 +38,11 @@ def cheap_norms(model: PreTrainedModel, *, active: bool) -> Iterator[None]:
 
 
 def _forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-    if hidden.is_cuda:  # one kernel there, where the types agree
-        return nn.functional.rms_norm(hidden, (hidden.shape[-1],), self.weight.to(hidden.dtype), self.variance_epsilon)
+    if hidden.is_cuda:  # one kernel there, where the types agree; autocast would make them float32 first
+        agree = self.weight.dtype == hidden.dtype
+        with torch.autocast("cuda", enabled=False) if agree else contextlib.nullcontext():
+            weight = self.weight.to(hidden.dtype)
+            return nn.functional.rms_norm(hidden, (hidden.shape[-1],), weight, self.variance_epsilon)
     normed = RmsNorm.apply(hidden.float(), self.weight, self.variance_epsilon)
     # As HF: float32 weights leave a float32 result, whatever came in.
     return normed.to(torch.promote_types(hidden.dtype, self.weight.dtype))

@@ -12,7 +12,7 @@ import torch
 
 from genrecall import hardware
 from genrecall.errors import ConfigError, DependencyError
-from genrecall.model.lora import add_lora, is_lora, merge_lora
+from genrecall.model.lora import add_lora, is_lora, merge_lora, plain
 from genrecall.train.average import Average
 from genrecall.train.checkpoint import Progress, random_state
 from genrecall.train.config import TrainConfig
@@ -53,6 +53,9 @@ class Run:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
+            layers = plain(model).get_decoder().layers
+            for layer in layers[max(len(layers) - config.stored_layers, 0) :]:
+                layer.gradient_checkpointing = False
         self.sharded = config.shard and self.world > 1
         self.model = model if self.sharded else model.to(self.device)  # type: ignore[arg-type]
         learner = SidLearner(

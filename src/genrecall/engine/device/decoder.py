@@ -19,6 +19,7 @@ from genrecall.engine.device.arithmetic import Arithmetic, InBlocks, in_blocks
 from genrecall.engine.device.graphs import cut
 from genrecall.engine.device.layers import Layer, Sum, alone, rotation_table
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
+from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.weights import Weights
 from genrecall.kernels.level_logits import level_logits
 from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, attend_prompts, most_splits, tile_size
@@ -102,14 +103,21 @@ class Decoder:
         weights: of the part.
         arithmetic: that the weights are in.
         total: sums what the ranks' products add to the residual, in place; every rank then holds the same.
+        by_tokens: how the ranks share long prompts; None: as they share everything.
     """
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, arithmetic: Arithmetic, total: Sum = alone
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        arithmetic: Arithmetic,
+        total: Sum = alone,
+        by_tokens: ByTokens | None = None,
     ) -> None:
         self.architecture = architecture
         self.weights = weights
         self._layers = [Layer(layer, arithmetic, architecture.epsilon, total) for layer in weights.layers]
+        self._by_tokens = by_tokens
         frequency = architecture.inverse_frequency.to(weights.embedding.device)
         self._cos_sin = rotation_table(frequency, architecture.rope_scale, architecture.window)
         self._scale = architecture.head_width**-0.5
@@ -153,23 +161,31 @@ class Decoder:
     def prefill(self, x: torch.Tensor, rows: PromptRows) -> torch.Tensor:
         """Read prompts from input vectors (T, E). Returns normed hidden states (R, E) of the prompts' last tokens."""
         tiles = self._tiles(rows.ranges, len(x), rows.table.shape[0], len(x))
+        memory = self.memory
+
+        def store(index: int, qkv: torch.Tensor) -> tuple[torch.Tensor, PagedKV]:
+            key, value = memory.keys[index], memory.values[index]
+            query = self._layers[index].store(qkv, self._cos_sin, rows.position, key, value, rows.slot)
+            return query, PagedKV(key=key, value=value, table=rows.table, length=rows.length)
+
+        def attend(index: int, qkv: torch.Tensor) -> torch.Tensor:
+            query, prefix = store(index, qkv)
+            return attend_prompts(query, prefix, rows.ranges, tiles, self._scale)
+
         residual: torch.Tensor | None = None
-        final = len(self._layers) - 1
-        for index, layer in enumerate(self._layers):
-            key, value = self.memory.keys[index], self.memory.values[index]
-            query, total = layer.attention_input(
-                x, residual, self._cos_sin, rows.position, key, value, rows.slot
-            )  # fmt: skip
-            prefix = PagedKV(key=key, value=value, table=rows.table, length=rows.length)
-            if index < final:
-                attended = attend_prompts(query, prefix, rows.ranges, tiles, self._scale)
-            else:
-                # Of the last layer only the last token's output is read.
-                query, total = query[rows.last], total[rows.last]
-                tiles = self._tiles(rows.last_ranges, len(query), len(query), 1)
-                attended = attend_prompts(query, prefix, rows.last_ranges, tiles, self._scale)
-            x, residual = self._finish(index, attended, total)
-        return self._final(x, residual)
+        if self._by_tokens is not None and self._by_tokens.takes(len(x)):
+            x, residual = self._by_tokens.read(x, attend)
+        else:
+            for index, layer in enumerate(self._layers[:-1]):
+                qkv, total = layer.project(x, residual)
+                x, residual = self._finish(index, attend(index, qkv), total)
+        # Of the last layer only the last token's output is read.
+        last = self._layers[-1]
+        qkv, total = last.project(x, residual)
+        query, prefix = store(len(self._layers) - 1, qkv)
+        query, total = query[rows.last], total[rows.last]
+        tiles = self._tiles(rows.last_ranges, len(query), len(query), 1)
+        return self._final(*last.finish(attend_prompts(query, prefix, rows.last_ranges, tiles, self._scale), total))
 
     def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
         """Append one token, int32 (M,), to each of M beams. Returns normed hidden states (M, E)."""
@@ -183,9 +199,8 @@ class Decoder:
         residual: torch.Tensor | None = None
         for index, layer in enumerate(self._layers):
             key, value = suffix.keys[index], suffix.values[index]
-            query, total = layer.attention_input(
-                x, residual, self._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot
-            )
+            qkv, total = layer.project(x, residual)
+            query = layer.store(qkv, self._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot)
             attended = attend_beams(
                 query,
                 PagedKV(key=memory.keys[index], value=memory.values[index], table=rows.table, length=rows.length),

@@ -5,7 +5,9 @@
 Pages lie anywhere on the device and are gathered there; slots of a prompt mostly lie side by side, and each run of them
 is one copy: page by page, launching takes longer than the bus does. Copies run beside batches, because they touch no
 page that one of these reads or writes (see ``host.tier``); the next batch waits for those that were decided before it,
-which have usually ended by then.
+which have usually ended by then. Of several ranks the first decides for all: a batch that has ended there has passed
+its last sum, and every rank adds to that only after its last look at pages, so that none that lags behind still reads
+what is being copied.
 """
 
 from __future__ import annotations

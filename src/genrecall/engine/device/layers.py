@@ -41,22 +41,22 @@ class Layer:
         if weights.head_norm is not None:
             self._head_norm = HeadNorm(weight=weights.head_norm, epsilon=epsilon)
 
-    def attention_input(
+    def project(self, x: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries, keys and values (M, (H+2K)·D) of (M, E) rows, without bias; and ``x + residual``."""
+        normed, total = self._arithmetic.norm(x, self._weights.input_norm, self._epsilon, residual)
+        return self._arithmetic.product(normed, self._weights.qkv), total
+
+    def store(
         self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
+        qkv: torch.Tensor,
         cos_sin: torch.Tensor,
         position: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         slot: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store keys and values of (M, E) rows; returns rotated queries (M, H, D) and ``x + residual``."""
-        layer, arithmetic = self._weights, self._arithmetic
-        normed, total = arithmetic.norm(x, layer.input_norm, self._epsilon, residual)
-        qkv = arithmetic.product(normed, layer.qkv)
-        query = rotary_store(qkv, layer.qkv_bias, self._head_norm, cos_sin, position, key, value, slot)
-        return query, total
+    ) -> torch.Tensor:
+        """Store keys and values of what ``project`` gave; returns rotated queries (M, H, D)."""
+        return rotary_store(qkv, self._weights.qkv_bias, self._head_norm, cos_sin, position, key, value, slot)
 
     def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of what is returned.

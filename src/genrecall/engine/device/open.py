@@ -13,6 +13,7 @@ from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
 from genrecall.engine.device.layers import Sum, alone
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
+from genrecall.engine.device.sequence import ByTokens, Exchange
 from genrecall.engine.device.shards import Blueprint, Shard
 from genrecall.engine.device.trunk import TrunkDecoder
 from genrecall.engine.device.weights import Weights, read_weights
@@ -84,8 +85,12 @@ def open_decoder(
     arithmetic: Arithmetic,
     shard: Shard | None = None,
     total: Sum = alone,
+    exchange: Exchange | None = None,
+    tokens: int = 0,
 ) -> SidDecoder:
     """Copy a model's weights, or one rank's part of them, into the decoder that runs it.
+
+    With ``exchange``, ranks read batches of so many ``tokens`` or more by tokens.
 
     Raises:
         ConfigError: a model that the decoder would not compute rightly.
@@ -94,6 +99,10 @@ def open_decoder(
         return TrunkDecoder.of(model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic)
     shard = shard or Shard()
     weights = read_weights(
-        model.source, model.shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard
-    )
-    return Decoder(shard.of(model.shape), weights, arithmetic, total)
+        model.source, model.shape, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard,
+        whole=exchange is not None,
+    )  # fmt: skip
+    by_tokens = None
+    if exchange is not None:
+        by_tokens = ByTokens(weights.whole, arithmetic, model.shape.epsilon, exchange, tokens)
+    return Decoder(shard.of(model.shape), weights, arithmetic, total, by_tokens)

@@ -56,10 +56,9 @@ class Group:
         shard: which rank it is.
         device: where it computes.
         store: where the ranks find each other.
-        parallel: how sums are made.
     """
 
-    def __init__(self, shard: Shard, device: torch.device, store: distributed.Store, parallel: Parallel) -> None:
+    def __init__(self, shard: Shard, device: torch.device, store: distributed.Store) -> None:
         self.shard, self.device, self.lock = shard, device, threading.RLock()
         cuda = device.type == "cuda"
         if cuda:
@@ -73,25 +72,28 @@ class Group:
         )
         self._telling = distributed.new_group(backend="gloo", timeout=_IDLE)
         self._first = torch.zeros(_FIRST_BYTES, dtype=torch.uint8)
-        self._one_shot_bytes = parallel.one_shot_bytes if parallel.all_reduce == "one_shot" else 0
-        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, int], torch.Tensor] = {}
 
-    @property
-    def sum(self) -> Sum:
-        """Sums a contiguous tensor over the ranks; all get the same bits."""
-        return self._sum_small if self._one_shot_bytes else _sum
+    def sum(self, parallel: Parallel, dtype: torch.dtype) -> Sum:
+        """What sums a contiguous tensor over the ranks; all get the same bits.
 
-    def prepare(self, dtype: torch.dtype) -> None:
-        """Allocate what small sums of this type need; all ranks must call it, outside of graphs."""
-        if not self._one_shot_bytes or dtype in self._buffers:
-            return
-        from torch.distributed import _symmetric_memory as symmetric
+        All ranks must ask, outside of graphs: this allocates what small sums need, and makes a first one.
+        """
+        if parallel.all_reduce == "library":
+            return _sum
+        return self._one_shot(parallel.one_shot_bytes, dtype)
 
-        world = distributed.group.WORLD
-        assert world is not None, "the group exists"
-        buffer = symmetric.empty(self._one_shot_bytes // dtype.itemsize, dtype=dtype, device=self.device)
-        symmetric.rendezvous(buffer, world.group_name)
-        self._buffers[dtype] = buffer
+    def swap(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``sequence.Exchange``."""
+        found = torch.empty_like(x)
+        distributed.all_to_all_single(found, x)
+        return found
+
+    def join(self, x: torch.Tensor) -> torch.Tensor:
+        """See ``sequence.Exchange``."""
+        found = x.new_empty(self.shard.ranks, *x.shape)
+        distributed.all_gather(list(found.unbind()), x)
+        return found.flatten(0, 1)
 
     def share(self, tensor: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor on every rank; contiguous and of equal shape and type on all."""
@@ -135,12 +137,26 @@ class Group:
             distributed.broadcast(whole, 0, group=self._telling)
         return decode(whole[8 : total + 4].numpy().tobytes(), head)
 
-    def _sum_small(self, x: torch.Tensor) -> torch.Tensor:
-        if x.nbytes > self._one_shot_bytes:
-            return _sum(x)
+    def _one_shot(self, most: int, dtype: torch.dtype) -> Sum:
+        from torch.distributed import _symmetric_memory as symmetric
+
         world = distributed.group.WORLD
         assert world is not None, "the group exists"
-        return torch.ops.symm_mem.one_shot_all_reduce_copy(self._buffers[x.dtype], x, "sum", world.group_name)
+        name = world.group_name
+        if (dtype, most) not in self._buffers:
+            buffer = symmetric.empty(most // dtype.itemsize, dtype=dtype, device=self.device)
+            symmetric.rendezvous(buffer, name)
+            self._buffers[dtype, most] = buffer
+        buffer = self._buffers[dtype, most]
+
+        def add(x: torch.Tensor) -> torch.Tensor:
+            if x.nbytes > most:
+                return _sum(x)
+            # The kernel sums all of the buffer that it is given, and refuses another shape than its result's.
+            return torch.ops.symm_mem.one_shot_all_reduce_copy(buffer[: x.numel()].view_as(x), x, "sum", name)
+
+        add(torch.zeros(8, dtype=dtype, device=self.device))  # no graph may be the first to launch it
+        return add
 
 
 def _sum(x: torch.Tensor) -> torch.Tensor:
@@ -151,37 +167,29 @@ def _sum(x: torch.Tensor) -> torch.Tensor:
 class Leader:
     """Rank 0's hold on the processes of the other ranks, which end with it, and it with them."""
 
-    def __init__(self, parallel: Parallel, device: torch.device) -> None:
-        if parallel.all_reduce == "one_shot" and device.type != "cuda":
-            raise ConfigError(
-                "sums over symmetric memory need GPUs",
-                seen=f"all_reduce=one_shot on {device.type}",
-                allowed="library",
-                fix="leave --all-reduce out on CPUs",
-            )
+    def __init__(self, ranks: int, device: torch.device) -> None:
+        self.ranks, self.engines = ranks, 0
         first = (device.index or 0) if device.type == "cuda" else 0
-        _require_devices(parallel.ranks, first, device)
+        _require_devices(ranks, first, device)
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         store = distributed.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
-        devices = [f"cuda:{first + rank}" if device.type == "cuda" else "cpu" for rank in range(parallel.ranks)]
+        devices = [f"cuda:{first + rank}" if device.type == "cuda" else "cpu" for rank in range(ranks)]
         self._ending = False
         self._children = [
             subprocess.Popen(
                 [
                     sys.executable, "-m", "genrecall.engine.following", str(store.port), str(rank),
-                    str(parallel.ranks), devices[rank], parallel.all_reduce, str(parallel.one_shot_bytes),
-                    str(torch.get_num_threads()), str(os.getpid()),
+                    str(ranks), devices[rank], str(torch.get_num_threads()), str(os.getpid()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-            for rank in range(1, parallel.ranks)
+            for rank in range(1, ranks)
         ]  # fmt: skip
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         atexit.register(self.end)
-        self.parallel, self.engines = parallel, 0
-        self.group = Group(Shard(rank=0, ranks=parallel.ranks), torch.device(devices[0]), store, parallel)
+        self.group = Group(Shard(rank=0, ranks=ranks), torch.device(devices[0]), store)
 
     @property
     def pids(self) -> list[int]:
@@ -233,6 +241,13 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
         ConfigError: fewer devices than ranks, or a group that was made for something else.
     """
     global _leader
+    if parallel.all_reduce == "one_shot" and device.type != "cuda":
+        raise ConfigError(
+            "sums over symmetric memory need GPUs",
+            seen=f"all_reduce=one_shot on {device.type}",
+            allowed="library",
+            fix="leave --all-reduce out on CPUs",
+        )
     if _leader is None:
         if distributed.is_initialized():
             raise ConfigError(
@@ -241,12 +256,12 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
                 allowed="an engine of one rank under torchrun; more ranks in a process of their own",
                 fix="leave --tp out here",
             )
-        _leader = Leader(parallel, device)
-    elif _leader.parallel != parallel or _leader.group.device.type != device.type:
+        _leader = Leader(parallel.ranks, device)
+    elif _leader.ranks != parallel.ranks or _leader.group.device.type != device.type:
         raise ConfigError(
             "all engines of a process share one group of ranks",
-            seen=f"{parallel} on {device}",
-            allowed=f"{_leader.parallel} on {_leader.group.device}",
+            seen=f"{parallel.ranks} ranks on {device}",
+            allowed=f"{_leader.ranks} from {_leader.group.device} on",
             fix="open the other engine in another process",
         )
     return _leader
@@ -254,12 +269,11 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
 
 def follow(arguments: Sequence[str]) -> Group:
     """Join as rank 1 or up, with the arguments that ``Leader`` gives; this process ends with rank 0."""
-    port, rank, ranks, device, all_reduce, one_shot_bytes, threads, parent = arguments
+    port, rank, ranks, device, threads, parent = arguments
     torch.set_num_threads(int(threads))
     threading.Thread(target=_watch_parent, args=(int(parent),), name="rank 0", daemon=True).start()
     store = distributed.TCPStore("127.0.0.1", int(port), None, is_master=False)
-    parallel = Parallel(ranks=int(ranks), all_reduce=all_reduce, one_shot_bytes=int(one_shot_bytes))
-    return Group(Shard(rank=int(rank), ranks=int(ranks)), torch.device(device), store, parallel)
+    return Group(Shard(rank=int(rank), ranks=int(ranks)), torch.device(device), store)
 
 
 def _watch_parent(parent: int) -> None:

@@ -145,6 +145,12 @@ class Runner:
         """Overwrite pages in host memory with zeros."""
         self.tier.wipe(slots)
 
+    def remains(self) -> list[int]:
+        """Bytes of prompts, other than zeros, in pages and slots of each rank: 0 once every user is purged."""
+        memory = self.decoder.memory
+        held = (*memory.keys, *memory.values, self.tier.held)
+        return [sum(int(one.view(torch.uint8).count_nonzero()) for one in held)]
+
     def close(self) -> None:
         """Nobody else holds anything of this engine."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,12 +59,14 @@ class Weights:
         level_heads: per level (C, E), the LM head's rows of that level's codes: float32, or the weights' own type where
             that loses nothing. Logits are float32 either way: rounded to bfloat16 (steps of 0.06 at 10) they would tie
             beams that the model can tell apart.
+        whole: of several ranks that also read by tokens, all layers but the last, whole; see ``sequence.ByTokens``.
     """
 
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     level_heads: tuple[torch.Tensor, ...]
+    whole: tuple[LayerWeights, ...] = ()
 
 
 def read_weights(
@@ -76,6 +78,7 @@ def read_weights(
     dtype: torch.dtype,
     arithmetic: Arithmetic,
     shard: Shard | None = None,
+    whole: bool = False,
 ) -> Weights:
     """Stack and convert one rank's part; every tensor of the source must be used.
 
@@ -85,6 +88,7 @@ def read_weights(
         sid_tokens: for each of L levels, int64 (C,).
         device, dtype, arithmetic: of the result.
         shard: which rank; None: the only one.
+        whole: the layers whole, too.
 
     Raises:
         ConfigError: tensors that the decoder does not know (adapters, other architectures), or missing ones.
@@ -113,19 +117,23 @@ def read_weights(
             return arithmetic.matrix(weight), None
         return arithmetic.matrix(weight), torch.cat([take(f"{name}.bias", rows) for name, rows in both])
 
-    def summed(name: str) -> tuple[Any, torch.Tensor | None]:
+    def summed(name: str, part: Shard) -> tuple[Any, torch.Tensor | None]:
         """A product whose columns are split and whose results are summed over ranks."""
-        weight = take(f"{name}.weight", ALL, own.even(size(f"{name}.weight")[1]))
+        weight = take(f"{name}.weight", ALL, part.even(size(f"{name}.weight")[1]))
         bias = optional(f"{name}.bias")
-        return arithmetic.matrix(weight), bias if own.rank == 0 else None
+        return arithmetic.matrix(weight), bias if part.rank == 0 else None
 
-    def layer(index: int) -> LayerWeights:
+    def layer(index: int, part: Shard, attending: Sequence[Shard]) -> LayerWeights:
+        """A part, with what those ranks attend with."""
         at = f"model.layers.{index}."
         q, k, v = (f"{at}self_attn.{name}_proj" for name in "qkv")
-        keys = own.keys(size(f"{k}.weight")[0], architecture.kv_heads)
-        qkv, qkv_bias = stacked((q, k, v), (own.even(size(f"{q}.weight")[0]), keys, keys))
+        spans = []
+        for one in attending:
+            keys = one.keys(size(f"{k}.weight")[0], architecture.kv_heads)
+            spans += [one.even(size(f"{q}.weight")[0]), keys, keys]
+        qkv, qkv_bias = stacked((q, k, v) * len(attending), spans)
         gate, up = (f"{at}mlp.{name}_proj" for name in ("gate", "up"))
-        gate_up, gate_up_bias = stacked((gate, up), [own.even(size(f"{gate}.weight")[0])] * 2)
+        gate_up, gate_up_bias = stacked((gate, up), [part.even(size(f"{gate}.weight")[0])] * 2)
         query_norm, key_norm = optional(f"{at}self_attn.q_norm.weight"), optional(f"{at}self_attn.k_norm.weight")
         head_norm = None
         if query_norm is not None and key_norm is not None:
@@ -133,8 +141,8 @@ def read_weights(
             head_norm = torch.cat(
                 [norm.expand(n, -1) for norm, n in zip((query_norm, key_norm), heads, strict=True)]
             ).contiguous()
-        out, out_bias = summed(f"{at}self_attn.o_proj")
-        down, down_bias = summed(f"{at}mlp.down_proj")
+        out, out_bias = summed(f"{at}self_attn.o_proj", part)
+        down, down_bias = summed(f"{at}mlp.down_proj", part)
         return LayerWeights(
             input_norm=take(f"{at}input_layernorm.weight"),
             qkv=qkv,
@@ -150,11 +158,13 @@ def read_weights(
         )
 
     embedding = take("model.embed_tokens.weight")
+    every = [replace(own, rank=rank) for rank in range(own.ranks)]
     weights = Weights(
         embedding=embedding,
-        layers=tuple(layer(index) for index in range(architecture.layers)),
+        layers=tuple(layer(index, own, [own]) for index in range(architecture.layers)),
         norm=take("model.norm.weight"),
         level_heads=_level_heads(source, sid_tokens, dtype, device),
+        whole=tuple(layer(index, Shard(), every) for index in range(architecture.layers - 1)) if whole else (),
     )
     unused.discard("lm_head.weight")
     if unused:

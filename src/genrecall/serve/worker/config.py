@@ -18,6 +18,7 @@ class WorkerConfig:
         batch_rows: beams of one batch.
         beam: W; the bundle's unless given.
         ranks: devices that each worker's model is spread over.
+        sequence_tokens: see ``Parallel``.
         start_s: a bundle that takes longer to open and warm is given up.
     """
 
@@ -27,6 +28,7 @@ class WorkerConfig:
     batch_rows: int | None = None
     beam: int | None = None
     ranks: int = 1
+    sequence_tokens: int = 0
     start_s: float = 600.0
 
     def __post_init__(self) -> None:

@@ -172,7 +172,9 @@ class Desk:
         return max(one - row_s * beam, 1e-6), row_s
 
 
-def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str, beam: str, ranks: str) -> None:
+def main(
+    directory: str, bundle: str, device: str, threads: str, batch_rows: str, beam: str, ranks: str, sequence_tokens: str
+) -> None:
     """The process; 0 stands for automatic."""
     import torch
 
@@ -188,7 +190,7 @@ def main(directory: str, bundle: str, device: str, threads: str, batch_rows: str
             bundle,
             device=device,
             beam=int(beam) or None,
-            parallel=Parallel(ranks=int(ranks)),
+            parallel=Parallel(ranks=int(ranks), sequence_tokens=int(sequence_tokens)),
             max_rows=rows,
             budgets=budgets,
             only=(FALLBACK,),

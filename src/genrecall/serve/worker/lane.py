@@ -97,7 +97,7 @@ class WorkerLane:
         settings = self.config
         arguments = (
             str(bundle), settings.device_of(replica), str(settings.threads or 0), str(settings.batch_rows or 0),
-            str(settings.beam or 0), str(settings.ranks),
+            str(settings.beam or 0), str(settings.ranks), str(settings.sequence_tokens),
         )  # fmt: skip
         self.process = Supervisor(
             f"worker {replica} of {bundle}",
