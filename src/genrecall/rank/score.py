@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,12 @@ class Scored:
     logits: np.ndarray
     probabilities: np.ndarray
     version: int
+
+    def split(self, lengths: Sequence[int]) -> list[Scored]:
+        """Of consecutive requests with so many candidates each."""
+        cuts = np.cumsum(lengths)[:-1]
+        parts = zip(np.split(self.logits, cuts), np.split(self.probabilities, cuts), strict=True)
+        return [Scored(logits=x, probabilities=p, version=self.version) for x, p in parts]
 
 
 class Ranker:

@@ -1,7 +1,7 @@
 """Two launches: all lookups read, then what they missed is written. See ``reference`` for formula and citation.
 
-No lookup sees a slot whose row is half written, since whoever reads has ended before anybody writes. Who may write a slot is decided
-by one compare-and-swap of when it was used last.
+No lookup sees a slot whose row is half written, since whoever reads has ended before anybody writes. Who may write a
+slot is decided by one compare-and-swap of when it was used last.
 """
 
 from __future__ import annotations
