@@ -139,6 +139,33 @@ def test_the_same_request_has_the_same_features_offline_and_online(
         told.clear()
 
 
+def test_who_comes_meanwhile_is_scored_together(ranked_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, batches, score = fresh(ranked_run), [], Ranker.score
+    monkeypatch.setattr(Ranker, "score", lambda ranker, asked: batches.append(len(asked)) or score(ranker, asked))
+    rng = np.random.default_rng(0)
+    asked = [
+        RankAsked(
+            query=Query(history=rng.integers(0, 20, 3).astype(np.int32)), user_id=f"u{n}",
+            items=rng.permutation(30)[: 5 + n].astype(np.int32), deltas=(), budget_s=60.0,
+        )
+        for n in range(40)
+    ]  # fmt: skip
+
+    async def together() -> list[RankListed]:
+        hasty = asyncio.create_task(lane.rank(replace(asked[0], budget_s=1e-6)))  # gives up, and nobody suffers from it
+        found = await asyncio.gather(*map(lane.rank, asked))
+        with pytest.raises(TimeoutError):
+            await hasty
+        return found
+
+    found = asyncio.run(together())
+    assert max(batches) > 1
+    assert len(batches) < len(asked)
+    for one, listed in zip(asked, found, strict=True):
+        alone = asyncio.run(lane.rank(one))
+        np.testing.assert_allclose(listed.logits, alone.logits, rtol=1e-4, atol=1e-5)
+
+
 def test_what_the_search_computed_is_not_computed_again(ranked_run: Path) -> None:
     lane = fresh(ranked_run)
     query, items = Query(history=np.array([1, 2, 3], np.int32)), np.arange(8, dtype=np.int32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ SUITES: dict[str, Callable[[EngineBench], Iterator[Case]]] = {
     "ranks": ranks.ranks,
     "replicas": replicas.replicas,
 }
+_SAME = ("shape", "input", "levels", "codes", "catalog_items", "seed", "forced")
+"""Settings that results in one file have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +128,30 @@ def measure(
     Raises:
         ConfigError: the file holds results of other settings or of another device.
     """
-    found = _resume(bench, out)
+    return run_cases((case for suite in bench.suites for case in SUITES[suite](bench)), bench, _SAME, out, told)
+
+
+def run_cases(
+    cases: Iterable[Case],
+    bench: Any,
+    same: Sequence[str],
+    out: Path | None,
+    told: Callable[[str, dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    """Run cases, each on the rig that it wants.
+
+    Args:
+        cases: in their order.
+        bench: settings, a dataclass with ``torch_device`` and ``seed``.
+        same: those of them that results in one file must have in common.
+        out, told: see ``measure``.
+
+    Raises:
+        ConfigError: as ``measure``.
+    """
+    found = _resume(bench, same, out)
     rig: Rig | None = None
-    for case in (case for suite in bench.suites for case in SUITES[suite](bench)):
+    for case in cases:
         if "error" not in found["cases"].get(case.name, {"error": "not measured yet"}):
             log(f"{case.name}: measured before")
             continue
@@ -181,14 +204,13 @@ def told_of(figures: dict[str, Any]) -> str:
     return ", ".join(told) or "measured"
 
 
-def _resume(bench: EngineBench, out: Path | None) -> dict[str, Any]:
+def _resume(bench: Any, same: Sequence[str], out: Path | None) -> dict[str, Any]:
     config = json.loads(json.dumps(asdict(bench), default=str))
     machine = hardware.describe()
     fresh = {"config": config, "hardware": machine, "device": str(bench.torch_device), "cases": {}}
     if out is None or not out.exists():
         return fresh
     found = json.loads(out.read_text(encoding="utf-8"))
-    same = ("shape", "input", "levels", "codes", "catalog_items", "seed", "forced")
     before = {name: found["config"][name] for name in same} | {"gpus": found["hardware"]["gpus"]}
     now = {name: config[name] for name in same} | {"gpus": machine["gpus"]}
     if before != now:

@@ -7,9 +7,11 @@ and drives the engine; a late arrival is counted from when it should have come.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +38,13 @@ class Latency:
     p95_ms: float
     p99_ms: float
     refused: int
+
+    @classmethod
+    def of(cls, rate: float, waits: Sequence[float], seconds: float, refused: int) -> Latency:
+        """From the answers' seconds, and how long it took until all were there."""
+        p50, p95, p99 = (1e3 * np.percentile(waits, [50, 95, 99])).tolist() if waits else (np.inf,) * 3
+        answered = len(waits) / seconds
+        return cls(rate=rate, answered=answered, p50_ms=p50, p95_ms=p95, p99_ms=p99, refused=refused)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +132,7 @@ def open_loop(engine: Engine, make: Callable[[int], Request], *, rate: float, se
             time.sleep(min(max(arrivals[given] - now, 0.0), 5e-5) if given < len(arrivals) else 0.0)
         else:
             engine.advance()
-    p50, p95, p99 = (1e3 * np.percentile(waits, [50, 95, 99])).tolist() if waits else (np.inf,) * 3
-    answered = len(waits) / (time.perf_counter() - start)
-    return Latency(rate=rate, answered=answered, p50_ms=p50, p95_ms=p95, p99_ms=p99, refused=refused)
+    return Latency.of(rate, waits, time.perf_counter() - start, refused)
 
 
 def alone_seconds(engine: Engine, make: Callable[[int], Request], *, requests: int, pause_s: float) -> float:
@@ -144,17 +151,61 @@ def alone_seconds(engine: Engine, make: Callable[[int], Request], *, requests: i
 
 
 def highest_rate(
-    engine: Engine, make: Callable[[int], Request], *, slo_ms: float, ceiling: float, seconds: float, probes: int
+    probe: Callable[[float, int], Latency], *, slo_ms: float, ceiling: float, probes: int
 ) -> tuple[Latency | None, Sequence[Latency]]:
-    """The highest rate below ``ceiling`` whose p99 keeps the objective, by bisection; and all probes."""
+    """The highest rate below ``ceiling`` whose p99 keeps the objective, by bisection; and all probes.
+
+    Args:
+        probe: measures at a rate; the second number is its seed.
+        slo_ms: the objective.
+        ceiling: requests per second that cannot be had.
+        probes: rates that are tried.
+    """
     low, high = 0.0, ceiling
     best, tried = None, []
-    for probe in range(probes):
-        rate = 0.8 * ceiling if probe == 0 else (low + high) / 2
-        found = open_loop(engine, make, rate=rate, seconds=seconds, seed=probe)
+    for number in range(probes):
+        rate = 0.8 * ceiling if number == 0 else (low + high) / 2
+        found = probe(rate, number)
         tried.append(found)
         if found.p99_ms <= slo_ms and not found.refused:
             low, best = rate, found
         else:
             high = rate
     return best, tried
+
+
+Ask = Callable[[int], Awaitable[None]]
+"""Asks for the request of this number and returns once it has its answer."""
+
+
+async def saturated_by(ask: Ask, *, outstanding: int, seconds: float) -> float:
+    """Answers a second while ``outstanding`` askers wait; the first third of the time does not count."""
+    done: list[float] = []
+    numbers, start = itertools.count(), time.perf_counter()
+
+    async def asker() -> None:
+        while time.perf_counter() - start < seconds or len(done) < 2:
+            await ask(next(numbers))
+            done.append(time.perf_counter())
+
+    await asyncio.gather(*(asker() for _ in range(outstanding)))
+    begin, end = start + seconds / 3, start + seconds
+    counted = sum(begin <= stamp <= end for stamp in done)
+    return counted / (end - begin) if counted > outstanding else len(done) / (done[-1] - start)
+
+
+async def arriving(ask: Ask, *, rate: float, seconds: float, seed: int = 0) -> Latency:
+    """As ``open_loop``, of whatever can be awaited."""
+    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, max(int(rate * seconds), 2)))
+    start = time.perf_counter()
+
+    async def one(number: int, arrival: float) -> float:
+        await ask(number)
+        return time.perf_counter() - start - arrival
+
+    asked = []
+    for number, arrival in enumerate(arrivals.tolist()):
+        await asyncio.sleep(max(arrival - (time.perf_counter() - start), 0.0))
+        asked.append(asyncio.create_task(one(number, arrival)))
+    waits = await asyncio.gather(*asked)
+    return Latency.of(rate, waits, time.perf_counter() - start, 0)

@@ -127,8 +127,9 @@ def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: flo
     for share in (None, 1 / 3, 1 / 4):
         rig.limit(batch, None if share is None else share * slo_ms / 1e3)
         one, tried = highest_rate(
-            rig.engine, make, slo_ms=slo_ms, ceiling=ceiling, seconds=bench.seconds, probes=bench.probes
-        )
+            lambda rate, seed: open_loop(rig.engine, make, rate=rate, seconds=bench.seconds, seed=seed),
+            slo_ms=slo_ms, ceiling=ceiling, probes=bench.probes,
+        )  # fmt: skip
         found["uncapped" if share is None else f"batches of {share * slo_ms:.0f} ms"] = [asdict(each) for each in tried]
         best = max((each for each in (best, one) if each is not None), key=lambda each: each.rate, default=None)
     rig.limit(batch)

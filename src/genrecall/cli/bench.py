@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from genrecall.cli.bench_engine import engine, plot, quality
+from genrecall.cli.bench_rank import rank
 from genrecall.cli.options import AsJson, Device
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -21,6 +22,7 @@ def _group() -> None:
 
 app.command()(engine)
 app.command()(quality)
+app.command()(rank)
 app.command()(plot)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrecall.cli.options import AsJson, Device
+from genrecall.cli.options import AsJson, Device, count_of
 
 
 def engine(
@@ -80,21 +80,21 @@ def engine(
     bench = EngineBench(
         suites=tuple((suite or ("ranks" if tp > 1 else "replicas" if replicas > 1 else "table")).split(",")),
         shape=shape,
-        beams=tuple(map(_count, beam.split(","))),
-        input=(_count(least), _count(most or least)),
-        levels=_count(levels),
-        codes=_count(codes if cross else layout),
-        catalog_items=_count(catalog_items),
-        large_items=_count(large_items),
+        beams=tuple(map(count_of, beam.split(","))),
+        input=(count_of(least), count_of(most or least)),
+        levels=count_of(levels),
+        codes=count_of(codes if cross else layout),
+        catalog_items=count_of(catalog_items),
+        large_items=count_of(large_items),
         long_prompt=long_prompt,
         precisions=tuple((precision or ("bf16" if pick_device(device).type == "cuda" else "fp32")).split(",")),
         rate=rate,
         slo_ms=slo_ms,
         probes=probes,
         versus_hf=versus == "hf",
-        batches=tuple(map(_count, batch.split(","))),
+        batches=tuple(map(count_of, batch.split(","))),
         seconds=seconds,
-        checked_beams=_count(checked_beams),
+        checked_beams=count_of(checked_beams),
         forced=forced,
         table=table,
         device=device,
@@ -182,21 +182,3 @@ def _print(found: dict[str, Any]) -> None:
         loop = figures.get("slo") or figures.get("open_loop")
         waits = f", p99 {loop['p99_ms']:.0f} ms at {loop['rate']:.1f} requests/s" if loop else ""
         print(f"{name:{width}s}  {figures.get('error') or told_of(figures)}{waits}")
-
-
-def _count(text: str) -> int:
-    """12, 100k or 10M.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    from genrecall.errors import ConfigError
-
-    text = text.strip()
-    digits, factor = (text[:-1], {"k": 1_000, "M": 1_000_000}[text[-1]]) if text[-1:] in ("k", "M") else (text, 1)
-    if not digits.isdigit():
-        raise ConfigError(
-            "this is not a size", seen=text, allowed="whole numbers such as 50, 100k or 10M; several with commas where "
-            "the option says so; a layout is written 4x256", fix="correct it",
-        )  # fmt: skip
-    return int(digits) * factor

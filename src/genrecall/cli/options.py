@@ -44,3 +44,21 @@ def split_config(rule: str, repeats: str, tie_seed: int) -> SplitConfig:
 
     chosen: Any = {"rule": rule, "repeats": repeats}  # checked by SplitConfig
     return SplitConfig(**chosen, tie_seed=None if tie_seed < 0 else tie_seed)
+
+
+def count_of(text: str) -> int:
+    """12, 100k or 10M.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    from genrecall.errors import ConfigError
+
+    text = text.strip()
+    digits, factor = (text[:-1], {"k": 1_000, "M": 1_000_000}[text[-1]]) if text[-1:] in ("k", "M") else (text, 1)
+    if not digits.isdigit():
+        raise ConfigError(
+            "this is not a size", seen=text, allowed="whole numbers such as 50, 100k or 10M; several with commas where "
+            "the option says so; a layout is written 4x256", fix="correct it",
+        )  # fmt: skip
+    return int(digits) * factor

@@ -52,11 +52,20 @@ class Ragged:
         """Lists of one value each."""
         return cls(offsets=np.arange(len(values) + 1, dtype=np.int64), values=values)
 
+    @classmethod
+    def chain(cls, parts: Sequence[Ragged]) -> Ragged:
+        """All lists, one part's after the other's."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Ragged(offsets=offsets_of(lengths), values=np.concatenate([part.values for part in parts]))
+
     def take(self, rows: np.ndarray) -> Ragged:
         """These lists, in this order."""
-        lengths = self.lengths[rows]
+        begins = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - begins  # of few lists, where there may be millions
+        if (lengths == 1).all():
+            return Ragged.single(self.values[begins])
         offsets = offsets_of(lengths)
-        where = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        where = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Ragged(offsets=offsets, values=self.values[where])
 
     def newest(self, n: int) -> Ragged:
@@ -89,6 +98,22 @@ class Asked:
 
     def __len__(self) -> int:
         return len(self.users)
+
+
+def joined(parts: Sequence[Asked]) -> Asked:
+    """One call's worth of requests that came one by one."""
+    if len(parts) == 1:
+        return parts[0]
+    states = [part.state for part in parts if part.state is not None]
+    assert len(states) in (0, len(parts)), "one schema wants a state of all requests or of none"
+    return Asked(
+        users=[user for part in parts for user in part.users],
+        profiles=[profile for part in parts for profile in part.profiles],
+        histories=Ragged.chain([part.histories for part in parts]),
+        candidates=Ragged.chain([part.candidates for part in parts]),
+        evidence=np.concatenate([part.evidence for part in parts]),
+        state=np.concatenate(states) if states else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,7 +26,7 @@ from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
 from genrecall.rank.lists import ListReader, Lists
 from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
-from genrecall.rank.model import NetworkConfig, RankNetwork, to_inputs
+from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_inputs
 from genrecall.rank.sampling import shaped, taken, thinned
 from genrecall.rank.score import Ranker
 from genrecall.telemetry import log, progress
@@ -149,6 +149,7 @@ class _Fit:
         self, data: Data, network: RankNetwork, tables: Tables, config: FitConfig, device: torch.device
     ) -> None:
         self.data, self.network, self.tables, self.config, self.device = data, network, tables, config, device
+        self._vectors = None if data.vectors is None else sent(data.vectors, device)
         self.dense = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         rows = [parameter for parameter in tables.parameters() if parameter.requires_grad]
         self.sparse = torch.optim.SparseAdam(rows, lr=config.table_rate) if rows else None
@@ -199,7 +200,7 @@ class _Fit:
             self.network.get_buffer("calibration").copy_(torch.from_numpy(platt(logits, labels)))
 
     def _step(self, lists: Lists) -> float:
-        inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
+        inputs = self._inputs(lists)
         logits = self.network(inputs, self.tables)
         labels = torch.from_numpy(lists.labels).to(self.device)
         loss = listwise(logits, labels, inputs.owner, len(lists))
@@ -213,14 +214,16 @@ class _Fit:
             optimizer.step()
         return float(loss.detach())
 
+    def _inputs(self, lists: Lists) -> Inputs:
+        return to_inputs(self.data.features.of(lists.asked), self.network.schema, self._vectors, self.device)
+
     def _held(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Logits, probabilities, labels (P,) and offsets of the held-out requests."""
         self.network.eval()
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
         for lists in self._held_lists():
-            inputs = to_inputs(self.data.features.of(lists.asked), self.network.schema, self.data.vectors, self.device)
             with torch.inference_mode():
-                logits = self.network(inputs, self.tables)
+                logits = self.network(self._inputs(lists), self.tables)
                 p = self.network.probability(logits)
             found.append((logits.cpu().numpy(), p.cpu().numpy(), lists.labels, lists.asked.candidates.lengths))
         if not found:

@@ -82,22 +82,22 @@ class Inputs:
     vectors: torch.Tensor | None
 
 
-def to_inputs(rows: Rows, schema: Schema, vectors: np.ndarray | None, device: torch.device) -> Inputs:
-    """Send a batch to the device; ``vectors`` float32 (I, D) of all items."""
+def to_inputs(rows: Rows, schema: Schema, vectors: torch.Tensor | None, device: torch.device) -> Inputs:
+    """Send a batch to the device; ``vectors`` float32 (I, D) of all items are there."""
     bags, past = {}, {}
     for feature in schema.features:
         bag = rows.bags[feature.name]
         if isinstance(feature, Behaviour):
             past[feature.name] = _padded(bag, device)
         else:
-            bags[feature.name] = (_sent(bag.values, device), _sent(bag.offsets[:-1], device))
+            bags[feature.name] = (sent(bag.values, device), sent(bag.offsets[:-1], device))
     return Inputs(
         bags=bags,
         past=past,
-        owner=_sent(rows.owner, device),
-        evidence=_sent(rows.evidence, device),
-        state=None if rows.state is None or not schema.state else _sent(rows.state, device),
-        vectors=None if vectors is None or not schema.vectors else _sent(vectors[rows.items], device),
+        owner=sent(rows.owner, device),
+        evidence=sent(rows.evidence, device),
+        state=None if rows.state is None or not schema.state else sent(rows.state, device),
+        vectors=None if vectors is None or not schema.vectors else vectors[sent(rows.items, device).long()],
     )
 
 
@@ -257,8 +257,9 @@ def _padded(bag: Ragged, device: torch.device) -> tuple[torch.Tensor, torch.Tens
     rows = np.zeros((len(bag), max(int(lengths.max(initial=0)), 1)), np.int64)
     there = np.arange(rows.shape[1]) < lengths[:, None]
     rows[there] = bag.values
-    return _sent(rows, device), _sent(there, device)
+    return sent(rows, device), sent(there, device)
 
 
-def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device."""
     return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from genrecall.hardware import pick_device
 from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
-from genrecall.rank.model import NetworkConfig, RankNetwork, to_inputs
+from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_inputs
 from genrecall.rank.schema import FORMAT, Schema
 
 RANKER, TABLES, VOCABULARIES = "ranker.json", "tables.safetensors", "vocabularies.safetensors"
@@ -33,6 +33,12 @@ class Scored:
     logits: np.ndarray
     probabilities: np.ndarray
     version: int
+
+    def split(self, lengths: Sequence[int]) -> list[Scored]:
+        """Of consecutive requests with so many candidates each."""
+        cuts = np.cumsum(lengths)[:-1]
+        parts = zip(np.split(self.logits, cuts), np.split(self.probabilities, cuts), strict=True)
+        return [Scored(logits=x, probabilities=p, version=self.version) for x, p in parts]
 
 
 class Ranker:
@@ -58,6 +64,7 @@ class Ranker:
     ) -> None:
         self.features, self.vocabularies, self.vectors = features, vocabularies, vectors
         self.network, self.tables, self.digest = network.eval(), tables, digest
+        self._near = None if vectors is None else sent(vectors, self.device)
 
     @property
     def schema(self) -> Schema:
@@ -82,12 +89,16 @@ class Ranker:
         """
         self._require(asked)
         rows = self.features.of(asked)
-        with torch.inference_mode():
-            inputs = to_inputs(rows, self.schema, self.vectors, self.device)
-            with self.tables.lock:
-                version, x = self.tables.version, self.network(inputs, self.tables)
-            p = self.network.probability(x)
-        return Scored(logits=x.cpu().numpy(), probabilities=p.cpu().numpy(), version=version)
+        with torch.inference_mode(), self.tables.streaming():
+            inputs = to_inputs(rows, self.schema, self._near, self.device)
+            with self.tables.reading() as version:
+                x = self.network(inputs, self.tables)
+            found = torch.stack([x, self.network.probability(x)]).cpu().numpy()
+        return Scored(logits=found[0], probabilities=found[1], version=version)
+
+    def inputs(self, asked: Asked) -> Inputs:
+        """What the network is told of requests."""
+        return to_inputs(self.features.of(asked), self.schema, self._near, self.device)
 
     def _require(self, asked: Asked) -> None:
         width = 0 if asked.state is None else asked.state.shape[1]
@@ -117,8 +128,15 @@ class Ranker:
         save_tensors(weights, directory / NETWORK)
 
     @classmethod
-    def load(cls, directory: Path, *, device: str = "auto", digest: str = "") -> Self:
-        """Read the files of an artifact or of a bundle's ``ranker/`` whose checksums were verified."""
+    def load(cls, directory: Path, *, device: str = "auto", digest: str = "", room: int | None = None) -> Self:
+        """Read the files of an artifact or of a bundle's ``ranker/`` whose checksums were verified.
+
+        Args:
+            directory: of the files.
+            device: where it will answer.
+            digest: of the artifact.
+            room: bytes on the device for tables, see ``Tables.serve_on``.
+        """
         told = json.loads((directory / RANKER).read_text(encoding="utf-8"))
         if told["format"] != FORMAT:
             raise ArtifactError(
@@ -134,7 +152,8 @@ class Ranker:
         network = RankNetwork(schema, config)
         network.load_state_dict(load_tensors(directory / NETWORK))
         features = Features(schema, columns, vocabularies)
-        return cls(features, vocabularies, vectors, network.to(on), Tables.load(directory / TABLES).to(on), digest)
+        tables = Tables.load(directory / TABLES).serve_on(on, room)
+        return cls(features, vocabularies, vectors, network.to(on), tables, digest)
 
 
 def network_config(told: Mapping[str, Any]) -> NetworkConfig:

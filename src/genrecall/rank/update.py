@@ -17,7 +17,6 @@ from genrecall.errors import ConfigError
 from genrecall.rank.delta import Delta
 from genrecall.rank.fit import listwise
 from genrecall.rank.lists import ListReader
-from genrecall.rank.model import to_inputs
 from genrecall.rank.sampling import shaped, thinned
 from genrecall.rank.score import Ranker
 from genrecall.telemetry import log
@@ -38,16 +37,16 @@ def update_tables(ranker: Ranker, lists: ListReader, config: UpdateConfig) -> De
     """Learn on from new lists; the ranker's own tables take the new rows, too.
 
     Raises:
-        ConfigError: its tables are stored as float16, or it has none.
+        ConfigError: its tables are stored as float16, it has none, or they have no room on the device.
     """
     tables, network = ranker.tables, ranker.network
     rows = [parameter for parameter in tables.parameters() if parameter.dtype == torch.float32]
-    if not rows:
+    if not rows or tables.hosted:
         raise ConfigError(
-            "this ranker has no tables that could learn",
-            seen=f"{len(tables.names)} tables, none of float32",
-            allowed="a ranker with sparse features, stored without --half",
-            fix="train one, or fit this one again from all lists",
+            "this ranker has tables that cannot learn",
+            seen=f"{len(tables.names)} tables, {len(rows)} of float32, {len(tables.hosted)} larger than the device",
+            allowed="a ranker with sparse features, stored without --half, on a device that has room for it",
+            fix="train one, let it learn on --device cpu, or fit it again from all lists",
         )
     before = {name: tables.of(name).detach().clone() for name in tables.names}
     for parameter in network.parameters():
@@ -60,7 +59,7 @@ def update_tables(ranker: Ranker, lists: ListReader, config: UpdateConfig) -> De
             if len(part) == 0:
                 continue
             told = shaped(part, lists, ranker.schema)
-            inputs = to_inputs(ranker.features.of(told.asked), ranker.schema, ranker.vectors, ranker.device)
+            inputs = ranker.inputs(told.asked)
             labels = torch.from_numpy(told.labels).to(ranker.device)
             loss = listwise(network(inputs, tables), labels, inputs.owner, len(told))
             optimizer.zero_grad()

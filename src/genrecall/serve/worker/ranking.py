@@ -6,7 +6,8 @@
   int64, items int32 (n,), fused float32 (n,), ``place NAME`` int32 (n,) | ranked: version; logits, probabilities |
 
 A state and scores that a search of the same query left behind are taken as they are, so that no prompt is read twice;
-candidates that no beam visited go through ``Engine.score``. Deltas that a request names and the tables lack are applied
+candidates that no beam visited go through ``Engine.score``. Requests that come while others are being scored are scored
+together after these. Deltas that a request names and the tables lack are applied
 before it is scored, so that a worker which was started again catches up by itself.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,14 @@ import torch
 
 from genrecall.engine.host.request import Scores
 from genrecall.engine.worker.frames import Frame
-from genrecall.rank.columns import Asked, Ragged
+from genrecall.rank.columns import Asked, Ragged, joined
 from genrecall.rank.delta import read_delta
 from genrecall.rank.recalled import Recalled
 from genrecall.rank.score import Ranker, Scored
 from genrecall.recall.channel import Query
 from genrecall.serve.worker.messages import query_of
 
-_REMEMBERED = 512
+_REMEMBERED, _MOST = 512, 32
 Read = Callable[[Query, np.ndarray, str | None], Awaitable[Scores]]
 
 
@@ -40,6 +41,14 @@ class _Known:
 
     state: np.ndarray
     scores: Mapping[int, float]
+
+
+@dataclass(kw_only=True, eq=False)
+class _Batch:
+    """Requests that will be scored together, and whoever does it."""
+
+    asked: list[Asked] = field(default_factory=list)
+    task: asyncio.Task[list[Scored]] | None = None
 
 
 class RankingDesk:
@@ -55,7 +64,8 @@ class RankingDesk:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         tables = ((name, ranker.tables.of(name)) for name in ranker.tables.names)
         self._shapes = {name: (len(table), table.shape[1]) for name, table in tables}
-        self._applying = asyncio.Lock()
+        self._applying, self._scoring = asyncio.Lock(), asyncio.Lock()
+        self._next: _Batch | None = None
 
     def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""
@@ -85,11 +95,27 @@ class RankingDesk:
                 evidence=found.evidence(schema.evidence, sid_scores),
                 state=state[None] if schema.state else None,
             )
-            scored: Scored = await asyncio.to_thread(self.ranker.score, asked)
+            scored = await self._score(asked)
         return Frame(
             head={"kind": "ranked", "version": scored.version},
             arrays={"logits": scored.logits, "probabilities": scored.probabilities},
         )
+
+    async def _score(self, asked: Asked) -> Scored:
+        batch = self._next
+        if batch is None or batch.task is None or len(batch.asked) == _MOST:
+            batch = self._next = _Batch()
+            batch.task = asyncio.create_task(self._run(batch))
+        batch.asked.append(asked)
+        place = len(batch.asked) - 1
+        return (await asyncio.shield(batch.task))[place]  # whoever gives up leaves the others theirs
+
+    async def _run(self, batch: _Batch) -> list[Scored]:
+        async with self._scoring:
+            if self._next is batch:
+                self._next = None
+            found = await asyncio.to_thread(self.ranker.score, joined(batch.asked))
+        return found.split([len(asked.candidates.values) for asked in batch.asked])
 
     async def _understood(self, query: Query, items: np.ndarray, user: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The state float32 (E,), and SID scores float32 (n,)."""
