@@ -28,6 +28,7 @@ from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
+from genrecall.serve.settle import settle
 from genrecall.serve.state.state import State
 from genrecall.telemetry import log
 
@@ -257,6 +258,7 @@ class Releases:
             seat = replace(seat, directory=directory)
         release = await Release.open(path, self._config, seat)
         release.set_delisted(self._delisted)
+        settle(at_once=self.active is not None)
         return release
 
     def _roles(self) -> dict[str, Release | None]:

@@ -255,7 +255,9 @@ class Service:
             request.channels or (draft.channels if draft else rules.channels), search=isinstance(request, Search)
         )
         reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
-        budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
+        # The loop's lag was spent before the request was seen, and will be again before its answer leaves.
+        spent_s = time.perf_counter() - begun + 2 * self.limiter.lag_s
+        budget_s = max(self._deadline_s(request) * (1 - reserve) - spent_s, 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
@@ -321,7 +323,9 @@ class Service:
         begun: float,
     ) -> dict[str, Order]:
         """The candidates of each way of answering: one, or the two of an interleaved answer."""
-        ways = {"": plan.channels} if plan.draft is None else plan.draft.ways
+        if plan.draft is None:
+            return {"": await self._order(request, release, plan, plan.channels, outcomes, begun)}
+        ways = plan.draft.ways
         found = await asyncio.gather(
             *(self._order(request, release, plan, channels, outcomes, begun) for channels in ways.values())
         )
