@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-ranks test-suites test-tf test-ray test-console fuzz lint docs chaos bench clean
+.PHONY: demo test unit test-ranks test-gateways test-suites test-tf test-ray test-console fuzz lint docs chaos bench clean
 
 demo: $(VENV)/.ready  ## the whole pipeline on the embedded data set
 	$(BIN)/genrecall quickstart
@@ -23,6 +23,9 @@ unit: $(VENV)/.ready  ## the quick tier alone
 
 test-ranks: $(VENV)/.ready  ## models spread over four processes, and behind the gateway
 	$(PYTEST) -m ranks
+
+test-gateways: $(VENV)/.ready  ## services of several gateway processes: swaps, kills, a drained stop
+	$(PYTEST) -m gateways
 
 test-suites: $(VENV)/.ready  ## the engine's benchmark, each suite of it on a tiny model
 	$(PYTEST) -m suites

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-TIERS = ("browser", "fuzz", "ranks", "ray", "suites", "tf")
+TIERS = ("browser", "fuzz", "gateways", "ranks", "ray", "suites", "tf")
 """Markers of tests that take too long, or too much, for everybody; each has a target in the Makefile."""
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import uvicorn
 
-from genrecall.serve.gateway import http_server, listen
 from genrecall.serve.http.keys import add
+from genrecall.serve.listeners import http_server, listen
 from tests.serve.world import serving
 
 # Not positive_data_acceptance: whether a column, a channel or a signature exists is no matter of the schema.

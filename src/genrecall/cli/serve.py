@@ -57,6 +57,9 @@ def command(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let others call without keys.")] = False,
+    gateways: Annotated[
+        int, typer.Option(min=1, help="Processes that answer requests, in front of the same workers and users.")
+    ] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="Services on a Ray cluster, users divided among them.")] = False,
     partitions: Annotated[int, typer.Option(min=1, help="How many of them; with --ray.")] = 2,
     tp: Annotated[int, typer.Option(min=1, help="GPUs that the model is spread over (tensor parallel).")] = 1,
@@ -69,6 +72,8 @@ def command(
 
     Example: genrecall serve runs/quickstart/bundle --port 8080
 
+    Example: genrecall serve runs/shop/bundle --gateways 4 --max-inflight 1024
+
     Example: genrecall serve runs/large/bundle --tp 2
 
     Example: genrecall serve runs/shop/bundle --ray --partitions 4 --host 0.0.0.0 --keys keys.txt
@@ -76,6 +81,7 @@ def command(
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
+    from genrecall.serve.listeners import event_loop
     from genrecall.serve.scenario import read_scenarios
     from genrecall.serve.worker.config import WorkerConfig
 
@@ -100,12 +106,13 @@ def command(
         worker=None if classic_only else worker,
         tls=pair(tls_cert, tls_key),
         insecure=insecure,
+        gateways=gateways,
     )
     if ray:
         _on_ray(bundle, config, partitions, sys.argv)
         return
     seed = _seeding(bundle, catalog)
-    with asyncio.Runner(loop_factory=_loop()) as runner:
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
         runner.run(gateway.serve(bundle, config, seed=seed, told=lambda running: _tell(running, config)))
 
 
@@ -241,15 +248,6 @@ def _of_replicas(arguments: list[str], bundle: Path) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's event loop, where that is installed; Python's own else."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop
-
-
 def _seeding(bundle: Path, given: Path | None) -> Callable[[UserState], int]:
     """Takes in the histories of the catalog given, or of the bundle's own run where that lies beside it."""
     from genrecall.artifacts import open_artifact
@@ -286,6 +284,7 @@ def _tell(running: Running, config: ServeConfig) -> None:
         ("deadline", f"{config.deadline_s * 1e3:.0f} ms", "--deadline-ms, or deadline_ms of a request"),
         ("requests at a time", f"{config.max_inflight}", "--max-inflight"),
         ("rate of a key", "unlimited" if config.rate_per_s is None else f"{config.rate_per_s:g}/s", "--rate"),
+        ("gateways", f"{config.gateways}", "--gateways; requests at a time are divided among them"),
         ("body", f"{config.max_body_bytes >> 10} KiB", ""),
         ("keys", "none: this machine only" if config.keys is None else str(config.keys), "--keys"),
     ]

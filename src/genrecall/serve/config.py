@@ -11,6 +11,7 @@ from pathlib import Path
 from genrecall.errors import ConfigError
 from genrecall.experiment.assignment import Layer
 from genrecall.serve.scenario import Scenario
+from genrecall.serve.shared import Seat
 from genrecall.serve.worker.config import WorkerConfig
 
 
@@ -38,6 +39,8 @@ class ServeConfig:
         explained: answers that ``/v1/explain`` remembers.
         tls: certificate chain and key as PEM files; None speaks plain HTTP.
         insecure: allow an address that others reach without keys.
+        gateways: processes that answer; one does all by itself.
+        seat: of this one of several; set by the keeper, and then ``max_inflight`` is this one's part.
     """
 
     state: Path
@@ -59,6 +62,8 @@ class ServeConfig:
     explained: int = 2000
     tls: tuple[Path, Path] | None = None
     insecure: bool = False
+    gateways: int = 1
+    seat: Seat | None = None
 
     def __post_init__(self) -> None:
         if self.keys is None and not self.is_loopback and not self.insecure:
@@ -71,7 +76,7 @@ class ServeConfig:
             )
         for name, value, least in (
             ("deadline_s", self.deadline_s, 0.001), ("max_inflight", self.max_inflight, 1),
-            ("max_body_bytes", self.max_body_bytes, 1024), ("drain_s", self.drain_s, 0),
+            ("gateways", self.gateways, 1), ("max_body_bytes", self.max_body_bytes, 1024), ("drain_s", self.drain_s, 0),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{name} is too small", seen=value, allowed=f"{least} or more", fix=f"raise {name}")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from genrecall.errors import ConfigError, DependencyError
+from genrecall.errors import ConfigError
 from genrecall.serve import admin_client
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.http.app import admin_app, data_app
-from genrecall.serve.http.gate import Gate
-from genrecall.serve.http.tls import Certificate
+from genrecall.serve.gateways.keeper import Keeper
+from genrecall.serve.http.app import admin_app
+from genrecall.serve.listeners import Listeners, drain, http_server, listen
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
@@ -28,12 +25,8 @@ from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.state import State, open_state
 from genrecall.serve.tracing import Tracing
 from genrecall.serve.worker import child
-from genrecall.telemetry import log
 
-if TYPE_CHECKING:
-    import uvicorn
-
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 _LOCK = "lock"
 
 
@@ -59,75 +52,69 @@ async def serve(
 
     Args:
         bundle: directory.
-        config: settings.
+        config: settings; of several gateways this process is the keeper, who starts them and answers nobody itself.
         seed: takes in histories first, and says of how many users.
         told: called when everything answers.
     """
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     claimed = claim(config.state)
     child.prepare()
+    keeper = None if config.gateways == 1 else Keeper(config)
+    config = config if keeper is None else keeper.config
     state = await asyncio.to_thread(open_state, config)
     seeded = await asyncio.to_thread(seed, state)
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
-    service.tracing = Tracing.from_environment()
-    listener, admin_path = listen(config), config.state / admin_client.SOCKET
+    listener, admin_path = listen(config, shared=keeper is not None), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    gate = data_app(service)
-    certificate = None if config.tls is None else Certificate(*config.tls)
-    servers = [(http_server(gate, certificate), listener), (http_server(admin_app(service)), _admin(admin_path))]
-    watching = [asyncio.create_task(service.limiter.watch())]
-    if certificate is not None:
-        watching.append(asyncio.create_task(certificate.watch()))
-    tasks = [asyncio.create_task(server.serve(sockets=[connection])) for server, connection in servers]
-    grpc = None
+    listeners = None
+    admin = http_server(admin_app(service))
+    tasks = [asyncio.create_task(admin.serve(sockets=[_admin(admin_path)]))]
     try:
-        if config.grpc_port is not None:
-            from genrecall.serve.grpc import server as grpc_server
-
-            grpc = await grpc_server.start(service, gate, config, config.grpc_port)
-        starting = asyncio.create_task(releases.start(bundle))
+        if keeper is None:
+            service.tracing = Tracing.from_environment()
+            listeners = await Listeners.open(service, config, listener)
+            starting = asyncio.create_task(_started(releases, bundle))
+            tasks += listeners.tasks
+        else:
+            starting = asyncio.create_task(keeper.start(service, bundle, listener.getsockname()[1]))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((starting, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            scheme = "http" if certificate is None else "https"
+            front = listeners or keeper
+            assert front is not None
             told(
                 Running(
-                    url=f"{scheme}://{shown}:{port}",
-                    grpc_port=None if grpc is None else grpc.port,
-                    admin=admin_path,
-                    service=service,
+                    url=_url(config, listener), grpc_port=front.grpc_port, admin=admin_path, service=service,
                     seeded_users=seeded,
                 )
-            )
+            )  # fmt: skip
             await asyncio.wait((stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         else:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-        await drain(gate, config.drain_s)
+        if listeners is not None:
+            await drain(listeners.gate, config.drain_s)
     finally:
-        if grpc is not None:
-            await grpc.close(grace_s=1.0)
-        for server, _ in servers:
-            server.should_exit = True
+        if keeper is not None:
+            await keeper.close()
+        if listeners is not None:
+            await listeners.close()
+        admin.should_exit = True
         await asyncio.gather(*tasks)
-        for watcher in watching:
-            watcher.cancel()
-        await service.ingest.close()
-        service.arms.close()
-        if service.tracing is not None:
-            await asyncio.to_thread(service.tracing.close)
-        await releases.close()
-        state.close()
+        await service.close()
+        listener.close()
         admin_path.unlink(missing_ok=True)
         os.close(claimed)
+
+
+async def _started(releases: Releases, bundle: Path) -> None:
+    await releases.start(bundle)
 
 
 def claim(state: Path) -> int:
@@ -151,63 +138,10 @@ def claim(state: Path) -> int:
     return descriptor
 
 
-async def drain(gate: Gate, drain_s: float) -> None:
-    """Refuse what is new, finish what is on its way."""
-    gate.draining = True
-    until = time.monotonic() + drain_s
-    if gate.inflight:
-        log(f"draining: {gate.inflight} requests are on their way")
-    while gate.inflight and time.monotonic() < until:
-        await asyncio.sleep(0.02)
-    if gate.inflight:
-        log(f"{gate.inflight} requests were not finished within {drain_s:g} s")
-
-
-def http_server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Server:
-    """A server of one application, that leaves signals to the process."""
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise DependencyError("uvicorn", extra="serve", purpose="the service") from error
-
-    class Quiet(uvicorn.Server):
-        """Signals are the gateway's to handle: two servers share the process."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    settings = uvicorn.Config(
-        app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        timeout_keep_alive=30, timeout_graceful_shutdown=5,
-    )  # fmt: skip
-    settings.load()
-    if certificate is not None:
-        settings.ssl = certificate.context
-    return Quiet(settings)
-
-
-def listen(config: ServeConfig) -> socket.socket:
-    """The data listener.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Inherited by connections. Head and body are two writes: without it the second waits 40 ms for the first's ACK.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            "the service cannot listen there",
-            seen=f"{config.host}:{config.port}: {error.strerror or error}",
-            allowed="a free port of an address of this machine",
-            fix="choose another --port (0 takes a free one), or stop what listens there",
-        ) from error
-    return listener
+def _url(config: ServeConfig, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'http' if config.tls is None else 'https'}://{shown}:{port}"
 
 
 def _admin(path: Path) -> socket.socket:

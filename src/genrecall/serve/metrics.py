@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from genrecall.errors import DependencyError
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter
+    from prometheus_client import CollectorRegistry, Counter, Metric
     from prometheus_client.samples import Sample
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -53,6 +57,7 @@ class Metrics:
         self.rows_limit = gauge("beam_rows_limit", "Beams that one batch takes.")
         self.progress = gauge("engine_last_progress_seconds", "Since the computing thread was last heard of.")
         self.restarts = gauge("engine_restarts", "Worker processes started after the first.")
+        self.gateways = gauge("gateway_restarts", "Processes started after the first.", "started")
         self.bundle = gauge("bundle_info", "1 for each bundle in service.", "digest", "role")
 
     def totals(self) -> dict[str, dict[str, float]]:
@@ -63,6 +68,44 @@ class Metrics:
     def render(self) -> bytes:
         """Text format."""
         return self._render(self.registry)
+
+    def told(self) -> bytes:
+        """All samples, for ``render_all`` of another process."""
+        return msgspec.msgpack.encode(
+            [
+                (family.name, family.documentation, family.type, [sample[:3] for sample in family.samples])
+                for family in self.registry.collect()
+            ]
+        )
+
+    def render_all(self, parts: Mapping[str, bytes]) -> bytes:
+        """Text format of several processes' metrics, told apart by ``gateway``.
+
+        Sums would shrink when a gateway is restarted, and a rate over them would take that for a new beginning.
+        """
+        from prometheus_client.core import Metric
+
+        families: dict[str, Metric] = {}
+        for gateway, part in parts.items():
+            for name, what, kind, samples in _families(part):
+                family = families.setdefault(name, Metric(name, what, kind))
+                for sample, labels, value in samples:
+                    family.add_sample(sample, {**labels, "gateway": gateway}, value)
+        return self._render(_Collected(list(families.values())))
+
+
+_Samples = list[tuple[str, dict[str, str], float]]
+_families = msgspec.msgpack.Decoder(list[tuple[str, str, str, _Samples]]).decode
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """A registry that only renders."""
+
+    families: list[Metric]
+
+    def collect(self) -> list[Metric]:
+        return self.families
 
 
 def _counts(counter: Counter) -> list[Sample]:

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from genrecall.serve.lanes import Listed
 from genrecall.serve.schema import Answer, Recommend, Search
 
 _WINDOW_S = 60
-_SAMPLES, _SLOW, _SLOW_A_SECOND = 4096, 20, 3
+_SAMPLES, _TOLD, _SLOW, _SLOW_A_SECOND = 4096, 1024, 20, 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,8 +75,8 @@ class _Second:
     answers: int = 0
     degraded: int = 0
     narrowed: int = 0
-    reasons: collections.Counter[str] = field(default_factory=collections.Counter)
-    outcomes: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], int] = field(default_factory=dict)
     tiers: dict[str, list[int]] = field(default_factory=dict)
     bundles: dict[str, list[int]] = field(default_factory=dict)
     slowest: list[_Sample] = field(default_factory=list)
@@ -99,8 +100,8 @@ class Traffic:
         second.answers += 1
         second.degraded += coverage.degraded
         second.narrowed += 0 < coverage.beam < coverage.beam_asked
-        second.reasons.update(coverage.reasons)
-        second.outcomes.update((name, lane.outcome) for name, lane in coverage.channels.items())
+        _count(second.reasons, dict.fromkeys(coverage.reasons, 1))
+        _count(second.outcomes, {(name, lane.outcome): 1 for name, lane in coverage.channels.items()})
         _add(second.tiers, tier, (1, filled, k))
         self._bundles[answer.versions.release] = answer.versions.bundle
         _add(second.bundles, answer.versions.bundle, (1, int(coverage.degraded), filled, k))
@@ -110,6 +111,21 @@ class Traffic:
         )  # fmt: skip
         self._samples.append(sample)
         second.slowest = sorted([*second.slowest, sample], key=_total, reverse=True)[:_SLOW_A_SECOND]
+
+    def told(self) -> bytes:
+        """The last minute, for ``joined`` of another process; the machine's processes share a clock."""
+        return _encode(_Told(self.requests, list(self._samples)[-_TOLD:], list(self._seconds), self._bundles))
+
+    def joined(self, parts: Iterable[bytes]) -> Traffic:
+        """This process's minute and those that others told, as one."""
+        found, seconds = Traffic(), list[_Second]()
+        for told in (_decode(self.told()), *(_decode(part) for part in parts)):
+            found.requests += told.requests
+            found._samples.extend(told.samples)
+            found._bundles |= told.bundles
+            seconds += told.seconds
+        found._seconds.extend(_by_number(seconds))
+        return found
 
     def by_release(self) -> dict[str, dict[str, float]]:
         """Of the last minute, by bundle digest: answers, p50, p95 and p99 (ms), degraded share, fill ratio."""
@@ -169,6 +185,36 @@ class Traffic:
         }
 
 
+class _Told(msgspec.Struct, array_like=True):
+    """A process's minute."""
+
+    requests: int
+    samples: list[_Sample]
+    seconds: list[_Second]
+    bundles: dict[str, str]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Told).decode
+
+
+def _by_number(seconds: Iterable[_Second]) -> list[_Second]:
+    """One for each second, of all processes; ordered."""
+    found: dict[int, _Second] = {}
+    for second in seconds:
+        whole = found.setdefault(second.number, _Second(number=second.number))
+        whole.answers += second.answers
+        whole.degraded += second.degraded
+        whole.narrowed += second.narrowed
+        _count(whole.reasons, second.reasons)
+        _count(whole.outcomes, second.outcomes)
+        for sums, more in ((whole.tiers, second.tiers), (whole.bundles, second.bundles)):
+            for name, values in more.items():
+                _add(sums, name, tuple(values))
+        whole.slowest = sorted([*whole.slowest, *second.slowest], key=_total, reverse=True)[:_SLOW_A_SECOND]
+    return [found[number] for number in sorted(found)]
+
+
 def _total(sample: _Sample) -> float:
     return sample.stages.get("total", 0.0)
 
@@ -186,7 +232,12 @@ def _summed(parts: Iterable[Mapping[str, list[int]]]) -> dict[str, list[int]]:
     return sums
 
 
-def _counted(parts: Iterable[collections.Counter[Any]]) -> collections.Counter[Any]:
+def _count(counts: dict[Any, int], more: Mapping[Any, int]) -> None:
+    for key, count in more.items():
+        counts[key] = counts.get(key, 0) + count
+
+
+def _counted(parts: Iterable[Mapping[Any, int]]) -> collections.Counter[Any]:
     total: collections.Counter[Any] = collections.Counter()
     for part in parts:
         total.update(part)

@@ -26,6 +26,7 @@ from genrecall.serve.plugins import plugins
 from genrecall.serve.problems import Problem
 from genrecall.serve.scenario import FALLBACKS, Scenario
 from genrecall.serve.schema import Filter
+from genrecall.serve.shared import Seat, Tally
 from genrecall.serve.worker.remote import ClassicProcess
 from genrecall.serve.worker.replicas import Replicas
 from genrecall.telemetry import log
@@ -48,9 +49,10 @@ class Release:
         worker: the generative lane; None where only classic channels are served.
         classic: the process behind the classic lanes; None where they answer in this one.
         fusion: for requests that do not choose channels.
-        inflight: requests that are being answered from it.
+        inflight: requests that are being answered from it, by all gateways.
         ranks: who orders what was fused; None where the bundle has no ranker, or no worker runs it.
         deltas: of the ranker's tables, oldest first.
+        seat: of one of several gateways, and where this release's processes are found.
     """
 
     contents: Contents
@@ -58,20 +60,21 @@ class Release:
     worker: Replicas | None
     weights: Mapping[str, float]
     classic: ClassicProcess | None = None
-    inflight: int = 0
+    inflight: Tally = field(default_factory=Tally)
     ranks: RankLane | None = None
     deltas: Sequence[str] = ()
+    seat: Seat | None = None
     _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
     @classmethod
-    async def open(cls, path: Path, config: ServeConfig) -> Release:
-        """Check a bundle, start its worker and warm everything; nothing of it answers yet."""
+    async def open(cls, path: Path, config: ServeConfig, seat: Seat | None = None) -> Release:
+        """Check a bundle, start its worker (or connect to the keeper's) and warm everything; nothing answers yet."""
         contents = await asyncio.to_thread(Contents.open, path, _HERE)
         path = contents.path.resolve()
-        classic = ClassicProcess(path)
-        worker = None if config.worker is None else Replicas(path, config.worker)
+        classic = ClassicProcess(path, seat)
+        worker = None if config.worker is None else Replicas(path, config.worker, seat)
         starting = [classic.start()] if worker is None else [classic.start(), worker.start()]
         failed = [found for found in await asyncio.gather(*starting, return_exceptions=True) if found is not None]
         if failed:
@@ -80,7 +83,10 @@ class Release:
         lanes: dict[str, Lane] = {**classic.lanes()}
         if worker is not None:
             lanes = {"generative": worker, **lanes}
-        release = cls(contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic)
+        release = cls(
+            contents=contents, lanes=lanes, worker=worker, weights=config.weights, classic=classic, seat=seat,
+            inflight=Tally(None if seat is None else seat.directory / "inflight", seat),
+        )  # fmt: skip
         try:
             release.require(config.scenarios)
         except ConfigError:

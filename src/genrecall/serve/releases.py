@@ -12,17 +12,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import hashlib
+import itertools
+import tempfile
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genrecall.errors import GenrecallError
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.deltas import DeltaStore, added
+from genrecall.serve.gateways.layout import Layout, Placed
 from genrecall.serve.lanes import LaneFailedError
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
+from genrecall.serve.settle import settle
 from genrecall.serve.state.state import State
 from genrecall.telemetry import log
 
@@ -37,6 +43,9 @@ class Releases:
         config: settings of every release.
         state: holds the delisted items.
         metrics: where changes are counted.
+
+    Attributes:
+        changed: awaited after each change, before what it replaced is retired; several gateways follow it there.
     """
 
     def __init__(self, config: ServeConfig, state: State, metrics: Metrics) -> None:
@@ -49,6 +58,9 @@ class Releases:
         self._retiring: set[asyncio.Task[None]] = set()
         self._delisted = state.delisted()
         self._trail: collections.deque[dict[str, Any]] = collections.deque(maxlen=_TRAIL)
+        self._numbers = itertools.count()
+        self._followed = -1
+        self.changed: Callable[[], Awaitable[None]] = _nobody
 
     def pick(self, key: str) -> tuple[Release, str]:
         """The release that answers this user, and its role.
@@ -68,7 +80,7 @@ class Releases:
         Raises:
             Problem: there is none.
         """
-        found = {"active": self.active, "candidate": self.candidate, "previous": self.previous}[role]
+        found = self._roles()[role]
         if found is not None:
             return found
         if role == "active":
@@ -93,10 +105,10 @@ class Releases:
             GenrecallError: it cannot be read.
             LaneFailedError: its worker does not start.
         """
-        release = await Release.open(path, self._config)
-        release.set_delisted(self._delisted)
+        release = await self._open(path)
         self.active = release
         self._told("activated")
+        await self.changed()
         return release
 
     async def stage(self, path: Path) -> str:
@@ -104,15 +116,16 @@ class Releases:
         async with self._changing:
             begun = time.monotonic()
             try:
-                release = await Release.open(path, self._config)
+                release = await self._open(path)
             except (GenrecallError, LaneFailedError) as error:
                 self._metrics.reload.labels("refused").inc()
                 log(f"bundle refused: {error}")
                 raise Problem("conflict", "the bundle cannot be served; the service's log says why") from error
-            release.set_delisted(self._delisted)
-            self._retire(self.candidate)
+            before = self.candidate
             self.candidate, self.percent = release, 0.0
             self._told("staged")
+            await self.changed()
+            self._retire(before)
             log(f"staged {release.digest} in {time.monotonic() - begun:.1f} s")
             return release.digest
 
@@ -125,6 +138,7 @@ class Releases:
                 raise Problem("invalid", "percent must be 0 to 100")
             self.percent = percent
             self._told("canaried")
+            await self.changed()
             return self.candidate.digest
 
     async def activate(self) -> str:
@@ -132,32 +146,37 @@ class Releases:
         async with self._changing:
             if self.candidate is None:
                 raise Problem("conflict", "no bundle is staged")
-            self._retire(self.previous)
+            before = self.previous
             self.previous, self.active, self.candidate, self.percent = self.active, self.candidate, None, 0.0
             self._told("activated")
+            await self.changed()
+            self._retire(before)
             return self.active.digest
 
     async def rollback(self) -> str:
         """Back to what answered before: the staged candidate goes, or the previous bundle becomes active again."""
         async with self._changing:
             if self.candidate is not None and self.active is not None:
-                self._retire(self.candidate)
+                before: Release | None = self.candidate
                 self.candidate, self.percent = None, 0.0
             elif self.previous is not None:
-                self._retire(self.active)
+                before = self.active
                 self.active, self.previous = self.previous, None
             else:
                 raise Problem("conflict", "there is nothing to roll back to")
             assert self.active is not None
             self._told("rolled_back")
+            await self.changed()
+            self._retire(before)
             return self.active.digest
 
-    def delist(self, item_ids: list[str], *, delisted: bool) -> int:
+    async def delist(self, item_ids: list[str], *, delisted: bool) -> int:
         """Take items out of all answers from now on, or back in; how many are out. On disk when it returns."""
         self._state.delist(item_ids, delisted=delisted)
         self._delisted = self._delisted | set(item_ids) if delisted else self._delisted - set(item_ids)
         for release in self._all():
             release.set_delisted(self._delisted)
+        await self.changed()
         return len(self._delisted)
 
     async def apply_delta(self, path: Path) -> int:
@@ -172,14 +191,52 @@ class Releases:
             if active is None:
                 raise Problem("not_ready", "no bundle is active yet", retry_after_s=2)
             active.deltas = await asyncio.to_thread(added, DeltaStore(self._config.state), active.contents.ranker, path)
+            await self.changed()
             return len(active.deltas)
+
+    def layout(self) -> Layout:
+        """What is in service, for other gateways to follow; every call has a higher number."""
+        placed = [
+            Placed(role=role, path=str(release.contents.path), directory=str(release.seat.directory))
+            for role, release in self._roles().items()
+            if release is not None and release.seat is not None
+        ]
+        return Layout(number=next(self._numbers), placed=placed, percent=self.percent, trail=list(self._trail))
+
+    async def follow(self, layout: Layout) -> None:
+        """Serve what the keeper's layout says, and nothing else; an older layout than the last changes nothing.
+
+        Raises:
+            GenrecallError, LaneFailedError: a bundle cannot be opened here.
+        """
+        async with self._changing:
+            if layout.number < self._followed:
+                return
+            before = {release.seat.directory: release for release in self._all() if release.seat is not None}
+            found: dict[str, Release] = {}
+            for placed in layout.placed:
+                directory = Path(placed.directory)
+                known = directory in before
+                found[placed.role] = before.pop(directory) if known else await self._open(Path(placed.path), directory)
+            self._delisted = await asyncio.to_thread(self._state.delisted)
+            for release in found.values():
+                release.set_delisted(self._delisted)
+                if release.contents.ranker is not None:
+                    release.deltas = DeltaStore(self._config.state).of(release.contents.ranker)
+            self.active, self.candidate = found.get("active"), found.get("candidate")
+            self.previous, self.percent, self._followed = found.get("previous"), layout.percent, layout.number
+            self._trail = collections.deque(layout.trail, maxlen=_TRAIL)
+            self._shown()
+            for release in before.values():
+                self._retire(release)
 
     def status(self) -> dict[str, Any]:
         """What is in which role."""
-        return {
-            role: None if release is None else _facts(release)
-            for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous))
-        } | {"canary_percent": self.percent, "delisted": len(self._delisted), "trail": list(self._trail)[::-1]}
+        return {role: None if release is None else _facts(release) for role, release in self._roles().items()} | {
+            "canary_percent": self.percent,
+            "delisted": len(self._delisted),
+            "trail": list(self._trail)[::-1],
+        }
 
     async def purge(self, user_id: str) -> None:
         """Forget what the engines of all releases keep of a user."""
@@ -192,8 +249,23 @@ class Releases:
             task.cancel()
         await asyncio.gather(*(release.close() for release in self._all()), *self._retiring, return_exceptions=True)
 
+    async def _open(self, path: Path, directory: Path | None = None) -> Release:
+        """A release, warm; the keeper makes a directory for what is shared of it, the others are told which."""
+        seat = self._config.seat
+        if seat is not None:
+            if directory is None:
+                directory = Path(tempfile.mkdtemp(prefix="release-", dir=seat.directory))
+            seat = replace(seat, directory=directory)
+        release = await Release.open(path, self._config, seat)
+        release.set_delisted(self._delisted)
+        settle(at_once=self.active is not None)
+        return release
+
+    def _roles(self) -> dict[str, Release | None]:
+        return {"active": self.active, "candidate": self.candidate, "previous": self.previous}
+
     def _all(self) -> list[Release]:
-        return [release for release in (self.active, self.candidate, self.previous) if release is not None]
+        return [release for release in self._roles().values() if release is not None]
 
     def _retire(self, release: Release | None) -> None:
         if release is not None:
@@ -206,17 +278,24 @@ class Releases:
         about = self.candidate if outcome in ("staged", "canaried") else self.active
         digest = "" if about is None else about.digest
         self._trail.append({"time": time.time(), "what": outcome, "digest": digest, "percent": self.percent})
+        self._shown()
+
+    def _shown(self) -> None:
         self._metrics.bundle.clear()
-        for role, release in (("active", self.active), ("candidate", self.candidate), ("previous", self.previous)):
+        for role, release in self._roles().items():
             if release is not None:
                 self._metrics.bundle.labels(release.digest, role).set(1)
+
+
+async def _nobody() -> None:
+    """Nobody follows."""
 
 
 async def _end(release: Release) -> None:
     """Close a release when nobody is answered from it any more, or after a minute."""
     until = time.monotonic() + _RETIRE_S
     try:
-        while release.inflight and time.monotonic() < until:
+        while release.inflight.total and time.monotonic() < until:
             await asyncio.sleep(0.05)
     finally:
         await release.close()

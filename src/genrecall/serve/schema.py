@@ -19,7 +19,7 @@ Kind = Literal["click", "cart", "order", "exposure", "query"]
 Role = Literal["active", "candidate", "previous"]
 
 
-class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Filter(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
     """Only items whose ``column`` has one of these values, or lies between these bounds.
 
     Filters act inside the search: as many eligible items come back as there are, up to k.
@@ -31,14 +31,14 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_most: float | None = None
 
 
-class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Spread(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
     """At most ``most`` items whose SIDs share their first ``levels`` codes."""
 
     levels: Annotated[int, Meta(ge=1, le=8)] = 1
     most: Annotated[int, Meta(ge=1, le=MAX_K)] = 3
 
 
-class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Recommend(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
     """Which items next, for a user whose history is stored or for a history given here.
 
     ``release`` asks the bundle in that role, whoever the user is: for looking at one before it is activated. Answers to
@@ -61,7 +61,7 @@ class Recommend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explain: bool = False
 
 
-class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Search(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
     """Which items a search text asks for; the user's history, if any, stands before it."""
 
     query: Text
@@ -91,7 +91,7 @@ class Rank(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deadline_ms: Annotated[int, Meta(ge=1, le=60_000)] | None = None
 
 
-class RankedItem(msgspec.Struct, frozen=True):
+class RankedItem(msgspec.Struct, gc=False, frozen=True):
     """One item; ``probability`` is calibrated: that it is taken, among the candidates that recall would give."""
 
     item_id: str
@@ -110,7 +110,7 @@ class Ranked(msgspec.Struct, frozen=True):
     timing_ms: dict[str, float]
 
 
-class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Event(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One behaviour. An event with a known ``event_id`` is not counted again."""
 
     user_id: Id
@@ -136,14 +136,14 @@ class EventsStored(msgspec.Struct, frozen=True):
     sequence: int
 
 
-class Placed(msgspec.Struct, frozen=True):
+class Placed(msgspec.Struct, gc=False, frozen=True):
     """Where a channel put an item."""
 
     rank: int
     score: float
 
 
-class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+class Item(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """One answered item.
 
     ``score`` orders the list: the ranker's where one ranked (``versions.ranker``), else the fusion's;
@@ -160,7 +160,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     fallback: bool = False
 
 
-class ChannelCoverage(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChannelCoverage(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """What became of one channel: its list came (``ok``, ``empty``), or why it did not."""
 
     outcome: Literal["ok", "empty", "timeout", "shed", "error"]
@@ -169,7 +169,7 @@ class ChannelCoverage(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
 
 
-class Coverage(msgspec.Struct, frozen=True):
+class Coverage(msgspec.Struct, gc=False, frozen=True):
     """How complete the answer is.
 
     Attributes:
@@ -189,7 +189,7 @@ class Coverage(msgspec.Struct, frozen=True):
     filled: int
 
 
-class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
+class Versions(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """What answered; all of it from one bundle. ``tables`` counts the deltas that the ranker's tables had taken in."""
 
     bundle: str
@@ -202,7 +202,7 @@ class Versions(msgspec.Struct, frozen=True, omit_defaults=True):
     tables: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, gc=False, frozen=True):
     """The answer to Recommend and Search."""
 
     request_id: str

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from genrecall.recall.channel import Query
@@ -27,12 +28,14 @@ from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
 from genrecall.serve.scenario import Scenario
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Explained, Rank, Ranked, Recommend, Search
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Rank, Ranked, Recommend, Search
+from genrecall.serve.shared import Relay
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.state import State, StateUnavailableError
 from genrecall.serve.state.store import Past, shown
 from genrecall.serve.tiers import Tiers
 from genrecall.serve.tracing import Tracing
+from genrecall.serve.worker.supervisor import Supervisor
 
 _STATE_SHARE = 0.3  # of the deadline, for a store behind a network
 _RESERVE = 0.1  # of the deadline, for everything after the channels
@@ -73,6 +76,10 @@ class Service:
         state: what is known of users.
         ingest: its writer.
         metrics: where it is measured.
+
+    Attributes:
+        fellows: asks the other gateways; None where there are none.
+        gateways: whom the keeper keeps alive.
     """
 
     def __init__(self, config: ServeConfig, releases: Releases, state: State, ingest: Ingest, metrics: Metrics) -> None:
@@ -81,6 +88,8 @@ class Service:
         self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
         self.arms = Arms(config)
         self.tracing: Tracing | None = None
+        self.fellows: Relay | None = None
+        self.gateways: dict[str, Supervisor] = {}
         self.inflight = 0
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
@@ -93,7 +102,7 @@ class Service:
         else:
             release, role = self.releases.named(request.release), request.release
         draft = self.arms.draft(request, arms)
-        release.inflight += 1
+        release.inflight.add(1)
         self.inflight += 1
         try:
             plan = self._plan(request, release, begun, await self._known(request), draft)
@@ -105,7 +114,7 @@ class Service:
             answer, teams = self._pack(request, request_id, release, role, plan, outcomes, orders)
             answer.versions.arms.update(arms)
         finally:
-            release.inflight -= 1
+            release.inflight.add(-1)
             self.inflight -= 1
         done = time.perf_counter()
         marks = {
@@ -140,7 +149,7 @@ class Service:
         release, role = self.releases.pick(request.user_id or request_id)
         if release.ranks is None:
             raise Problem("conflict", "the active bundle has no ranker")
-        release.inflight += 1
+        release.inflight.add(1)
         try:
             history, times, profile = self._past(request, release, await self._known(request))
             items, places = release.indices(list(dict.fromkeys(request.items)))
@@ -150,7 +159,7 @@ class Service:
                 release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
             )
         finally:
-            release.inflight -= 1
+            release.inflight.add(-1)
         known, took = set(places.tolist()), time.perf_counter() - begun
         self.metrics.stage.labels("rank").observe(took)
         distinct = enumerate(dict.fromkeys(request.items))
@@ -169,20 +178,48 @@ class Service:
         """Erase what is known of a user, here and in the engines; events erased."""
         erased = await asyncio.to_thread(self.state.forget, user_id)
         self.explanations.forget(user_id)
+        if self.fellows is not None:
+            await self.fellows("forget", {"user_id": user_id})
         await self.releases.purge(user_id)
         return erased
 
-    def explain(self, request_id: str) -> Explained:
-        """Why an answer was as it was.
+    async def close(self) -> None:
+        """Let go of all that it holds."""
+        await self.ingest.close()
+        self.arms.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
+        await self.releases.close()
+        self.state.close()
+
+    async def all_traffic(self) -> Traffic:
+        """The last minute of all gateways."""
+        if self.fellows is None:
+            return self.traffic
+        return self.traffic.joined((await self.fellows("traffic", {})).values())
+
+    async def explain(self, request_id: str) -> bytes:
+        """Why an answer was as it was, as JSON; also where another gateway gave it.
 
         Raises:
             Problem: it is not remembered, or its bundle is gone.
         """
+        try:
+            return self.explained(request_id)
+        except Problem:
+            others = {} if self.fellows is None else await self.fellows("explain", {"request_id": request_id})
+            found = next((told for told in others.values() if told), None)
+            if found is None:
+                raise
+            return found
+
+    def explained(self, request_id: str) -> bytes:
+        """As ``explain``, of this process's own answers."""
         remembered = self.explanations.find(request_id)
         if remembered is None:
             raise Problem("not_found", "no such answer is remembered; only the newest are")
         release = self.releases.of(remembered.answer.versions.bundle)
-        return explained(remembered, release, self._rules(remembered.request))
+        return msgspec.json.encode(explained(remembered, release, self._rules(remembered.request)))
 
     def _rules(self, request: Recommend | Search) -> Scenario:
         return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
@@ -218,7 +255,9 @@ class Service:
             request.channels or (draft.channels if draft else rules.channels), search=isinstance(request, Search)
         )
         reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
-        budget_s = max(self._deadline_s(request) * (1 - reserve) - (time.perf_counter() - begun), 0.0)
+        # The loop's lag was spent before the request was seen, and will be again before its answer leaves.
+        spent_s = time.perf_counter() - begun + 2 * self.limiter.lag_s
+        budget_s = max(self._deadline_s(request) * (1 - reserve) - spent_s, 0.0)
         beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
         beam, reasons = 0, []
         if "generative" in channels and release.worker is not None:
@@ -284,7 +323,9 @@ class Service:
         begun: float,
     ) -> dict[str, Order]:
         """The candidates of each way of answering: one, or the two of an interleaved answer."""
-        ways = {"": plan.channels} if plan.draft is None else plan.draft.ways
+        if plan.draft is None:
+            return {"": await self._order(request, release, plan, plan.channels, outcomes, begun)}
+        ways = plan.draft.ways
         found = await asyncio.gather(
             *(self._order(request, release, plan, channels, outcomes, begun) for channels in ways.values())
         )

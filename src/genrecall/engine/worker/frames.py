@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def decode(payload: bytes, head_bytes: int) -> Frame:
         for name, kind, shape in listed:
             if kind not in _TYPES or not all(isinstance(size, int) and size >= 0 for size in shape):
                 raise _broken(f"an array of {kind} {shape}")
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             arrays[name] = np.frombuffer(payload, kind, count, at).reshape(shape)
             at += arrays[name].nbytes
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,11 +19,11 @@ from genrecall.graph.server.inference import GraphInference
 from genrecall.graph.server.model import Model
 from genrecall.graph.server.rest import GraphRest
 from genrecall.serve.config import ServeConfig
-from genrecall.serve.gateway import drain, http_server, listen
 from genrecall.serve.http.api import json_response
 from genrecall.serve.http.gate import Gate
 from genrecall.serve.http.tls import Certificate
 from genrecall.serve.limiter import Limiter
+from genrecall.serve.listeners import drain, http_server, listen
 from genrecall.serve.metrics import Metrics
 
 

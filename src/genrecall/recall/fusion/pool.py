@@ -26,7 +26,7 @@ class Pool:
 
     Attributes:
         offsets: int64 (R+1,); request ``r`` owns the candidates ``offsets[r]:offsets[r + 1]``.
-        items: int32 (P,), distinct in a request.
+        items: int32 (P,), distinct and rising in a request.
         ranks: int32 (P, C) place in each channel's list from 1; 0 without evidence.
         scores: float32 (P, C) the channels' scores; NaN without evidence.
         popularity: of the catalog's I items; breaks ties.

@@ -139,9 +139,14 @@ class Fusion:
         lists = [candidates[name] for name in self.config.channels]
         return Pool.of(lists, self.popularity, self.config.top, max(self.config.top, k))
 
-    def values(self, pool: Pool, lengths: np.ndarray | None = None) -> np.ndarray:
-        """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories."""
-        columns = self.columns(pool)
+    def values(
+        self, pool: Pool, lengths: np.ndarray | None = None, columns: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories.
+
+        ``columns`` are ``self.columns(pool)``, where they are there already.
+        """
+        columns = self.columns(pool) if columns is None else columns
         if columns is not None:
             return (columns * self.weights).max(axis=1) if self.config.method == "quota" else columns @ self.weights
         assert self.scorer is not None
@@ -177,14 +182,11 @@ class Fusion:
     ) -> list[list[Explained]]:
         """``fuse``, with each channel's part: a list a request."""
         pool = self.pool(candidates, k)
-        answer, columns = pool.best(self.values(pool, lengths), k), self.columns(pool)
+        columns = self.columns(pool)
+        answer = pool.best(self.values(pool, lengths, columns), k)
         return [
-            [
-                self._explained(pool, columns, row, int(item), float(score))
-                for item, score in zip(*listed, strict=True)
-                if item >= 0
-            ]
-            for row, listed in enumerate(zip(answer.items, answer.scores, strict=True))
+            self._explained(pool, columns, row, items[items >= 0], scores[items >= 0])
+            for row, (items, scores) in enumerate(zip(answer.items, answer.scores, strict=True))
         ]
 
     def state(self) -> dict[str, np.ndarray]:
@@ -217,17 +219,27 @@ class Fusion:
             mean_length=float(state["mean_length"][0]) if learned else 0.0,
         )
 
-    def _explained(self, pool: Pool, columns: np.ndarray | None, row: int, item: int, score: float) -> Explained:
+    def _explained(
+        self, pool: Pool, columns: np.ndarray | None, row: int, items: np.ndarray, values: np.ndarray
+    ) -> list[Explained]:
+        """Request ``row``'s items (n,) with their values (n,) and each channel's part."""
         begin, end = pool.offsets[row : row + 2]
-        where = begin + int(np.flatnonzero(pool.items[begin:end] == item)[0])
-        listed = [(c, name) for c, name in enumerate(self.config.channels) if pool.ranks[where, c] > 0]
-        return Explained(
-            item=item,
-            score=score,
-            ranks={name: int(pool.ranks[where, c]) for c, name in listed},
-            scores={name: float(pool.scores[where, c]) for c, name in listed},
-            parts={} if columns is None else {name: float(columns[where, c] * self.weights[c]) for c, name in listed},
-        )
+        where = begin + np.searchsorted(pool.items[begin:end], items)  # a request's candidates stand by index
+        ranks, scores = pool.ranks[where].tolist(), pool.scores[where].tolist()
+        parts = None if columns is None else (columns[where] * self.weights).tolist()
+        found = []
+        for place, (item, value) in enumerate(zip(items.tolist(), values.tolist(), strict=True)):
+            listed = [(c, name) for c, name in enumerate(self.config.channels) if ranks[place][c] > 0]
+            found.append(
+                Explained(
+                    item=item,
+                    score=value,
+                    ranks={name: ranks[place][c] for c, name in listed},
+                    scores={name: scores[place][c] for c, name in listed},
+                    parts={} if parts is None else {name: parts[place][c] for c, name in listed},
+                )
+            )
+        return found
 
 
 def normalised(pool: Pool) -> np.ndarray:

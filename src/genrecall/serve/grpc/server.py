@@ -63,7 +63,7 @@ async def start(service: Service, gate: Gate, config: ServeConfig, port: int) ->
     """
     grpc = _grpc()
     limit = ("grpc.max_receive_message_length", config.max_body_bytes)
-    server = grpc.aio.server(options=[limit, ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[limit, ("grpc.so_reuseport", int(config.seat is not None))])
     calls = _Calls(grpc, service, gate)
     server.add_generic_rpc_handlers(calls.handlers())
     host = f"[{config.host}]" if ":" in config.host else config.host

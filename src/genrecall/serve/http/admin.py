@@ -64,8 +64,12 @@ class Admin:
 
     async def status(self, request: Request) -> Response:
         """What is in which role, and how each answered in the last minute."""
-        traffic = self._service.traffic.by_release()
-        return json_response({**self._service.releases.status(), "traffic": traffic})
+        traffic = (await self._service.all_traffic()).by_release()
+        gateways = {
+            name: {"state": gateway.state, "pid": gateway.pid, "restarts": gateway.restarts}
+            for name, gateway in self._service.gateways.items()
+        }
+        return json_response({**self._service.releases.status(), "gateways": gateways, "traffic": traffic})
 
     async def stage(self, request: Request) -> Response:
         """Open, check and warm a bundle beside the active one."""
@@ -92,7 +96,7 @@ class Admin:
     async def delist(self, request: Request) -> Response:
         """Take items out of all answers at once."""
         asked = await self._read(request, Delist)
-        return json_response({"delisted": self._service.releases.delist(asked.item_ids, delisted=asked.delisted)})
+        return json_response({"delisted": await self._service.releases.delist(asked.item_ids, delisted=asked.delisted)})
 
     async def delta(self, request: Request) -> Response:
         """Let the ranker take in the next delta of its tables, without a restart."""

@@ -98,7 +98,8 @@ class NativeApi:
 
     async def explain(self, request: Request) -> Response:
         """Why an answer was as it was."""
-        return json_response(self._service.explain(request.path_params["request_id"]))
+        told = await self._service.explain(request.path_params["request_id"])
+        return Response(told, media_type="application/json")
 
     async def users(self, request: Request) -> Response:
         """Ids of users that begin with ``prefix``."""

@@ -38,9 +38,9 @@ def data_routes(service: Service, health: Health) -> list[Route]:
     ]
 
 
-def data_app(service: Service) -> Gate:
+def data_app(service: Service, health: Health | None = None) -> Gate:
     """What clients reach."""
-    health = Health(service)
+    health = health or Health(service)
     routes = data_routes(service, health)
     gate = Gate(_Routes(routes), service.config, service.metrics, routes, service.limiter, service.tracing)
     health.gate = gate

@@ -68,22 +68,29 @@ def require_json(request: Request) -> None:
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Do the work, and cancel it at once when the client goes away.
 
-    A handler alone would run to its end: the server tells of a drop only to whom receives.
+    A handler alone would run to its end: the server tells of a drop only to whom receives. The work stays in the
+    handler's own task: every task in between would be another turn of a busy loop before the answer leaves.
     """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_gone(request))
+    task, is_gone = asyncio.current_task(), False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        found = await work
+        if is_gone:
+            await asyncio.sleep(0)  # where the cancellation arrives that came too late for the work
+        return found
+    except asyncio.CancelledError:
+        if not is_gone:
+            raise
+        task.uncancel()
+        raise ClientGoneError from None
     finally:
-        for pending in (task, watcher):
-            if not pending.done():
-                pending.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()

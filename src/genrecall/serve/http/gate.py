@@ -69,7 +69,7 @@ class Gate:
         self.limiter, self.tracing = limiter, tracing
         self._app, self._config, self._metrics = app, config, metrics
         self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
-        self._keys, self._rate = Keys(config.keys), Rate(config.rate_per_s)
+        self._keys, self._rate = Keys(config.keys), _rate(config)
         self.inflight, self.draining = 0, False
         self._local_only = config.is_loopback and not self._keys.required
 
@@ -166,6 +166,10 @@ class Gate:
             self._metrics.shed.labels("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
         return caller
+
+
+def _rate(config: ServeConfig) -> Rate:
+    return Rate(config.rate_per_s, None if config.seat is None else config.seat.directory / "rate")
 
 
 def _stamped(headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from genrecall.serve.http.api import json_response
 from genrecall.serve.http.gate import Gate
+from genrecall.serve.metrics import Metrics
 from genrecall.serve.service import Service
 from genrecall.serve.worker.lane import WorkerLane
 
@@ -52,7 +53,8 @@ class Health:
                 "state": await asyncio.to_thread(service.state.counts),
                 "worker": self._worker(),
                 "inflight": self.gate.inflight if self.gate else 0,
-                "traffic": service.traffic.summary(),
+                "traffic": (await service.all_traffic()).summary(),
+                "gateways": service.config.gateways,
                 "totals": service.metrics.totals(),
                 "limits": {
                     "deadline_ms": round(service.config.deadline_s * 1e3),
@@ -65,14 +67,31 @@ class Health:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text format."""
+        metrics, fellows = self._service.metrics, self._service.fellows
+        self._measured()
+        if fellows is None:
+            rendered = metrics.render()
+        else:
+            seat = self._service.config.seat
+            assert seat is not None
+            rendered = metrics.render_all({seat.name: metrics.told(), **await fellows("metrics", {})})
+        return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def measured(self) -> bytes:
+        """The metrics of this process, for another one."""
+        return self._measured().told()
+
+    def _measured(self) -> Metrics:
         metrics, worker = self._service.metrics, self._worker()
         metrics.inflight.set(self.gate.inflight if self.gate else 0)
+        for name, gateway in self._service.gateways.items():
+            metrics.gateways.labels(name).set(gateway.restarts)
         if worker is not None:
             metrics.rows.set(worker["rows"])
             metrics.rows_limit.set(worker["batch_rows"])
             metrics.progress.set(worker["silence_s"])
             metrics.restarts.set(worker["restarts"])
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return metrics
 
     def reasons(self) -> list[str]:
         """Why the service is not ready; empty if it is."""

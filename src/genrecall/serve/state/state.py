@@ -81,7 +81,7 @@ class State(Protocol):
 def open_state(config: ServeConfig) -> State:
     """The store that the settings name."""
     if config.redis is None:
-        return UserState(config.state)
+        return UserState(config.state, shared=config.seat is not None)
     from genrecall.serve.state.redis import RedisState
 
     return RedisState(config.redis)

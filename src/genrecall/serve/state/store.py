@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from genrecall.catalog.store import Catalog
 
 HISTORY_EVENTS = 1000
-_FIRST_MAP_BYTES = 1 << 28
+_FIRST_MAP_BYTES, _SHARED_MAP_BYTES = 1 << 28, 1 << 40
 _NAMES = (b"events", b"by_user", b"once", b"history", b"profile", b"delisted", b"facts")
 _SEQUENCE = 8
 _LONGEST_KEY = 480
@@ -63,22 +63,24 @@ class Committed:
 
 
 class UserState:
-    """The store of one service; one process writes, any number read.
+    """The store of one service; of several processes that write, LMDB lets one after the other.
 
     Args:
         directory: is made where it is missing.
+        shared: other processes write, too. The map is then made so large at once that none ever has to enlarge it under
+            another's feet; addresses cost nothing.
     """
 
     remote = False
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, shared: bool = False) -> None:
         self._lmdb = _lmdb()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._env = self._lmdb.open(
                 str(directory),
                 max_dbs=len(_NAMES),
-                map_size=_FIRST_MAP_BYTES,
+                map_size=_SHARED_MAP_BYTES if shared else _FIRST_MAP_BYTES,
                 max_readers=512,
                 mode=0o600,
                 metasync=True,

@@ -7,6 +7,7 @@ died before it, and shares the imports' memory. ``life`` is the other side.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import shutil
 import tempfile
@@ -29,19 +30,19 @@ def prepare() -> None:
 
 
 class Child:
-    """A running child and the connection to it; made by ``start``."""
+    """A running child and the connection to it; ``process`` is None where another process of ours started it."""
 
-    def __init__(self, process: BaseProcess, directory: Path, record: Record, connection: Connection) -> None:
+    def __init__(self, process: BaseProcess | None, directory: Path, record: Record, connection: Connection) -> None:
         self.process, self.record, self.connection = process, record, connection
         self.directory = directory
 
     @classmethod
-    async def start(cls, main: Callable[..., None], *arguments: str) -> Child:
+    async def start(cls, main: Callable[..., None], *arguments: object) -> Child:
         """Fork, and wait until it listens.
 
         Args:
             main: of a module; called with the directory of record and socket, then the arguments.
-            arguments: as they are.
+            arguments: texts and settings.
 
         Raises:
             ChildProcessError: it ended before it listened.
@@ -66,9 +67,28 @@ class Child:
             shutil.rmtree(directory, ignore_errors=True)
             raise
 
+    @classmethod
+    async def join(cls, place: Path) -> Child:
+        """Wait until a child is published at ``place``, and connect to it."""
+        while True:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # none yet, or not any more
+                directory = place.resolve(strict=True)
+                record = Record(directory / "record")
+                return cls(None, directory, record, await Connection.open(directory / "socket"))
+            await asyncio.sleep(_LOOK_S)
+
+    def publish(self, place: Path) -> None:
+        """Let others find it there, instead of the one before."""
+        link = place.with_name(f"{place.name}.new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.directory)
+        link.replace(place)
+
     async def end(self) -> None:
-        """Kill it, if it is still there, and sweep up."""
+        """Kill it, if it is ours and still there, and sweep up."""
         self.connection.close()
+        if self.process is None:
+            return
         self.process.kill()
         await asyncio.to_thread(self.process.join, _GRACE_S)
         shutil.rmtree(self.directory, ignore_errors=True)

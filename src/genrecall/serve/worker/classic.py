@@ -22,6 +22,7 @@ from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler
 from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed, ThreadLane
+from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
 
@@ -55,6 +56,7 @@ def main(directory: str, bundle: str) -> None:
             lanes.update({name: ThreadLane(channel) for name, channel in found.items()})
             beating.append(asyncio.create_task(_beat(record)))
             record.moved([], (0, 0))
+            settle()
         return Frame(head={"kind": "opened", "channels": list(lanes)})
 
     async def recall(frame: Frame) -> Frame:

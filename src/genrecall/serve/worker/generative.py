@@ -34,6 +34,7 @@ from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
 from genrecall.recall.generative import GenerativeChannel
 from genrecall.serve.default import FALLBACK
+from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.cost import TARGET_S
 from genrecall.serve.worker.messages import query_of
@@ -203,6 +204,7 @@ def main(
             handlers.update(handlers_of(desk[0].engine) | {"recall": desk[0].recall})
             if desk[0].ranking is not None:
                 handlers["rank"] = desk[0].ranking.rank
+            settle()
         return Frame(head=desk[0].opened)
 
     handlers: dict[str, Handler] = {"open": open_}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,14 @@ from genrecall.serve.lanes import (
     RankAsked,
     RankListed,
 )
+from genrecall.serve.shared import Seat, Tally
 from genrecall.serve.worker import messages
 from genrecall.serve.worker.child import Child
 from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.cost import BatchCost
-from genrecall.serve.worker.supervisor import Supervisor
+from genrecall.serve.worker.supervisor import supervised
 
 _QUARANTINE_AFTER, _QUARANTINE_S, _MAX_SUSPECTS = 2, 600.0, 10_000
-_tags = itertools.count(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ class WorkerLane:
         config: settings.
         replica: which of several.
         suspects: shared by all.
+        seat: of one of several gateways; the keeper starts the worker, the others connect to it.
 
     Attributes:
         cost: what batches take.
@@ -87,29 +89,34 @@ class WorkerLane:
     name = "generative"
 
     def __init__(
-        self, bundle: Path, config: WorkerConfig | None = None, replica: int = 0, suspects: Suspects | None = None
+        self,
+        bundle: Path,
+        config: WorkerConfig | None = None,
+        replica: int = 0,
+        suspects: Suspects | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self.config = config or WorkerConfig()
         self.suspects = suspects or Suspects()
         self.cost = BatchCost()
         self.facts: Facts | None = None
-        self._rows = self._batches = 0
+        self._batches = 0
+        self._tags = itertools.count(os.getpid() << 32)  # of this process alone: the worker serves others, too
+        place = None if seat is None else seat.directory / f"worker-{replica}"
+        self._rows = Tally(place and place.with_suffix(".rows"), seat)
         settings = self.config
         arguments = (
             str(bundle), settings.device_of(replica), str(settings.threads or 0), str(settings.batch_rows or 0),
             str(settings.beam or 0), str(settings.ranks), str(settings.sequence_tokens),
         )  # fmt: skip
-        self.process = Supervisor(
-            f"worker {replica} of {bundle}",
-            lambda: Child.start(messages.generative, *arguments),
-            self._opened,
-            settings.start_s,
+        self.process = supervised(
+            f"worker {replica} of {bundle}", messages.generative, arguments, self._opened, settings.start_s, place, seat
         )
 
     @property
     def rows(self) -> int:
-        """Beams of the requests on their way."""
-        return self._rows
+        """Beams of the requests on their way, of all gateways."""
+        return self._rows.total
 
     @property
     def is_ready(self) -> bool:
@@ -130,7 +137,7 @@ class WorkerLane:
         child = self.process.child
         if child is None or not self.is_ready:
             raise LaneFailedError(f"the worker is {self.process.state}")
-        query, tag = asked.query, next(_tags)
+        query, tag = asked.query, next(self._tags)
         fingerprint = _fingerprint(query)
         if self.suspects.is_quarantined(fingerprint):
             raise LaneShedError("quarantined: workers died over this request")
@@ -138,7 +145,7 @@ class WorkerLane:
             "k": asked.k, "beam": asked.beam, "narrowest": asked.narrowest, "timeout_s": max(asked.budget_s, 1e-6),
             "trace": asked.trace, "user": asked.user, "profile": dict(query.profile), "text": query.text, "tag": tag,
         }  # fmt: skip
-        self._rows += asked.beam
+        self._rows.add(asked.beam)
         try:
             reply = await child.connection.ask("recall", head, messages.arrays_of(query))
         except WorkerDied:
@@ -148,7 +155,7 @@ class WorkerLane:
         except GenrecallError as error:
             raise LaneFailedError(error.what) from error
         finally:
-            self._rows -= asked.beam
+            self._rows.add(-asked.beam)
         self._learn(child)
         return _listed(reply)
 

@@ -24,10 +24,21 @@ def answer(directory: Path, handlers: Mapping[str, Handler]) -> None:
         directory: as ``Child.start`` gave it.
         handlers: by kind of request.
     """
-    os.nice(_BEHIND)  # on a full machine the gateway goes first: its refusals must not wait for a search's turn
+    # On a full machine the gateway goes first: its refusals must not wait for a search's turn.
+    alive(directory, nice=_BEHIND)
+    asyncio.run(served(directory, handlers))
+
+
+def alive(directory: Path, *, nice: int) -> None:
+    """Live as long as the parent does, so much behind others."""
+    os.nice(nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the gateway drains and then ends us
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
-    asyncio.run(Server(handlers, directory / "socket").run())
+
+
+async def served(directory: Path, handlers: Mapping[str, Handler]) -> None:
+    """Answer on the socket."""
+    await Server(handlers, directory / "socket").run()
 
 
 def _end_with_parent(directory: Path) -> None:

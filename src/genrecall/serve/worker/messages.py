@@ -6,6 +6,7 @@ import numpy as np
 
 from genrecall.engine.worker.frames import Frame
 from genrecall.recall.channel import Query
+from genrecall.serve.config import ServeConfig
 from genrecall.serve.lanes import RankAsked, RankListed
 
 
@@ -51,6 +52,13 @@ def generative(*arguments: str) -> None:
     from genrecall.serve.worker.generative import main
 
     main(*arguments)
+
+
+def gateway(directory: str, config: ServeConfig) -> None:
+    """One gateway of several; see ``gateways.member.main``."""
+    from genrecall.serve.gateways.member import main
+
+    main(directory, config)
 
 
 def classic(*arguments: str) -> None:

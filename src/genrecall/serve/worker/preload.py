@@ -26,3 +26,6 @@ for _name in (
 
 # What reading any checkpoint builds first: half a second of regular expressions.
 importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("qwen3")
+
+# Before the first fork: a collection in a child would write to every page of this, and so copy it.
+importlib.import_module("genrecall.serve.settle").settle()

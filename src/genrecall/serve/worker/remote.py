@@ -11,9 +11,9 @@ from genrecall.engine.worker.connection import WorkerDied
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import GenrecallError
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, LaneShedError, Listed
+from genrecall.serve.shared import Seat
 from genrecall.serve.worker import messages
-from genrecall.serve.worker.child import Child
-from genrecall.serve.worker.supervisor import Supervisor
+from genrecall.serve.worker.supervisor import supervised
 
 _SHARE = 0.9  # of the budget: what is there by then travels back in time
 _START_S = 600.0
@@ -33,16 +33,15 @@ class ClassicProcess:
 
     Args:
         bundle: directory.
+        seat: of one of several gateways; the keeper starts the process, the others connect to it.
     """
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, seat: Seat | None = None) -> None:
         self._names: list[str] = []
         self._groups: dict[int, _Group] = {}
-        self.process = Supervisor(
-            f"the classic channels of {bundle}",
-            lambda: Child.start(messages.classic, str(bundle)),
-            self._opened,
-            _START_S,
+        place = None if seat is None else seat.directory / "classic"
+        self.process = supervised(
+            f"the classic channels of {bundle}", messages.classic, [str(bundle)], self._opened, _START_S, place, seat
         )
 
     async def start(self) -> None:

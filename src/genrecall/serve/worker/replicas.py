@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, Listed, RankAsked, RankListed
+from genrecall.serve.shared import Seat
 from genrecall.serve.worker.config import WorkerConfig
 from genrecall.serve.worker.lane import Facts, Suspects, WorkerLane
 
@@ -29,6 +30,7 @@ class Replicas:
     Args:
         bundle: directory.
         config: settings.
+        seat: of one of several gateways.
 
     Attributes:
         retried: requests that were asked of a second worker because the first had died.
@@ -36,10 +38,10 @@ class Replicas:
 
     name = "generative"
 
-    def __init__(self, bundle: Path, config: WorkerConfig) -> None:
+    def __init__(self, bundle: Path, config: WorkerConfig, seat: Seat | None = None) -> None:
         suspects = Suspects()
         self.config = config
-        self.lanes = [WorkerLane(bundle, config, replica, suspects) for replica in range(config.replicas)]
+        self.lanes = [WorkerLane(bundle, config, replica, suspects, seat) for replica in range(config.replicas)]
         self.retried = 0
 
     async def start(self) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from genrecall.engine.worker.connection import WorkerDied
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import GenrecallError
 from genrecall.serve.lanes import LaneFailedError
+from genrecall.serve.shared import Seat
 from genrecall.serve.worker.child import Child
 from genrecall.telemetry import log
 
@@ -33,15 +35,21 @@ class Supervisor:
         start: starts a child.
         opened: told what a child says when it is ready.
         start_s: one that takes longer to get ready is given up.
+        place: where a child that is ready is published for other processes.
 
     Attributes:
         restarts: children that were started after the first.
     """
 
     def __init__(
-        self, what: str, start: Callable[[], Awaitable[Child]], opened: Callable[[Frame], None], start_s: float
+        self,
+        what: str,
+        start: Callable[[], Awaitable[Child]],
+        opened: Callable[[Frame], None],
+        start_s: float,
+        place: Path | None = None,
     ) -> None:
-        self._what, self._start, self._opened, self._start_s = what, start, opened, start_s
+        self._what, self._start, self._opened, self._start_s, self._place = what, start, opened, start_s, place
         self.restarts = 0
         self._child: Child | None = None
         self._is_open = False
@@ -67,8 +75,13 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, while there is one."""
-        return None if self._child is None else self._child.process.pid
+        """Of the child, while there is one that this process started."""
+        return None if self._child is None or self._child.process is None else self._child.process.pid
+
+    @property
+    def begun(self) -> Child | None:
+        """The child, also while it is not ready."""
+        return self._child
 
     async def start(self) -> None:
         """Start, and wait until the first child is ready.
@@ -113,6 +126,8 @@ class Supervisor:
         try:
             async with asyncio.timeout(self._start_s):
                 self._opened(await child.connection.ask("open", {}))
+            if self._place is not None:
+                child.publish(self._place)
             self._is_open = True
             self._ever.set()
             while not child.connection.lost.is_set():
@@ -127,3 +142,25 @@ class Supervisor:
         finally:
             self._is_open, self._child = False, None
             await child.end()
+
+
+def supervised(
+    what: str,
+    main: Callable[..., None],
+    arguments: Sequence[object],
+    opened: Callable[[Frame], None],
+    start_s: float,
+    place: Path | None = None,
+    seat: Seat | None = None,
+) -> Supervisor:
+    """A child of this process; or, where another process of ours keeps it, the way to it, made again when it is lost.
+
+    Args:
+        what, opened, start_s: see :class:`Supervisor`.
+        main, arguments: see ``Child.start``.
+        place: where it is published; None where this process is alone.
+        seat: of this process.
+    """
+    if place is not None and seat is not None and not seat.keeps:
+        return Supervisor(f"gateway {seat.name}'s way to {what}", lambda: Child.join(place), opened, start_s)
+    return Supervisor(what, lambda: Child.start(main, *arguments), opened, start_s, place)
