@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.host.step import Kind, Seat, StepPlan
 from genrecall.engine.messages import (
     candidate_arrays,
@@ -70,8 +70,7 @@ def test_catalogs_and_candidates(items, seed) -> None:
             np.testing.assert_array_equal(array, vars(again)[name])
     codes = np.stack([rng.integers(0, size, 6) for size in space.codes], 1)
     paths = trie.paths(codes)
-    held = paths[:, -1] >= 0
-    wanted = [Candidates.of(codes[part], paths[part], trie, "trie") for part in np.array_split(np.flatnonzero(held), 2)]
+    wanted = [Candidates.of(codes[part], paths[part], trie, "trie") for part in np.array_split(held(paths), 2)]
     sizes, arrays = candidate_arrays(wanted)
     frame = sent(Frame(head={"sizes": sizes}, arrays=arrays))
     for ours, theirs in zip(candidates_of(frame.head["sizes"], frame.arrays, 3), wanted, strict=True):

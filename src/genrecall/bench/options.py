@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genrecall.bench.kernel_time import kernel_time
 from genrecall.bench.load import saturated
 from genrecall.bench.rig import Make, Rig, free, open_rig
 from genrecall.bench.suites import Case, setup_of
-from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.host.request import Request
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def _mixed(bench: EngineBench, rig: Rig) -> dict[str, Any]:
 
 
 def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
-    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows."""
+    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows: of a
+    pass for every level, as a search has, and of one for all levels, as they run.
+    """
     trie, engine = rig.trie, rig.engine
     count = min(1000, max(1, trie.num_items // 10))
     leaves = rig.rng.choice(len(trie.leaves), count, replace=False) + trie.leaves.start
@@ -126,7 +129,9 @@ def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
         node = np.searchsorted(trie.child_begin, node - 1, side="right") - 1
     prompt = (bench.input[0] + bench.input[1]) // 2
     make = rig.maker(1, prompt)
-    rows = (prompt, *Candidates.of(sids, trie.paths(sids), trie, "trie").rows[:-1])
+    paths = trie.paths(sids)
+    order = held(paths)
+    rows = (prompt, *Candidates.of(sids[order], paths[order], trie, "trie").rows[:-1])
     figures: dict[str, Any] = {"candidates": count, "rows": rows}
     for size in (1, *rig.sizes((2, 4), max(*rows[1:], count))):
         rig.limit(size)
@@ -137,9 +142,16 @@ def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
         for _ in range(3):  # compiled, captured, replayed
             found = saturated(engine, make, outstanding=3 * size, seconds=bench.seconds, submit=submit)
         floor_s = rig.products.seconds([size * one for one in rows]) / size
+        merged_s = rig.products.seconds([size * prompt, size * sum(rows[1:])]) / size
         figures[f"batches of {size}"] = {
             "requests_per_s": found.rate, "floor_requests_per_s": 1 / floor_s, "over_floor": 1 / (found.rate * floor_s),
+            "over_floor_of_one_pass": 1 / (found.rate * merged_s),
         }  # fmt: skip
+        if rig.device.type == "cuda":
+            asked = [make(number) for number in range(4 * size)]
+            figures[f"batches of {size}"]["gpu_time"] = kernel_time(
+                lambda asked=asked: engine.score(asked, [sids] * len(asked))
+            )
     rig.limit(None)
     return figures
 

@@ -22,7 +22,7 @@ import torch
 from genrecall.engine.compiled import use_cache
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
 from genrecall.engine.loop import Outcome, Task
@@ -121,7 +121,7 @@ class Engine:
         parts = [
             (index, part)
             for index, path in enumerate(paths)
-            for part in _split(np.flatnonzero(path[:, -1] >= 0), self.loop.scheduler.limits.rows)
+            for part in _split(held(path), self.loop.scheduler.limits.rows)
         ]
         found: list[Outcome | None] = [None] * len(parts)
         submits = [partial(self._submit_scoring, requests[i], codes[i][part], paths[i][part]) for i, part in parts]
@@ -169,19 +169,19 @@ class Engine:
         with self.lock:
             codes = np.asarray(sids, dtype=np.int64).reshape(-1, self.trie.space.levels)
             paths = self.trie.paths(codes)
-            held = paths[:, -1] >= 0
+            places = held(paths)
             whole = np.full(len(codes), -np.inf, dtype=np.float32)
 
             def fill(outcome: Outcome) -> None:
                 if isinstance(outcome, np.ndarray | Scores):
-                    whole[held] = scores_of(outcome)
+                    whole[places] = scores_of(outcome)
                     outcome = whole if isinstance(outcome, np.ndarray) else replace(outcome, scores=whole)
                 deliver(outcome)
 
-            if not held.any():
+            if len(places) == 0:
                 fill(np.empty(0, np.float32))
                 return _NO_JOB
-            return self._submit_scoring(request, codes[held], paths[held], fill)
+            return self._submit_scoring(request, codes[places], paths[places], fill)
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""

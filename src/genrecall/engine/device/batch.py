@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from genrecall.engine.device.decoder import PromptRows
-from genrecall.engine.device.staging import aligned
+from genrecall.engine.device.staging import aligned, laid_out
 from genrecall.engine.host.step import StepPlan
 from genrecall.kernels.rows import RowRanges
 
@@ -50,16 +50,12 @@ class BatchShape:
     def fields(self) -> dict[str, slice]:
         """Where each field lies."""
         r, levels, t = self.requests, self.levels, self.tokens
-        starts, place = {}, 0
         sizes = {
             "table": r * self.pages, "length": r, "new": r, "there": r, "last": r, "filter": r, "seed": r, "cap": r,
             "starts": r + 1,
             "widths": levels * aligned(r), "begins": levels * aligned(r + 1), "token": t, "position": t, "slot": t,
         }  # fmt: skip
-        for name, size in sizes.items():
-            starts[name] = slice(place, place + size)
-            place += aligned(size)
-        return starts
+        return laid_out(sizes)
 
     @property
     def size(self) -> int:

@@ -211,7 +211,7 @@ class Runner:
         batch, shape = self._send(plan, prompts, nothing, nothing, nothing)
         self._reserve(plan)
         forest = Forest.of(wanted, self.catalog.trie, shape.requests)
-        sent = self._forests.send(sum(forest.shape.sizes), forest.write)
+        sent = self._forests.send(forest.shape.size, forest.write)
         reading = self._read(batch, shape)
 
         def levels() -> torch.Tensor:

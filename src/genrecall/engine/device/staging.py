@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,15 @@ _STAGES = 3
 def aligned(count: int) -> int:
     """Integers up to the next multiple of 16 bytes: kernels are compiled anew for pointers that do not lie on one."""
     return -(-count // 4) * 4
+
+
+def laid_out(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Where fields of so many integers lie, each at a multiple of 16 bytes."""
+    found, place = {}, 0
+    for name, size in sizes.items():
+        found[name] = slice(place, place + size)
+        place += aligned(size)
+    return found
 
 
 class Staging:

@@ -59,6 +59,11 @@ class TrunkDecoder:
         return cls(trunk, model.bridge.weight.detach().to(device, dtype, copy=True), depth)
 
     @property
+    def depth(self) -> Decoder:
+        """What writes codes."""
+        return self._depth
+
+    @property
     def architecture(self) -> Architecture:
         """Of the trunk, which reads prompts."""
         return self._trunk.architecture
