@@ -116,8 +116,8 @@ def _mixed(bench: EngineBench, rig: Rig) -> dict[str, Any]:
 
 
 def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
-    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows: of a
-    pass for every level, as a search has, and of one for all levels, as they run.
+    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows: in a
+    pass a level, as a search has, and in one pass for all levels, as they run.
     """
     trie, engine = rig.trie, rig.engine
     count = min(1000, max(1, trie.num_items // 10))

@@ -40,9 +40,8 @@ def step_levels(decoder: Decoder, tokens: torch.Tensor, levels: Sequence[BeamRow
     residual: torch.Tensor | None = None
     for index, layer in enumerate(decoder._layers):
         key, value = suffix.keys[index], suffix.values[index]
-        query, total = layer.attention_input(
-            x, residual, decoder._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot
-        )
+        qkv, total = layer.project(x, residual)
+        query = layer.store(qkv, decoder._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot)
         parts = [
             attend_beams(
                 own,
@@ -52,5 +51,5 @@ def step_levels(decoder: Decoder, tokens: torch.Tensor, levels: Sequence[BeamRow
             )
             for own, one, cut, parts in zip(query.split(sizes), levels, tiles, splits, strict=True)
         ]  # fmt: skip
-        x, residual = layer.finish(torch.cat(parts) if len(parts) > 1 else parts[0], total)
+        x, residual = decoder._finish(index, torch.cat(parts) if len(parts) > 1 else parts[0], total)
     return decoder._final(x, residual)
