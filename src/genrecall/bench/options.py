@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,8 +117,8 @@ def _mixed(bench: EngineBench, rig: Rig) -> dict[str, Any]:
 
 
 def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
-    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows: in a
-    pass a level, as a search has, and in one pass for all levels, as they run.
+    """1,000 candidates a request (a tenth of a smaller catalog), beside the floor of their distinct prefixes' rows: of
+    a pass for every level, as a search has, and of one for all levels, as they run.
     """
     trie, engine = rig.trie, rig.engine
     count = min(1000, max(1, trie.num_items // 10))
@@ -149,9 +150,8 @@ def _score(bench: EngineBench, rig: Rig) -> dict[str, Any]:
         }  # fmt: skip
         if rig.device.type == "cuda":
             asked = [make(number) for number in range(4 * size)]
-            figures[f"batches of {size}"]["gpu_time"] = kernel_time(
-                lambda asked=asked: engine.score(asked, [sids] * len(asked))
-            )
+            run = partial(engine.score, asked, [sids] * len(asked))
+            figures[f"batches of {size}"]["gpu_time"] = kernel_time(run)
     rig.limit(None)
     return figures
 
