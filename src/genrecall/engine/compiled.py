@@ -9,6 +9,7 @@ folder. Graphs are not kept: they hold addresses.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -48,7 +49,11 @@ class Compiled:
 
     def seal(self) -> int:
         """Vouch for all that is there now; returns how many files that is."""
-        listed = {file.relative_to(self.folder).as_posix(): _sha256(file) for file in self._files()}
+        listed = {}
+        for file in self._files():
+            # Other processes compile, too: Triton writes beside and renames.
+            with contextlib.suppress(FileNotFoundError):
+                listed[_name(self.folder, file)] = _sha256(file)
         temporary = self.folder / f".{_MANIFEST}.{os.getpid()}"
         temporary.write_text(json.dumps(listed, indent=0, sort_keys=True), encoding="utf-8")
         temporary.replace(self.folder / _MANIFEST)
@@ -56,8 +61,9 @@ class Compiled:
 
     def _files(self) -> list[Path]:
         ours = (_MANIFEST, _LOCK)
-        return [file for file in self.folder.rglob("*")
-                if file.is_file() and file.name not in ours and not file.name.startswith(f".{_MANIFEST}")]  # fmt: skip
+        # Not rglob, which raises where a folder goes while it looks.
+        files = [Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names]
+        return [file for file in files if file.name not in ours and not file.name.startswith(f".{_MANIFEST}")]
 
     def _verify(self) -> int:
         """Remove what no manifest vouches for; returns how many files that was."""
