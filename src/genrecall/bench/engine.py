@@ -19,7 +19,7 @@ import torch
 
 from genrecall import hardware
 from genrecall.bench import options, ranks, replicas, scale, suites
-from genrecall.bench.rig import PRECISIONS, Rig, free, open_rig
+from genrecall.bench.rig import PRECISIONS, Rig, free, make_current, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
 from genrecall.telemetry import log
@@ -127,6 +127,7 @@ def measure(
         ConfigError: the file holds results of other settings or of another device.
     """
     found = _resume(bench, out)
+    make_current(bench.torch_device)
     rig: Rig | None = None
     for case in (case for suite in bench.suites for case in SUITES[suite](bench)):
         if "error" not in found["cases"].get(case.name, {"error": "not measured yet"}):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from genrecall.bench.load import saturated
-from genrecall.bench.rig import Setup, open_rig
+from genrecall.bench.rig import Setup, make_current, open_rig
 from genrecall.bench.suites import Case, setup_of
 from genrecall.errors import ConfigError, DataError
 
@@ -105,6 +105,7 @@ def _hear(engine: subprocess.Popen[str]) -> dict[str, Any]:
 def play(told: dict[str, Any]) -> None:
     """One engine: says when it is warm, then its rate for every line that it reads."""
     device = torch.device(told["device"])
+    make_current(device)
     if device.type == "cpu":
         torch.set_num_threads(told["threads"])
     rig = open_rig(Setup(**told["setup"]), device, told["seed"])
