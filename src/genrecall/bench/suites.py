@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from genrecall.bench.engine import EngineBench
 
 
+_ALONE = 0.25
+"""The most of a device's time that requests take which are to be alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One measurement.
@@ -95,10 +99,14 @@ def point_of(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
     point = saturated_point(bench, rig, beam)
     make = rig.maker(beam, *bench.input)
     if bench.alone:
-        # Not one after the other without a pause: a lone user does not keep the device warm either.
+        # Not one after the other without a pause: a lone user does not keep the device warm either. And so rarely that
+        # hardly any finds another on its way; two at once would be a batch for which nothing is compiled yet.
         rig.engine.warm_up([make(0)])
-        found = open_loop(rig.engine, make, rate=10.0, seconds=min(bench.seconds, 3.0))
+        rig.limit(1)
+        rate = min(10.0, _ALONE / point["floor"]["alone_s"])
+        found = open_loop(rig.engine, make, rate=rate, seconds=max(min(bench.seconds, 3.0), 4 / rate))
         point["alone_ms"] = found.p50_ms
+        rig.limit(point["batch"])
         point["alone_over_floor"] = found.p50_ms / (1e3 * point["floor"]["alone_s"])
     if bench.rate is not None or bench.slo_ms is not None:
         _warm_every_size(rig, beam, bench, point["batch"])
