@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from genrecall.engine import compiled
 from genrecall.engine.compiled import Compiled, use_cache
 
 
@@ -48,6 +49,22 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     fill(tmp_path)  # being written, not sealed yet
     assert reopened(tmp_path).removed == 0
     assert (tmp_path / "a" / "code.cubin").exists()
+    first._lock.close()
+
+
+def test_what_others_move_while_it_is_sealed_is_left_out(tmp_path, monkeypatch):
+    """Replicas and ranks compile into one folder: Triton writes to a place beside, then renames."""
+    first = Compiled(tmp_path)
+    fill(tmp_path)
+    checksum = compiled._sha256
+
+    def moved(file: Path) -> str:
+        if file.parent.name == "b":
+            file.unlink()
+        return checksum(file)
+
+    monkeypatch.setattr(compiled, "_sha256", moved)
+    assert first.seal() == 2
     first._lock.close()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genrecall.engine import reference
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
@@ -41,6 +42,11 @@ ROOT = Path(__file__).parents[2]
 # Heads and KV heads: 4 and 2; 4 and 1; 4 and 1 with every bias. Of two ranks or four, some share a KV head.
 MODELS = ("qwen3_tied", "qwen2", "llama_bias")
 BY_TOKENS = {f"{name} by tokens": name for name in ("qwen3_tied", "llama_bias")}
+WAYS: dict[str, dict[str, Any]] = {
+    "library": {},
+    "by tokens": {"sequence_tokens": 24},
+    "one shot": {"all_reduce": "one_shot"},
+}
 SWAPPED = (3, 90)
 SEED = 7
 ENDS_WITHIN_S = 30.0
@@ -78,6 +84,26 @@ def play(ranks: int, directory: Path) -> None:
             told[told_as] = {**scenario(engine), "by_tokens": calls, "read": every}
         engine.close()
     told["host tier"] = tier_scenario(Engine(make_model(MODELS[0]), catalog(0), sid_tokens(SPACE.codes), tier(ranks)))
+    (directory / "told.json.part").write_text(json.dumps(told))
+    (directory / "told.json.part").rename(directory / "told.json")
+    time.sleep(600)
+
+
+def play_on_gpus(ranks: int, directory: Path) -> None:
+    """The same requests until their graphs were captured and replayed, however ranks add and read."""
+    told: dict[str, Any] = {}
+    for way, more in WAYS.items():
+        before = config(ranks, "qwen3_tied")
+        plain = replace(before, device="cuda", forced="run", parallel=Parallel(ranks=ranks, **more))
+        engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), plain)
+        runner: Any = engine.loop.runner
+        answers = [engine.generate(ask(histories(1), catalog(0), users=False)) for _ in range(4)]
+        told[way] = {
+            "answers": [listed(answer) for answer in answers[-1]],
+            "equal_on_every_rank": runner.compare(),
+            "graphs": [runner.graphs.captured, runner.graphs.replayed],
+        }
+        engine.close()
     (directory / "told.json.part").write_text(json.dumps(told))
     (directory / "told.json.part").rename(directory / "told.json")
     time.sleep(600)
@@ -166,9 +192,10 @@ class Played:
     leader: subprocess.Popen[bytes]
 
 
-def start(ranks: int, directory: Path) -> Played:
+def start(ranks: int, directory: Path, function: str = "play") -> Played:
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-    script += f"from pathlib import Path\nfrom tests.engine.test_parallel import play\nplay({ranks}, Path(sys.argv[1]))"
+    script += "from pathlib import Path\nfrom tests.engine import test_parallel\n"
+    script += f"test_parallel.{function}({ranks}, Path(sys.argv[1]))"
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     leader = subprocess.Popen(
         [sys.executable, "-c", script, str(directory)],
@@ -286,6 +313,22 @@ def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
         played.leader.kill()
         played.leader.wait()
     wait_until(lambda: all(map(gone, played.told["pids"])))
+
+
+@pytest.mark.gpu
+def test_two_gpus_answer_as_the_reference(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("fewer than two GPUs on this machine")
+    played = start(2, tmp_path, "play_on_gpus")
+    played.leader.kill()
+    played.leader.wait()
+    for way in WAYS:
+        told = played.told[way]
+        assert told["equal_on_every_rank"], way
+        assert min(told["graphs"]) > 0, way
+        for request, answer in zip(ask(histories(1), catalog(0)), told["answers"], strict=True):
+            expected = reference.generate(make_model(), catalog(0), sid_tokens(SPACE.codes), request)
+            assert_same(as_answer(answer, expected.short), expected, 1e-3)
 
 
 def test_heads_that_cannot_be_shared_are_refused():

@@ -19,7 +19,7 @@ import torch
 
 from genrecall import hardware
 from genrecall.bench import options, ranks, replicas, scale, suites
-from genrecall.bench.rig import PRECISIONS, Rig, free, open_rig
+from genrecall.bench.rig import PRECISIONS, Rig, free, make_current, open_rig
 from genrecall.bench.suites import Case
 from genrecall.errors import ConfigError
 from genrecall.telemetry import log
@@ -150,6 +150,7 @@ def run_cases(
         ConfigError: as ``measure``.
     """
     found = _resume(bench, same, out)
+    make_current(bench.torch_device)
     rig: Rig | None = None
     for case in cases:
         if "error" not in found["cases"].get(case.name, {"error": "not measured yet"}):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from genrecall.bench.load import saturated
-from genrecall.bench.rig import Setup, open_rig
+from genrecall.bench.rig import Setup, make_current, open_rig
 from genrecall.bench.suites import Case, setup_of
 from genrecall.errors import ConfigError, DataError
 
@@ -43,17 +43,13 @@ def replicas(bench: EngineBench) -> Iterator[Case]:
         )  # fmt: skip
     for precision in bench.precisions:
         for beam in bench.beams:
-            yield Case(
-                name=f"{precision} W={beam}, {bench.replicas} replicas",
-                setup=None,
-                run=partial(_measured, bench, precision, beam),
-            )
+            name = f"{precision} W={beam}, {bench.replicas} replicas"
+            yield Case(name=name, setup=None, run=partial(_measured, bench, precision, beam))
 
 
 def _measured(bench: EngineBench, precision: str, beam: int, _: None) -> dict[str, Any]:
     """Rates of one, two, four, … and all engines at once."""
-    counts = sorted({1, *(1 << power for power in range(1, bench.replicas.bit_length())), bench.replicas})
-    counts = [count for count in counts if count <= bench.replicas]
+    counts = sorted({bench.replicas, *(1 << power for power in range(bench.replicas.bit_length()))})
     with ExitStack() as ending:
         engines = [_start(bench, precision, beam, place) for place in range(bench.replicas)]
         for engine in engines:
@@ -105,6 +101,7 @@ def _hear(engine: subprocess.Popen[str]) -> dict[str, Any]:
 def play(told: dict[str, Any]) -> None:
     """One engine: says when it is warm, then its rate for every line that it reads."""
     device = torch.device(told["device"])
+    make_current(device)
     if device.type == "cpu":
         torch.set_num_threads(told["threads"])
     rig = open_rig(Setup(**told["setup"]), device, told["seed"])

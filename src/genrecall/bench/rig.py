@@ -220,6 +220,12 @@ class Rig:
         }
 
 
+def make_current(device: torch.device) -> None:
+    """Floors and profiles launch, capture and wait on the current device, whichever is measured."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def open_rig(setup: Setup, device: torch.device, seed: int) -> Rig:
     """Make catalog, model and engine."""
     return Rig(setup, catalog_of(setup, seed), device, seed)

@@ -9,6 +9,7 @@ folder. Graphs are not kept: they hold addresses.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -48,16 +49,19 @@ class Compiled:
 
     def seal(self) -> int:
         """Vouch for all that is there now; returns how many files that is."""
-        listed = {file.relative_to(self.folder).as_posix(): _sha256(file) for file in self._files()}
+        listed = {}
+        for name, file in self._files().items():
+            with contextlib.suppress(FileNotFoundError):  # others compile, too: Triton writes beside and renames
+                listed[name] = _sha256(file)
         temporary = self.folder / f".{_MANIFEST}.{os.getpid()}"
         temporary.write_text(json.dumps(listed, indent=0, sort_keys=True), encoding="utf-8")
         temporary.replace(self.folder / _MANIFEST)
         return len(listed)
 
-    def _files(self) -> list[Path]:
-        ours = (_MANIFEST, _LOCK)
-        return [file for file in self.folder.rglob("*")
-                if file.is_file() and file.name not in ours and not file.name.startswith(f".{_MANIFEST}")]  # fmt: skip
+    def _files(self) -> dict[str, Path]:
+        files = (Path(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
+        kept = (file for file in files if file.name != _LOCK and not file.name.startswith((_MANIFEST, f".{_MANIFEST}")))
+        return {file.relative_to(self.folder).as_posix(): file for file in kept}
 
     def _verify(self) -> int:
         """Remove what no manifest vouches for; returns how many files that was."""
@@ -67,10 +71,10 @@ class Compiled:
         except ValueError:
             listed = {}
         # A kernel's files stand in a folder of their own and are only good together.
-        wrong = {file.parent for file in self._files() if listed.get(_name(self.folder, file)) != _sha256(file)}
+        wrong = {file.parent for name, file in self._files().items() if listed.get(name) != _sha256(file)}
         wrong |= {(self.folder / name).parent for name in listed if not (self.folder / name).exists()}
         removed = 0
-        for file in self._files():
+        for file in self._files().values():
             if file.parent in wrong:
                 file.unlink()
                 removed += 1
@@ -109,10 +113,6 @@ def _digest(device: torch.device) -> str:
     for file in sorted(Path(kernels.__path__[0]).rglob("*.py")):
         found.update(file.read_bytes())
     return found.hexdigest()[:24]
-
-
-def _name(folder: Path, file: Path) -> str:
-    return file.relative_to(folder).as_posix()
 
 
 def _sha256(file: Path) -> str:

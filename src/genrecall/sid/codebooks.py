@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from genrecall.processes import share, together
 from genrecall.sid.balance import balanced_kmeans
-from genrecall.sid.kmeans import CHUNK, assigned, kmeans, lloyd, nearest, squared_distances
+from genrecall.sid.kmeans import CHUNK, kmeans, lloyd, nearest, squared_distances
 from genrecall.telemetry import Bar
 
 
@@ -47,7 +48,7 @@ class Codebooks:
             else:
                 table, price = balanced_kmeans(residual, codes, bound=balance, steps=steps, generator=generator)
                 prices.append(price)
-            residual = _left(residual, table, assigned(residual, table, price))
+            residual = _left(residual, table, _assigned(residual, table, price))
             tables.append(table)
             if bar is not None:
                 bar.advance(unexplained=float(residual.square().mean()) / total)
@@ -58,7 +59,7 @@ class Codebooks:
         residual, tables = latent, []
         for before in self.tables:
             table = lloyd(residual, before, steps=steps)
-            residual = _left(residual, table, assigned(residual, table))
+            residual = _left(residual, table, _assigned(residual, table))
             tables.append(table)
         return Codebooks(torch.stack(tables))
 
@@ -96,6 +97,11 @@ class Codebooks:
 
     def _price(self, level: int) -> torch.Tensor | None:
         return None if self.prices is None else self.prices[level]
+
+
+def _assigned(points: torch.Tensor, table: torch.Tensor, prices: torch.Tensor | None = None) -> torch.Tensor:
+    """Codes of all points, of which each process looks at its share."""
+    return together(nearest(points[share()], table, prices=prices)[0], len(points))
 
 
 def _left(points: torch.Tensor, table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -92,11 +92,6 @@ def lloyd(points: torch.Tensor, centres: torch.Tensor, *, steps: int) -> torch.T
     return centres
 
 
-def assigned(points: torch.Tensor, centres: torch.Tensor, prices: torch.Tensor | None = None) -> torch.Tensor:
-    """Nearest centre of each of (n, D) points, int64 (n,), of which each process looks at its share."""
-    return together(nearest(points[share()], centres, prices=prices)[0], len(points))
-
-
 def means(points: torch.Tensor, centres: torch.Tensor, codes: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
     """Each centre moved to the mean of its points; those without points are revived.
 

@@ -41,11 +41,13 @@ _FIRST_BYTES = 1 << 14
 _IDLE = timedelta(days=365)
 """Nobody asks anything for as long as nobody asks anything; a rank that dies closes its connections."""
 
-# NVLink multicast needs a fabric manager that hosts with a part of the GPUs often do not have; sums do not need it.
+# NVLink multicast needs a fabric manager that hosts with a part of the GPUs often do not have; sums do not need it. All
+# ranks are of one host.
 _ENVIRONMENT = {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
     "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 
 
