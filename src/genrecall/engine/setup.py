@@ -141,7 +141,8 @@ def build(
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"
     widest = limits.widest if config.batch_invariant else None
-    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip, widest)
+    rows = max(fit(limits.widest), places)
+    search = BeamSearch(decoder, catalog, tokens, config.normalise, skip, rows=rows, widest=widest)
     room = Room(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),

@@ -81,6 +81,7 @@ class BeamSearch:
         catalog: the trie.
         sid_tokens: per level int32 (C,).
         normalise: see ``EngineConfig``.
+        rows: the most of a level, and of requests.
         widest: what every batch counts as its widest beam; None: its own.
         skip_forced: leave resolved beams out of forward passes; costs one read of the device a level.
     """
@@ -92,10 +93,16 @@ class BeamSearch:
         sid_tokens: Sequence[torch.Tensor],
         normalise: Normalise,
         skip_forced: bool,
+        *,
+        rows: int,
         widest: int | None = None,
     ) -> None:
         self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
         self.skip_forced, self.widest = skip_forced and normalise == "trie", widest
+        # Constants: made once, they are no launches of every level.
+        self._row = torch.arange(rows * len(sid_tokens), dtype=torch.int32, device=catalog.device)
+        self._root = torch.full((rows,), ROOT, dtype=torch.int32, device=catalog.device)
+        self._nothing = torch.zeros(rows, dtype=torch.float32, device=catalog.device)
 
     @property
     def levels(self) -> int:
@@ -114,12 +121,9 @@ class BeamSearch:
         ``given_up``, asked before every step of the decoder, names requests that lose all of their beams there.
         """
         places = len(reading.hidden)
-        device = reading.hidden.device
         logits = self.decoder.level_logits(reading.hidden, 0)
-        node = torch.full((places,), ROOT, dtype=torch.int32, device=device)
-        score = torch.zeros(places, dtype=torch.float32, device=device)
-        row = torch.arange(places, dtype=torch.int32, device=device)
-        beams, key = Beams(node=node, score=score, logits_row=row, ranges=batch.root), score
+        node, score = self._root[:places], self._nothing[:places]
+        beams, key = Beams(node=node, score=score, logits_row=self._row[:places], ranges=batch.root), score
         codes = ancestry = node.new_empty(places, 0)
         node_filter = self.catalog.node_filter(batch.filters) if shape.filtered else None
         trail: list[Frontier] = []
@@ -169,7 +173,7 @@ class BeamSearch:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run beams. Returns logits (B, C), the logits row of each beam or -1, and its ancestry (M, level)."""
         rows = len(frontier.node)
-        row = torch.arange(rows, dtype=torch.int32, device=frontier.node.device)
+        row, own = self._row[:rows], self._row[written : written + rows]
         code, ancestry, ranges, logits_row = frontier.codes[:, -1], frontier.ancestry, frontier.ranges, row
         if self.skip_forced:
             compact = compact_rows(self.catalog.branching[frontier.node.long()], frontier.ranges)
@@ -181,7 +185,8 @@ class BeamSearch:
             source = compact.source[:rows]
             code, ranges, logits_row = code[source], compact.ranges, compact.place
             ran = torch.cat([ancestry[source], row[:rows, None] + written], dim=1)
-        ancestry = torch.cat([ancestry, (logits_row + written).clamp_(min=0)[:, None]], dim=1)
+            own = (logits_row + written).clamp_(min=0)
+        ancestry = torch.cat([ancestry, own[:, None]], dim=1)
         beams = BeamRows(
             ranges=ranges,
             request=request_of(ranges.begin, rows),

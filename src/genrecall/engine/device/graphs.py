@@ -123,7 +123,9 @@ class Graphs:
         oldest = next(iter(self._kept))
         if now - self._used[oldest] < _IDLE * self._most:
             if not self._told:
-                log(f"more than {self._most} sizes of batches: some run without CUDA graphs (Budgets.graphs)")
+                log(
+                    f"more than {self._most} sizes of batches are in use: some run without CUDA graphs (Budgets.graphs)"
+                )
                 self._told = True
             return False
         del self._kept[oldest], self._used[oldest]
