@@ -1,11 +1,13 @@
 """What joint ranking is worth: fusion only, sparse only, dense only, joint, on the same candidates, several seeds.
 
-    python benchmarks/ranking.py --run RUN --recipe movielens_100k --out OUT --seeds 0,1,2
+    python benchmarks/ranking.py --run RUN --recipe movielens_100k --out OUT --seeds 0,1,2 --device cuda
 
-RUN holds catalog/, vectors/ and tuning/ as `genrecall run` prepares them. Each seed makes a SID table and a small item
-trunk without teachers (so that two CPU cores are enough; --generator N lets all seeds' rankers share that of seed N),
-fuses it with the counted and text channels, and fits rankers on validation cases; the fusion's value that they read
-there comes from the other half of the users. The test part is read once a generator.
+RUN is a directory of `genrecall run --recipe …`. Where it holds seed-N/bundle, that seed's generators and its SASRec
+are taken as they are; nothing is written into RUN. Where it holds catalog/, vectors/ and tuning/ alone, each seed makes
+a SID table and a small item trunk without teachers in OUT (so that two CPU cores are enough). --generator N lets all
+seeds' rankers share that of seed N. Generators are fused with the counted and text channels, and rankers are fitted on
+validation cases; the fusion's value that they read there comes from the other half of the users. The test part is read
+once a generator. Every stage is kept in OUT: a run that was stopped goes on, and a seed that was judged is not opened.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from genrecall import hardware
 from genrecall.artifacts import open_artifact
@@ -29,6 +32,7 @@ from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.harness import queries_of
 from genrecall.eval.lock import Final
 from genrecall.eval.seeds import merge
+from genrecall.eval.store import NAME, load, save
 from genrecall.rank.fit import FitConfig
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Channel
@@ -36,6 +40,8 @@ from genrecall.recall.fusion import FusedChannel, Fusion, FusionFit, fit_fusion
 from genrecall.recall.fusion.fit import halves
 from genrecall.recall.fusion.learned import LearnedConfig
 from genrecall.recall.memo import Remembered
+from genrecall.recall.on_device import on_device
+from genrecall.recall.sasrec import SasrecChannel
 from genrecall.recipes import baselines
 from genrecall.recipes.named import Named, resolve, study_of
 from genrecall.recipes.rank_eval import FUSION_ONLY, judge_rankers
@@ -47,6 +53,8 @@ from genrecall.telemetry import Stages, log
 from genrecall.text.vectors import Vectors
 
 DEPTH = 100
+_JUDGED = ("recipe", "cases", "steps", "warm", "epochs", "blocks", "generator")
+"""Options that an earlier evaluation must have had, too."""
 
 
 def main() -> None:
@@ -60,41 +68,61 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for generator in sorted({seed if options.generator is None else options.generator for seed in seeds}):
         own = [seed for seed in seeds if options.generator is not None or seed == generator]
-        watch, out = Stages(), options.out / f"seed-{generator}"
-        whole = study_of(named, catalog, small=True, device=options.device).seeded(generator)
-        study = _small(whole, options.steps, catalog)
-        make(catalog, vectors, study.split.divide(catalog), study, out, options.run / "tuning", watch)
-        with watch.stage("fusion"):
-            shop = _shop(catalog, vectors, study, out, options)
-        rankers = {}
-        for seed in own:
-            for blocks in options.blocks:
-                recipe = RankRecipe(
-                    blocks=blocks,
-                    candidates=DEPTH,
-                    cases=options.cases,
-                    warm_events=options.warm,
-                    fit=FitConfig(seed=seed, device=options.device, epochs=options.epochs),
-                )
-                with watch.stage(f"rank {blocks} {seed}"):
-                    path = out / f"ranker-{blocks}-{seed}"
-                    train_ranker(shop, vectors, recipe, path, out / "rank-lists")
-                rankers[f"{blocks}@{seed}"] = Ranker.load(path, device=options.device)
-        with watch.stage("test"):
-            asked = sampled(shop.split.test, options.cases)
-            told = Final(run=out, purpose=f"benchmarks/ranking.py, generator {generator}")
-            lists = out / "rank-eval" / "test.parquet"
-            found, points = judge_rankers(shop, rankers, asked, lists, k=DEPTH, final=told, remarks=_remarks(options))
+        found, points, seconds[str(generator)] = _generator(catalog, vectors, named, generator, own, options)
         for seed in own:
             evaluations.append(_of_seed(found, seed))
             pointwise.append({name.partition("@")[0]: row for name, row in points.items() if name.endswith(f"@{seed}")})
-        seconds[str(generator)] = {name: round(value, 1) for name, value in watch.seconds.items()}
     merged = merge(evaluations, [f"seed {seed}" for seed in seeds])
     result = _figures(merged, pointwise, seconds, options)
     target = options.results / f"{options.recipe}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(_table(result))
+
+
+def _generator(
+    catalog: Catalog, vectors: Vectors, named: Named, generator: int, own: list[int], options: argparse.Namespace
+) -> tuple[Evaluation, Mapping[str, Mapping[str, float]], dict[str, float]]:
+    """One generator's rankers of the seeds ``own``, judged: the evaluation, pointwise figures, seconds by stage."""
+    watch, out, home = Stages(), options.out / f"seed-{generator}", options.run / f"seed-{generator}"
+    finished = (home / "bundle").is_dir()
+    whole = study_of(named, catalog, small=None if finished else True, device=options.device).seeded(generator)
+    study = whole if finished else _small(whole, options.steps, catalog)
+    if not finished:
+        home = out
+        make(catalog, vectors, study.split.divide(catalog), study, out, options.run / "tuning", watch)
+    asked_of = {name: value for name, value in vars(options).items() if name in _JUDGED}
+    told = json.loads(json.dumps({**asked_of, "own": own, "bundle": open_artifact(home / "bundle").digest}))
+    if (out / "judged" / NAME).is_file():
+        found, before = load(out / "judged")
+        if before["of"] == told:
+            log(f"generator {generator}: judged before")
+            return found, before["pointwise"], before["seconds"]
+    with watch.stage("fusion"):
+        shop = _shop(catalog, vectors, study, home, options)
+    rankers = {}
+    for seed in own:
+        for blocks in options.blocks:
+            recipe = RankRecipe(
+                blocks=blocks,
+                candidates=DEPTH,
+                cases=options.cases,
+                warm_events=options.warm,
+                fit=FitConfig(seed=seed, device=options.device, epochs=options.epochs),
+            )
+            with watch.stage(f"rank {blocks} {seed}"):
+                path = out / f"ranker-{blocks}-{seed}"
+                train_ranker(shop, vectors, recipe, path, out / "rank-lists")
+            rankers[f"{blocks}@{seed}"] = Ranker.load(path, device=options.device)
+    with watch.stage("test"):
+        asked = sampled(shop.split.test, options.cases)
+        leave = Final(run=out, purpose=f"benchmarks/ranking.py, generator {generator}")
+        lists, remarks = out / "rank-eval" / "test.parquet", _remarks(_kind(finished, options), options)
+        found, points = judge_rankers(shop, rankers, asked, lists, k=DEPTH, final=leave, remarks=remarks)
+    seconds = {name: round(value, 1) for name, value in watch.seconds.items()}
+    (out / "judged").mkdir(exist_ok=True)
+    save(found, out / "judged" / NAME, {"of": told, "pointwise": points, "seconds": seconds})
+    return found, points, seconds
 
 
 def _of_seed(found: Evaluation, seed: int) -> Evaluation:
@@ -115,14 +143,15 @@ def _small(study: Study, steps: int, catalog: Catalog) -> Study:
     return replace(settings, train=replace(settings.train, epochs=epochs, eval_every=max(epochs / 4, 1.0)))
 
 
-def _shop(catalog: Catalog, vectors: Vectors, study: Study, out: Path, options: argparse.Namespace) -> Shop:
+def _shop(catalog: Catalog, vectors: Vectors, study: Study, home: Path, options: argparse.Namespace) -> Shop:
     """The seed's bundle with all channels, and fusions that were fitted on validation."""
-    bundle = Recommender.load(out / "bundle", device=options.device)
+    bundle = Recommender.load(home / "bundle", device=options.device)
     split = study.split.divide(catalog)
     counted = baselines.counted(catalog, vectors, split, baselines.chosen(options.run / "tuning"))
-    channels: dict[str, Channel] = {
-        channel.name: Remembered(channel, DEPTH) for channel in (bundle.generative, *counted)
-    }
+    every: list[Channel] = [bundle.generative, *(on_device(channel, options.device) for channel in counted)]
+    if (home / "sasrec").is_dir():
+        every.append(_sasrec(home / "sasrec", study))
+    channels: dict[str, Channel] = {channel.name: Remembered(channel, DEPTH) for channel in every}
     cases = sampled(split.valid, options.cases)
 
     def fitted(part: Cases) -> Fusion:
@@ -148,16 +177,27 @@ def _shop(catalog: Catalog, vectors: Vectors, study: Study, out: Path, options: 
         config=study.split,
         fusion=fusion,
         channels={name: channels[name] for name in fusion.config.channels},
-        parents=dict(open_artifact(out / "bundle", kind="bundle", verify=False).manifest.parents),
+        parents=dict(open_artifact(home / "bundle", kind="bundle", verify=False).manifest.parents),
         halves=Halves(second=np.unique(cases.users[second]), fusions=both),
     )
 
 
-def _remarks(options: argparse.Namespace) -> tuple[str, ...]:
+def _sasrec(path: Path, study: Study) -> Channel:
+    """As the run has trained it."""
+    artifact = open_artifact(path, kind="channel")
+    (file,) = artifact.path.glob("*.safetensors")
+    return SasrecChannel.from_state(load_file(file), study.sasrec, device=study.train.device)
+
+
+def _kind(finished: bool, options: argparse.Namespace) -> str:
+    return "the run's own generators" if finished else f"one small generator without teachers, {options.steps} steps"
+
+
+def _remarks(kind: str, options: argparse.Namespace) -> tuple[str, ...]:
     return (
         f"fusion and rankers were fitted on at most {options.cases:,} validation cases, the rankers' epochs chosen on "
-        "a fifth of their users; at most as many test cases, drawn by a fixed seed; "
-        f"one small generator without teachers, {options.steps} steps",
+        "a fifth of their users; at most as many test cases, drawn by a fixed seed",
+        kind,
     )
 
 
@@ -209,15 +249,15 @@ def _table(result: Mapping[str, Any]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="prepared catalog, vectors and tuning; only read")
+    parser.add_argument("--run", type=Path, required=True, help="finished or prepared; only read")
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rank"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--cases", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=250, help="of the generator's training")
+    parser.add_argument("--steps", type=int, default=250, help="of a generator that is trained here")
     parser.add_argument("--warm", type=int, default=30_000, help="training events that the tables are warmed up on")
-    parser.add_argument("--epochs", type=int, default=8, help="of a ranker, at most")
+    parser.add_argument("--epochs", type=int, default=12, help="of a ranker, at most")
     parser.add_argument("--generator", type=int, help="let all seeds' rankers share this seed's generator")
     parser.add_argument("--blocks", type=lambda told: told.split(","), default=list(BLOCKS))
     parser.add_argument("--device", default="cpu")

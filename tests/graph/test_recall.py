@@ -101,6 +101,30 @@ def test_a_batch_answers_as_its_rows_do_and_from_many_threads(shop, pieces):
     assert [found[n % 4][n // 4] for n in range(24)] == together.items.numpy().tolist()
 
 
+def test_whoever_waits_for_an_engine_holds_no_thread(tf, tmp_path):
+    """One graph asks more often than there are threads to run it; nothing is answered before all of it is asked."""
+    calls = 2 * (tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1) + 4
+    held = []
+
+    def once_all_are_there(peer, frame, writer):
+        held.append((frame, writer))
+        if len(held) == calls:
+            for one, back in held:
+                answer([(0, 0), (1, 0)])(peer, one, back)
+            held.clear()
+
+    with FakePeer(tmp_path / "engine.sock", once_all_are_there) as peer:
+        graph = toy([peer.socket])
+
+        def all_at_once(items):
+            prompts = tf.RaggedTensor.from_row_splits(items, [0, tf.size(items)], validate=False)
+            return tf.stack([graph.recall(prompts, k=2, deadline_ms=PATIENT_MS).status for _ in range(calls)])
+
+        # Unlike tf.function, this lets operators with state run beside each other.
+        all_at_once = tf.compat.v1.wrap_function(all_at_once, [tf.TensorSpec([None], tf.int32)])
+        assert all_at_once(tf.constant([1, 2], tf.int32)).numpy().ravel().tolist() == [0] * calls
+
+
 def test_python_stands_in_with_the_same_lists(shop, pieces, monkeypatch):
     from genrecall.graph import ops
 

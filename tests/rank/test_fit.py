@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from genrecall.errors import ArtifactError, DataError
+from genrecall.rank.begin import conditional_logit
 from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.delta import Delta, read_delta, table_shapes, write_delta
 from genrecall.rank.fit import Data, FitConfig, fit_ranker, held_out, platt
@@ -56,7 +58,8 @@ def test_a_ranker_learns_what_the_lists_say(tmp_path: Path) -> None:
         lists=reader,
         warm=reader,
     )
-    config = FitConfig(epochs=3, warm_epochs=1, learning_rate=1e-2, table_rate=2e-2, device="cpu", dropout=0.0)
+    rates = {"learning_rate": 1e-2, "table_rate": 2e-2, "warm_rate": 1e-2, "warm_table_rate": 2e-2}
+    config = FitConfig(epochs=3, warm_epochs=1, device="cpu", dropout=0.0, **rates)
     found, report = fit_ranker(data, NetworkConfig(deep=(16,), joint=4), config)
     held = report["held out"]
     # Half of 8 candidates fit and one of these is taken, nobody can know which: at best AUC .79 and NDCG .64.
@@ -65,6 +68,36 @@ def test_a_ranker_learns_what_the_lists_say(tmp_path: Path) -> None:
     base = -(1 / 8 * np.log(1 / 8) + 7 / 8 * np.log(7 / 8))
     assert held["logloss"] < base  # calibrated: better than always saying 1/8
     assert found.version == 0
+
+
+def test_a_fit_begins_with_what_a_linear_model_can_say(tmp_path: Path) -> None:
+    rng, requests = np.random.default_rng(0), 400
+    x = rng.normal(size=(requests * 8, 2))
+    owner = np.repeat(np.arange(requests), 8)
+    chance = np.exp(x @ [1.5, -0.5]).reshape(-1, 8)
+    taken = (np.cumsum(chance, 1) > rng.random((requests, 1)) * chance.sum(1, keepdims=True)).argmax(1)
+    labels = (np.arange(8) == taken[:, None]).ravel().astype(np.float32)
+    labels[:80] = 0  # requests that say nothing
+    found = conditional_logit(x, labels, owner)
+    np.testing.assert_allclose(found, [1.5, -0.5], atol=0.2)
+    np.testing.assert_allclose(conditional_logit(x[80:], labels[80:], owner[80:] - 10), found, atol=1e-6)
+
+
+def test_what_a_network_learns_comes_on_top_of_where_it_began() -> None:
+    found, asked = ranker(NetworkConfig(joint=3)), worlds.asked(7)
+    found.network.unlearn()
+    assert asked.state is not None
+    other = replace(asked, evidence=asked.evidence * 3 + 1, state=asked.state - 2)
+    warm = found.score(asked).logits
+    # Crosses of columns that a warm-up does not tell have no way to the logit.
+    np.testing.assert_allclose(found.score(other).logits, warm, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():  # nor does a warm-up teach crosses of what it leaves at 0
+        for layer in found.network.cross:
+            layer.up[found.network._told], layer.bias[found.network._told] = 0, 0
+    found.network.begin(torch.tensor([2.0, -3.0]), 0.5)
+    moments = {name: found.network.evidence.get_buffer(name).numpy() for name in ("mean", "spread")}
+    known = np.nan_to_num((asked.evidence - moments["mean"]) / moments["spread"])
+    np.testing.assert_allclose(found.score(asked).logits, 0.5 * warm + known @ [2, -3], rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_to_learn_from_is_told(tmp_path: Path) -> None:
@@ -97,7 +130,11 @@ def test_held_out_units_are_the_same_ones_and_as_many_as_asked() -> None:
 
 def test_thinned_lists_keep_what_was_taken_and_the_nearest(tmp_path: Path) -> None:
     lists = next(write(tmp_path / "lists.parquet", 50, 2).batches(50))
-    thin = thinned(lists, np.arange(50), 4, np.random.default_rng(0))
+    thin, raised = thinned(lists, np.arange(50), 4, np.random.default_rng(0))
+    # Of 7 others 2 are the nearest, or 1 where a nearer one was taken; the rest of the 4 are drawn.
+    assert set(np.round(raised, 4).tolist()) <= {0.0, *np.round(-np.log([2 / 5, 3 / 6]), 4).astype(np.float32).tolist()}
+    assert raised.reshape(-1, 5)[thin.labels.reshape(-1, 5) > 0].tolist() == [0.0] * len(thin)
+    assert np.allclose(np.exp(raised).reshape(-1, 5).sum(1), 8), "they stand for the whole list"
     lengths = thin.asked.candidates.lengths
     assert set(lengths.tolist()) == {5}
     assert np.add.reduceat(thin.labels, thin.asked.candidates.offsets[:-1]).tolist() == [1.0] * len(thin)

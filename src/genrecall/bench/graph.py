@@ -1,6 +1,7 @@
 """What the TensorFlow operators cost beside an identity graph of the same inputs.
 
     overhead = p50(graph with the operator) − p50(identity graph),    throughput = calls/s of T threads
+    of_identity → cpu(identity graph) / cpu(graph with the operator and the engine)       where all cores are busy
 
 Behind ``GenRecall`` stands an engine that computes nothing (``null_engine.cc``), so that its figure is the whole way to
 an engine and back. Graphs take turns, call by call or in short rounds, because a machine's other load comes and goes.
@@ -62,9 +63,9 @@ def measure(bench: GraphBench) -> dict[str, Any]:
         compile_s = _compile_s(Path(fresh))
         library.load()
         with _null_engine(Path(fresh), bench) as engine:
-            graphs = _graphs(bench, str(engine))
+            graphs = _graphs(bench, str(engine.socket))
             log(f"measuring {len(graphs)} graphs, {bench.rounds} rounds of {bench.round_s:g} s each")
-            found = _rounds(graphs, bench)
+            found = _rounds(graphs, bench, engine.cpu_s)
     return {
         "hardware": describe(),
         "tensorflow": tf.version.VERSION,
@@ -75,9 +76,12 @@ def measure(bench: GraphBench) -> dict[str, Any]:
     }
 
 
-def _rounds(graphs: dict[str, Callable[[], object]], bench: GraphBench) -> dict[str, dict[str, float]]:
+def _rounds(
+    graphs: dict[str, Callable[[], object]], bench: GraphBench, engine_s: Callable[[], float]
+) -> dict[str, dict[str, float]]:
     alone: dict[str, list[float]] = {name: [] for name in graphs}
     together: dict[str, list[float]] = {name: [] for name in graphs}
+    spent: dict[str, list[float]] = {name: [] for name in graphs}
     until = time.perf_counter() + bench.rounds * bench.round_s
     while time.perf_counter() < until:
         for name, call in graphs.items():
@@ -86,8 +90,13 @@ def _rounds(graphs: dict[str, Callable[[], object]], bench: GraphBench) -> dict[
             alone[name].append((time.perf_counter() - begun) * 1e6)
     for _ in range(bench.rounds):
         for name, call in graphs.items():
-            together[name].append(_per_s(call, bench.threads, bench.round_s))
+            before, begun = time.process_time() + engine_s(), time.perf_counter()
+            rate = _per_s(call, bench.threads, bench.round_s)
+            calls = rate * (time.perf_counter() - begun)
+            together[name].append(rate)
+            spent[name].append(1e6 * (time.process_time() + engine_s() - before) / calls)
     p50 = {name: statistics.median(times) for name, times in alone.items()}
+    cpu = {name: statistics.median(times) for name, times in spent.items()}
     return {
         name: {
             "p50_us": round(p50[name], 1),
@@ -98,6 +107,8 @@ def _rounds(graphs: dict[str, Callable[[], object]], bench: GraphBench) -> dict[
                 statistics.median(own / other for own, other in zip(together[name], together["identity"], strict=True)),
                 3,
             ),
+            "cpu_us": round(cpu[name], 1),
+            "of_identity_by_cpu": round(cpu["identity"] / cpu[name], 3),
         }
         for name in graphs
     }
@@ -194,8 +205,20 @@ def _compile_s(cache: Path) -> float:
     return time.monotonic() - begun
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Engine:
+    """A process that computes nothing: its socket, and the clock of its CPU time."""
+
+    socket: Path
+    clock: int
+
+    def cpu_s(self) -> float:
+        """So far."""
+        return time.clock_gettime(self.clock)
+
+
 @contextlib.contextmanager
-def _null_engine(directory: Path, bench: GraphBench) -> Iterator[Path]:
+def _null_engine(directory: Path, bench: GraphBench) -> Iterator[_Engine]:
     compiler = shutil.which("g++")
     if compiler is None:
         raise DependencyError("g++", extra="tf", purpose="the engine that computes nothing")
@@ -209,7 +232,7 @@ def _null_engine(directory: Path, bench: GraphBench) -> Iterator[Path]:
     try:
         assert running.stdout is not None
         running.stdout.readline()
-        yield socket
+        yield _Engine(socket=socket, clock=~running.pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not have
     finally:
         running.terminate()
         running.wait()

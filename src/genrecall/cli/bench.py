@@ -239,11 +239,11 @@ def graph(
         print(json.dumps(found, indent=2))
         return
     print(f"TensorFlow {found['tensorflow']}; operators compiled in {found['compile_s']} s; {threads} threads")
-    print(f"{'':32}{'p50 µs':>9}{'overhead µs':>13}{'calls/s':>10}{'of identity':>13}")
+    print(f"{'':32}{'p50 µs':>9}{'overhead µs':>13}{'calls/s':>10}{'of identity':>13}{'cpu µs':>9}{'by cpu':>9}")
     for name, told in found["graphs"].items():
-        print(
-            f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}{told['of_identity']:13.1%}"
-        )
+        print(f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}"
+              f"{told['of_identity']:13.1%}{told['cpu_us']:9.0f}{told['of_identity_by_cpu']:9.1%}")  # fmt: skip
+    print("by cpu: the share that is left where cores are short; cpu counts this process and the engine's")
 
 
 def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:

@@ -4,8 +4,10 @@
 
 ListNet's top-one loss (Cao et al., ICML 2007) beside the click-through loss of one candidate. Negatives are the same
 request's other candidates: the nearest by recall's order, and as many drawn from the rest. Deviations: a warm-up on
-training events (whose generator scores are remembered, so evidence and state are left out) teaches the tables; epochs
-are chosen by NDCG@10 of held-out units; then logits are calibrated on these (Platt, 1999).
+training events (whose generator scores are remembered, so evidence and state are left out) teaches the tables; then a
+few numbers are fitted that say how far it and recall are to be believed (``begin``), and the network learns what these
+lack. Epochs, none among them, are chosen by the listwise loss of held-out units, which has less noise than NDCG@10;
+then logits are calibrated on these (Platt, 1999).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from genrecall.errors import ConfigError, DataError
 from genrecall.hardware import pick_device
+from genrecall.rank.begin import conditional_logit
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
@@ -32,7 +35,7 @@ from genrecall.rank.score import Ranker
 from genrecall.telemetry import log, progress
 
 _ASKED = 256
-_CONSTANT = 1e-6
+_CONSTANT, _BEGUN = 1e-6, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,11 @@ class FitConfig:
         requests: of a batch.
         negatives: candidates of a request that are learnt from, beside the taken ones.
         learning_rate, table_rate: of the network (AdamW) and of the tables (sparse Adam).
+        warm_rate, warm_table_rate: of the same in the warm-up.
         weight_decay: of the network.
         dropout: of x_0.
         ctr: λ.
-        patience: epochs without a better held-out NDCG@10 before it ends.
+        patience: epochs without a smaller held-out loss before it ends.
         holdout: share of units that are held out.
         half: store tables as float16.
         seed: of everything random.
@@ -58,9 +62,11 @@ class FitConfig:
     epochs: int = 12
     warm_epochs: int = 2
     requests: int = 64
-    negatives: int = 50
-    learning_rate: float = 2e-3
-    table_rate: float = 5e-3
+    negatives: int = 100
+    learning_rate: float = 3e-4
+    table_rate: float = 1e-3
+    warm_rate: float = 2e-3
+    warm_table_rate: float = 5e-3
     weight_decay: float = 1e-2
     dropout: float = 0.1
     ctr: float = 0.2
@@ -101,7 +107,7 @@ class Data:
 
 
 def fit_ranker(data: Data, network: NetworkConfig, config: FitConfig) -> tuple[Ranker, dict[str, Any]]:
-    """The ranker with the best held-out NDCG@10, and a report of how it got there.
+    """The ranker with the smallest held-out loss, and a report of how it got there.
 
     Raises:
         DataError: the lists hold nothing to learn from, or nothing to choose by.
@@ -113,20 +119,23 @@ def fit_ranker(data: Data, network: NetworkConfig, config: FitConfig) -> tuple[R
     tables = Tables.fresh(schema, config.seed).to(on)
     _standardise(net, data, config)
     fit = _Fit(data, net, tables, config, on)
-    if data.warm is not None and schema.features:
+    warm = data.warm if schema.features and config.warm_epochs > 0 else None
+    if warm is not None:
         for epoch in range(config.warm_epochs):
-            loss = fit.epoch(data.warm, epoch, warm=True)
+            loss = fit.epoch(warm, epoch, warm=True)
             log(f"ranker: warm-up {epoch + 1}/{config.warm_epochs}, loss {loss:.4f}")
-    best, curve, waited = -1.0, [], 0
-    kept = _copied(net, tables)
+    fit.begin(warm is not None)
+    curve: list[dict[str, float]] = [{"epoch": 0, **fit.figures()}]
+    least, kept, waited = curve[0]["listwise"], _copied(net, tables), 0
+    log(f"ranker: begins at held-out loss {least:.4f}, NDCG@10 {curve[0]['ndcg@10']:.4f}")
     for epoch in range(config.epochs):
         loss = fit.epoch(data.lists, epoch, warm=False)
         found = fit.figures()
         curve.append({"epoch": epoch + 1, "loss": loss, **found})
-        log(f"ranker: epoch {epoch + 1}, loss {loss:.4f}, held-out NDCG@10 {found['ndcg@10']:.4f}")
+        log(f"ranker: epoch {epoch + 1}, loss {loss:.4f}, held out {least:.4f} → {found['listwise']:.4f}")
         waited += 1
-        if found["ndcg@10"] > best:
-            best, kept, waited = found["ndcg@10"], _copied(net, tables), 0
+        if found["listwise"] < least:
+            least, kept, waited = found["listwise"], _copied(net, tables), 0
         if waited >= config.patience:
             break
     net.load_state_dict(kept[0])
@@ -150,9 +159,14 @@ class _Fit:
     ) -> None:
         self.data, self.network, self.tables, self.config, self.device = data, network, tables, config, device
         self._vectors = None if data.vectors is None else sent(data.vectors, device)
-        self.dense = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        rows = [parameter for parameter in tables.parameters() if parameter.requires_grad]
-        self.sparse = torch.optim.SparseAdam(rows, lr=config.table_rate) if rows else None
+        self._rate(config.warm_rate, config.warm_table_rate)
+
+    def _rate(self, dense: float, sparse: float) -> None:
+        """Fresh optimisers of these learning rates."""
+        decay = self.config.weight_decay
+        self.dense = torch.optim.AdamW(self.network.parameters(), lr=dense, weight_decay=decay)
+        rows = [parameter for parameter in self.tables.parameters() if parameter.requires_grad]
+        self.sparse = torch.optim.SparseAdam(rows, lr=sparse) if rows else None
 
     def epoch(self, reader: ListReader, epoch: int, *, warm: bool) -> float:
         """One pass; the mean loss."""
@@ -163,10 +177,10 @@ class _Fit:
             for lists in reader.batches(config.requests, seed=int(rng.integers(1 << 31))):
                 bar.advance(len(lists))
                 wanted = np.zeros(len(lists), bool) if warm else held_out(lists.units, config)
-                lists = thinned(lists, np.flatnonzero(~wanted), config.negatives, rng)
+                lists, raised = thinned(lists, np.flatnonzero(~wanted), config.negatives, rng)
                 if len(lists) == 0:
                     continue
-                loss = self._step(shaped(lists, reader, self.network.schema))
+                loss = self._step(shaped(lists, reader, self.network.schema), raised)
                 total, count = total + loss * len(lists), count + len(lists)
         if count == 0:
             raise DataError(
@@ -177,6 +191,36 @@ class _Fit:
             )
         return total / count
 
+    def begin(self, warmed: bool) -> None:
+        """Where the network begins to learn from the lists: see ``rank.begin``; of at most ``_BEGUN`` requests."""
+        self._rate(self.config.learning_rate, self.config.table_rate)
+        network, found, requests = self.network.eval(), [], 0
+        told = len(network.schema.evidence)
+        if warmed:
+            network.unlearn()
+        elif not told:
+            return
+        for lists in self.data.lists.batches(_ASKED, seed=self.config.seed):
+            rows = np.flatnonzero(~held_out(lists.units, self.config))
+            if requests >= _BEGUN or len(rows) == 0:
+                continue
+            part = shaped(taken(lists, rows), self.data.lists, network.schema)
+            found.append((self._sayings(part, warmed), part.labels, part.asked.candidates.owner + requests))
+            requests += len(part)
+        x, labels, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        spread = x.std(0) + _CONSTANT
+        weights = conditional_logit(x / spread, labels, owner) / spread
+        network.begin(torch.from_numpy(weights[:told]), float(weights[told]) if warmed else 1.0)
+
+    def _sayings(self, part: Lists, warmed: bool) -> np.ndarray:
+        """float64 (P, F [+ 1]): recall's numbers, and what a warmed network says."""
+        network, inputs = self.network, self._inputs(part)
+        with torch.inference_mode():
+            said = [network.evidence(inputs.evidence)] if network.schema.evidence else []
+            if warmed:
+                said.append(network(inputs, self.tables)[:, None])
+            return np.asarray(torch.cat(said, 1).double().cpu().numpy())
+
     def figures(self) -> dict[str, float]:
         """Of the held-out units; requests whose target was not recalled count as misses in NDCG and Recall."""
         logits, probabilities, labels, offsets = self._held()
@@ -185,6 +229,7 @@ class _Fit:
         hit = np.zeros(len(offsets) - 1)
         np.maximum.at(hit, owner, (labels > 0) & (place <= 10))
         return {
+            "listwise": self._listwise(logits, labels, owner),
             "ndcg@10": ndcg(place, labels, offsets),
             "recall@10": float(hit.mean()),
             "auc": auc(logits, labels),
@@ -193,15 +238,23 @@ class _Fit:
             "requests": len(offsets) - 1,
         }
 
+    @staticmethod
+    def _listwise(logits: np.ndarray, labels: np.ndarray, owner: np.ndarray) -> float:
+        """``listwise`` of the requests of which something was taken."""
+        there = np.isin(owner, owner[labels > 0])
+        _, own = np.unique(owner[there], return_inverse=True)
+        scores, wanted = torch.from_numpy(logits[there]), torch.from_numpy(labels[there])
+        return float(listwise(scores, wanted, torch.from_numpy(own), int(own[-1]) + 1)) if len(own) else 0.0
+
     def calibrate(self) -> None:
         """Slope and shift of the held-out logits, by Newton's method."""
         logits, _, labels, _ = self._held()
         with torch.no_grad():
             self.network.get_buffer("calibration").copy_(torch.from_numpy(platt(logits, labels)))
 
-    def _step(self, lists: Lists) -> float:
+    def _step(self, lists: Lists, raised: np.ndarray) -> float:
         inputs = self._inputs(lists)
-        logits = self.network(inputs, self.tables)
+        logits = self.network(inputs, self.tables) + torch.from_numpy(raised).to(self.device)
         labels = torch.from_numpy(lists.labels).to(self.device)
         loss = listwise(logits, labels, inputs.owner, len(lists))
         if self.config.ctr:

@@ -116,7 +116,9 @@ class RankNetwork(nn.Module):
         tabled: dict[str, Tabled] = {feature.name: feature for feature in schema.tabled}
         self._item_side = [feature.name for feature in schema.tabled if schema.of_item(feature)]
         behaviours = {feature.name: tabled[feature.like].width for feature in schema.behaviours}
-        width = sum(feature.width for feature in schema.tabled) + sum(behaviours.values()) + len(schema.evidence)
+        width = sum(feature.width for feature in schema.tabled) + sum(behaviours.values())
+        self._told = slice(width, width + len(schema.evidence))  # of x_0
+        width += len(schema.evidence)
         if behaviours and config.pooling == "attention":
             self.attention = nn.ModuleDict(
                 {name: _Attention(own, config.attention) for name, own in behaviours.items()}
@@ -126,9 +128,13 @@ class RankNetwork(nn.Module):
         if schema.state:
             self.state = _State(schema.state, config.joint)
             width += config.joint
+        self._later = [*range(self._told.start, width)]  # of x_0: what a warm-up does not tell
         if schema.vectors:
             self.vector = nn.Linear(schema.vectors, config.joint, bias=False)
-            width += config.joint * (2 if schema.state else 1)
+            width += config.joint
+            if schema.state:
+                self._later += range(width, width + config.joint)
+                width += config.joint
         if config.cross_layers:
             self.cross = nn.ModuleList(_Cross(width, config.cross_rank) for _ in range(config.cross_layers))
         if config.deep:
@@ -182,6 +188,22 @@ class RankNetwork(nn.Module):
             if state is not None:
                 parts.append(state * vector)
         return torch.cat(parts, 1)
+
+    def unlearn(self) -> None:
+        """After a warm-up, which tells neither evidence nor states: let the logit depend on neither yet."""
+        columns = self._later
+        first = [layer.get_parameter("down") for layer in self.cross] if self.config.cross_layers else []
+        first += [self.deep[0].get_parameter("weight")] if self.config.deep else []
+        with torch.no_grad():
+            for weight in (*first, self.head.weight):
+                weight[:, columns] = 0
+
+    def begin(self, evidence: torch.Tensor, warm: float) -> None:
+        """Let the logit be ``warm`` times what it is, plus ``evidence`` (F,) times recall's standardised numbers."""
+        with torch.no_grad():
+            self.head.weight.mul_(warm)
+            self.head.bias.mul_(warm)
+            self.head.weight[0, self._told] = evidence.to(self.head.weight)
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated probability of the candidates' being taken."""

@@ -30,8 +30,13 @@ def taken(lists: Lists, rows: np.ndarray) -> Lists:
     )
 
 
-def thinned(lists: Lists, rows: np.ndarray, negatives: int, rng: np.random.Generator) -> Lists:
-    """Requests with both classes: what was taken, the nearest others, and as many drawn from the rest."""
+def thinned(lists: Lists, rows: np.ndarray, negatives: int, rng: np.random.Generator) -> tuple[Lists, np.ndarray]:
+    """Requests with both classes: what was taken, the nearest others, and as many drawn from the rest.
+
+    Returns:
+        The lists, and −ln π float32 (P,) of the chance π with which a candidate was to be among them: what is added to
+        logits, so that losses mean the whole list (Bengio & Senécal, "Adaptive importance sampling", 2008).
+    """
     found = taken(lists, rows)
     owner, labels = found.asked.candidates.owner, found.labels
     many = np.bincount(owner, labels > 0, minlength=len(found))
@@ -42,6 +47,11 @@ def thinned(lists: Lists, rows: np.ndarray, negatives: int, rng: np.random.Gener
     place = np.empty(len(owner), np.int64)
     place[order] = np.arange(len(owner)) - found.asked.candidates.offsets[owner]
     kept = np.flatnonzero((place < many[owner] + negatives) & fits[owner])
+    near = (labels <= 0) & (column < negatives // 2)
+    close = np.bincount(owner, near, minlength=len(found))
+    left = found.asked.candidates.lengths - many - close
+    share = np.clip((negatives - close) / np.maximum(left, 1), 1e-9, 1.0)
+    raised = np.where((labels > 0) | near, 0.0, -np.log(share)[owner]).astype(np.float32)[kept]
     lengths = np.bincount(owner[kept], minlength=len(found))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     asked = replace(
@@ -50,7 +60,7 @@ def thinned(lists: Lists, rows: np.ndarray, negatives: int, rng: np.random.Gener
         evidence=found.asked.evidence[kept],
     )
     thin = Lists(asked=asked, labels=labels[kept], units=found.units)
-    return taken(thin, np.flatnonzero(fits))
+    return taken(thin, np.flatnonzero(fits)), raised
 
 
 def shaped(lists: Lists, reader: ListReader, schema: Schema) -> Lists:

@@ -28,7 +28,7 @@ class UpdateConfig:
 
     epochs: int = 1
     requests: int = 64
-    negatives: int = 50
+    negatives: int = 100
     rate: float = 2e-3
     seed: int = 0
 
@@ -55,13 +55,14 @@ def update_tables(ranker: Ranker, lists: ListReader, config: UpdateConfig) -> De
     for epoch in range(config.epochs):
         rng = np.random.default_rng((config.seed, epoch))
         for batch in lists.batches(config.requests, seed=int(rng.integers(1 << 31))):
-            part = thinned(batch, np.arange(len(batch)), config.negatives, rng)
+            part, raised = thinned(batch, np.arange(len(batch)), config.negatives, rng)
             if len(part) == 0:
                 continue
             told = shaped(part, lists, ranker.schema)
             inputs = ranker.inputs(told.asked)
             labels = torch.from_numpy(told.labels).to(ranker.device)
-            loss = listwise(network(inputs, tables), labels, inputs.owner, len(told))
+            logits = network(inputs, tables) + torch.from_numpy(raised).to(ranker.device)
+            loss = listwise(logits, labels, inputs.owner, len(told))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

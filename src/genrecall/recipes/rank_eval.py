@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from genrecall.errors import ConfigError
 from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.harness import evaluate
 from genrecall.eval.lock import Final
+from genrecall.rank.columns import Ragged
 from genrecall.rank.fit import FitConfig, held_out
 from genrecall.rank.lists import ListReader
 from genrecall.rank.metrics import auc, grouped_auc, log_loss
@@ -22,10 +24,10 @@ from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Candidates, Query
 from genrecall.recipes.rank_lists import ListMaker, Shop, sampled
-from genrecall.recipes.ranking import KIND, ranked
+from genrecall.recipes.ranking import KIND
 
 FUSION_ONLY = "fusion"
-_BATCH, _K = 256, 50
+_SCORED, _K = 128, 50
 
 
 class _Recalling:
@@ -45,19 +47,63 @@ class _Recalling:
 
 
 class _Ranking:
-    """A ranker that answers in order what was asked before, once the lists are complete."""
+    """A ranker that answers in order what was asked before, once the lists are complete; it scores them once."""
 
     def __init__(self, name: str, ranker: Ranker, lists: Path) -> None:
         self.name, self._ranker, self._lists, self._asked = name, ranker, lists, 0
-        self._known: Candidates | None = None
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The next lists."""
-        if self._known is None:
-            self._known = ranked(self._ranker, ListReader(self._lists), k)
         begin, self._asked = self._asked, self._asked + len(queries)
-        known = self._known
-        return Candidates(items=known.items[begin : self._asked], scores=known.scores[begin : self._asked])
+        scored, offsets = self._scored, self._scored.offsets
+        own = self._order[offsets[begin] : offsets[self._asked]]
+        row = scored.candidates.owner[own]
+        column = np.arange(offsets[begin], offsets[self._asked]) - offsets[row]
+        kept = column < k
+        place = (row[kept] - begin, column[kept])
+        items, scores = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
+        items[place], scores[place] = scored.candidates.values[own[kept]], scored.logits[own[kept]]
+        return Candidates(items=items, scores=scores)
+
+    def pointwise(self) -> dict[str, float]:
+        """AUC, GAUC and LogLoss."""
+        x, p, y = self._scored.logits, self._scored.probabilities, self._scored.labels
+        return {"auc": auc(x, y), "gauc": grouped_auc(x, y, self._scored.offsets), "logloss": log_loss(p, y)}
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """int64 (P,): every list's candidates, best first."""
+        return np.lexsort((-self._scored.logits, self._scored.candidates.owner))
+
+    @cached_property
+    def _scored(self) -> _Scored:
+        reader, ranker = ListReader(self._lists), self._ranker
+        found, labels, candidates = [], [], []
+        for lists in reader.batches(_SCORED):
+            found.append(ranker.score(shaped(lists, reader, ranker.schema).asked))
+            labels.append(lists.labels)
+            candidates.append(lists.asked.candidates)
+        return _Scored(
+            logits=np.concatenate([one.logits for one in found]),
+            probabilities=np.concatenate([one.probabilities for one in found]),
+            labels=np.concatenate(labels),
+            candidates=Ragged.chain(candidates),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scored:
+    """What a ranker made of lists: logits, probabilities and labels (P,), and the lists."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+    candidates: Ragged
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """int64 (R+1,)."""
+        return self.candidates.offsets
 
 
 def judge_rankers(
@@ -82,12 +128,10 @@ def judge_rankers(
         remarks: whatever else a reader must know.
     """
     lists.parent.mkdir(parents=True, exist_ok=True)
+    orders = [_Ranking(name, ranker, lists) for name, ranker in rankers.items()]
     told = (f"rankers order the first {k} candidates of the fusion; a target that is not among them is a miss",)
     evaluation = evaluate(
-        [
-            _Recalling(ListMaker(shop, cases, lists, k=k)),
-            *(_Ranking(name, ranker, lists) for name, ranker in rankers.items()),
-        ],
+        [_Recalling(ListMaker(shop, cases, lists, k=k)), *orders],
         cases,
         num_items=len(shop.catalog.items),
         protocol=shop.config.protocol(shop.split, remarks=(*told, *remarks)),
@@ -97,8 +141,7 @@ def judge_rankers(
         profile=shop.catalog.profile_of,
         groups=shop.bundle.table.sids[:, 0],
     )
-    reader = ListReader(lists)
-    return evaluation, {name: _pointwise(ranker, reader) for name, ranker in rankers.items()}
+    return evaluation, {order.name: order.pointwise() for order in orders}
 
 
 def held_out_cases(shop: Shop, cases: int, fit: FitConfig) -> Cases:
@@ -119,16 +162,3 @@ def opened(path: Path, shop: Shop, device: str) -> tuple[Ranker, dict[str, Any]]
             fix="run `genrecall rank train` on this bundle",
         )
     return Ranker.load(artifact.path, device=device, digest=artifact.digest), artifact.manifest.config["recipe"]
-
-
-def _pointwise(ranker: Ranker, reader: ListReader) -> dict[str, float]:
-    logits, chances, labels, lengths = [], [], [], []
-    for lists in reader.batches(_BATCH):
-        found = ranker.score(shaped(lists, reader, ranker.schema).asked)
-        logits.append(found.logits)
-        chances.append(found.probabilities)
-        labels.append(lists.labels)
-        lengths.append(lists.asked.candidates.lengths)
-    x, p, y = (np.concatenate(part) for part in (logits, chances, labels))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    return {"auc": auc(x, y), "gauc": grouped_auc(x, y, offsets), "logloss": log_loss(p, y)}

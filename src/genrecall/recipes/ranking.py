@@ -22,16 +22,12 @@ from genrecall.rank.fit import Data, FitConfig, fit_ranker
 from genrecall.rank.lists import ListReader
 from genrecall.rank.model import NetworkConfig
 from genrecall.rank.recalled import SID_SCORE
-from genrecall.rank.sampling import shaped
 from genrecall.rank.schema import Schema
-from genrecall.rank.score import Ranker
-from genrecall.recall.channel import Candidates
 from genrecall.recipes.rank_lists import Shop, sampled, write_lists, write_warm_lists
 from genrecall.recipes.rank_schema import default_schema, vocabularies_of
 from genrecall.text.vectors import Vectors
 
 KIND = "ranker"
-_BATCH = 128
 Blocks = Literal["joint", "sparse", "dense", "joint+recall", "sparse+recall", "dense+recall"]
 BLOCKS: tuple[Blocks, ...] = ("joint+recall", "joint", "sparse", "dense", "sparse+recall", "dense+recall")
 
@@ -141,21 +137,3 @@ def principal(matrix: np.ndarray, width: int) -> np.ndarray:
     left, size, _ = np.linalg.svd(centred, full_matrices=False)
     kept = left[:, :width] * (size[:width] > 1e-6)
     return (kept * np.sqrt(len(matrix))).astype(np.float32)
-
-
-def ranked(ranker: Ranker, reader: ListReader, k: int) -> Candidates:
-    """The first ``k`` of every list of a file, in the ranker's order."""
-    items, scores = [], []
-    for lists in reader.batches(_BATCH):
-        asked = shaped(lists, reader, ranker.schema).asked
-        found = ranker.score(asked)
-        owner, offsets = asked.candidates.owner, asked.candidates.offsets
-        order = np.lexsort((-found.logits, owner))
-        column = np.arange(len(order)) - offsets[owner]
-        kept = column < k
-        rows = (owner[kept], column[kept])
-        best, value = np.full((len(lists), k), -1, np.int32), np.full((len(lists), k), -np.inf, np.float32)
-        best[rows], value[rows] = asked.candidates.values[order[kept]], found.logits[order[kept]]
-        items.append(best)
-        scores.append(value)
-    return Candidates(items=np.concatenate(items), scores=np.concatenate(scores))
