@@ -59,7 +59,7 @@ async def serve(
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(SWITCH_S)
     claimed = claim(config.state)
-    child.prepare()
+    child.prepare(models=config.worker is not None)
     keeper = None if config.gateways == 1 else Keeper(config)
     config = config if keeper is None else keeper.config
     state = await asyncio.to_thread(open_state, config)

@@ -139,9 +139,7 @@ class Fusion:
         lists = [candidates[name] for name in self.config.channels]
         return Pool.of(lists, self.popularity, self.config.top, max(self.config.top, k))
 
-    def values(
-        self, pool: Pool, lengths: np.ndarray | None = None, columns: np.ndarray | None = None
-    ) -> np.ndarray:
+    def values(self, pool: Pool, lengths: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
         """float64 (P,) by which candidates are ordered; ``lengths`` int (R,) are events in the histories.
 
         ``columns`` are ``self.columns(pool)``, where they are there already.
