@@ -123,7 +123,8 @@ def test_a_tally_is_the_sum_of_all_processes(tmp_path: Path) -> None:
     own.add(3)
     code = (
         "import sys; from pathlib import Path; from genrecall.serve.shared import Seat, Tally\n"
-        "d = Path(sys.argv[1]); t = Tally(d / 'rows', Seat(directory=d, number=1, gateways=2)); t.add(4); print(t.total)"
+        "d = Path(sys.argv[1]); t = Tally(d / 'rows', Seat(directory=d, number=1, gateways=2))\n"
+        "t.add(4); print(t.total)"
     )
     for _ in range(2):  # the second takes the place of the first, which ended and left its part behind
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
