@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genrecall.artifacts import Artifact, open_artifact
 from genrecall.bundle.channels import load_fusion
 from genrecall.bundle.fused import with_fusion
 from genrecall.catalog.histories import Histories
+from genrecall.catalog.split import Cases
 from genrecall.catalog.store import Catalog
-from genrecall.rank.fit import FitConfig
+from genrecall.rank.fit import FitConfig, held_out
 from genrecall.rank.model import NetworkConfig
 from genrecall.recall.fusion import Fusion
 from genrecall.recipes.rank_lists import Shop
@@ -59,6 +62,12 @@ def refitted_ranker(
     recipe = _recipe(open_artifact(used, kind="ranker").manifest.config["recipe"], device)
     shop = Shop.open(bundle, catalog, device=device)
     return train_ranker(shop, vectors, recipe, out / "ranker", out / "rank-lists")
+
+
+def unseen(cases: Cases, ranker: Path) -> Cases:
+    """The cases of users that a ranker's fit, and that of the one before it, held out: what may judge both."""
+    fit = FitConfig(**open_artifact(ranker, kind="ranker").manifest.config["recipe"]["fit"])
+    return cases.subset(np.flatnonzero(held_out(cases.users.astype(np.int64), fit)))
 
 
 def _recipe(told: Mapping[str, Any], device: str) -> RankRecipe:

@@ -24,7 +24,7 @@ from genrecall.catalog.split import Split
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.recall.generative import GenerativeConfig
-from genrecall.recipes.carry import carried_fusion, refitted_ranker
+from genrecall.recipes.carry import carried_fusion, refitted_ranker, unseen
 from genrecall.recipes.gates import Gate, GateConfig, judge, told
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
@@ -144,11 +144,13 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     with watch.stage("export"):
         bundle = _export(out, catalog, split, active, len(generators))
         bundle = carried_fusion(active, bundle, catalog, split.train)
+    cases = split.valid
     if RANKER in active.manifest.parents:
         with watch.stage("rank"):
             bundle = _ranked(run, out, catalog, split, active, bundle, config.warm.device)
+        cases = unseen(cases, out / "ranker")
     with watch.stage("gates"):
-        gates = judge(active.path, bundle.path, catalog, split.valid, config.gates, device=config.warm.device)
+        gates = judge(active.path, bundle.path, catalog, cases, config.gates, device=config.warm.device)
     done = Refreshed(
         bundle=bundle, active=active.digest, events=events, items=items, gates=gates, seconds=watch.seconds
     )
