@@ -11,17 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from genrecall.artifacts import open_artifact
-from genrecall.bundle.channels import config_of
+from genrecall.artifacts import Artifact, open_artifact
+from genrecall.bundle.channels import config_of, load_fusion
 from genrecall.bundle.contents import Contents
 from genrecall.bundle.export import BundleConfig, export_bundle
+from genrecall.bundle.parts import RANKER
 from genrecall.catalog.store import Catalog
 from genrecall.cli.main import app
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.model.trunk import TrunkConfig
 from genrecall.prompt.item_prompt import ItemPrompt
+from genrecall.rank.fit import FitConfig
+from genrecall.rank.model import NetworkConfig
+from genrecall.recall.fusion import FusionFit
 from genrecall.recall.generative import GenerativeConfig
+from genrecall.recipes.carry import carried_fusion
+from genrecall.recipes.fusing import fuse
 from genrecall.recipes.gates import GateConfig, jensen_shannon, judge, require_passed
+from genrecall.recipes.rank_lists import Shop
+from genrecall.recipes.ranking import RankRecipe, train_ranker
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.refresh import REPORT, News, RefreshConfig, Refreshed, refresh
 from genrecall.recipes.warm import WarmConfig
@@ -169,3 +177,45 @@ def test_an_item_trunk_is_refreshed_too(run: Path, news: News, tmp_path: Path) -
     done = refresh(home, tmp_path / "out", news, CONFIG)
     assert (done.events, done.items) == (122, 1)
     assert open_artifact(tmp_path / "out" / "model").manifest.parents["start"].startswith("sha256:")
+
+
+def test_fusion_and_ranker_come_along(run: Path, news: News, tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    for part in ("catalog", "vectors", "sid", "model"):
+        (used / part).symlink_to(run / part)
+    catalog = Catalog.load(run / "catalog")
+    fused = fuse(run / "bundle", catalog, tmp_path / "fused", config=FusionFit(methods=("weighted",), device="cpu"))
+    recipe = RankRecipe(
+        candidates=12, cases=30, warm_events=0, vectors=4, network=NetworkConfig(deep=(8,)),
+        fit=FitConfig(epochs=1, device="cpu"),
+    )  # fmt: skip
+    shop = Shop.open(fused.bundle.path, catalog, device="cpu")
+    ranker = train_ranker(shop, Vectors.load(run / "vectors"), recipe, used / "ranker", used / "rank-lists")
+    ranked = _with_ranker(fused.bundle, run, ranker.path, used / "bundle")
+    carried = carried_fusion(fused.bundle, ranked, catalog, shop.split.train)
+    assert RANKER in carried.manifest.parents
+    new = refresh(used, tmp_path / "new", news, CONFIG)
+    before, after = load_fusion(carried.path / "channels"), load_fusion(new.bundle.path / "channels")
+    assert before is not None
+    assert after is not None
+    assert (after.config, after.weights.tolist()) == (before.config, before.weights.tolist())
+    assert len(after.popularity) == len(before.popularity) + 1
+    assert new.bundle.manifest.facts["fusion"]["taken over from"] == carried.digest
+    fresh = open_artifact(tmp_path / "new" / "ranker")
+    assert new.bundle.manifest.parents[RANKER] == fresh.digest != ranker.digest
+    assert fresh.manifest.config["recipe"]["candidates"] == 12
+    shop = Shop.open(new.bundle.path, Catalog.load(tmp_path / "new" / "catalog"), device="cpu")
+    assert shop.bundle.ranker is not None
+
+
+def _with_ranker(old: Artifact, run: Path, ranker: Path, out: Path) -> Artifact:
+    catalog, config = Catalog.load(run / "catalog"), old.manifest.config
+    return export_bundle(
+        catalog, SplitConfig(**config["split"]).divide(catalog).train, sid=run / "sid", model=run / "model", out=out,
+        config=BundleConfig(
+            generative=GenerativeConfig(**config["generative"]), channels=config_of(config["channels"]),
+            split=config["split"],
+        ),
+        ranker=ranker,
+    )  # fmt: skip

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from genrecall.errors import ConfigError
+from genrecall.eval.ope import evaluate_off_policy
 from genrecall.experiment.assignment import Arm, Layer
 from genrecall.experiment.exposure import read_exposures
+from genrecall.recipes.off_policy import replayed
 from genrecall.serve.arms import FILE, Arms
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.state.store import UserState
 from tests.serve.world import serving
 
 LAYERS = (
@@ -91,3 +94,38 @@ def test_lists_are_interleaved_logged_and_credited(run: Path, tmp_path: Path) ->
 def test_only_one_layer_is_interleaved_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one layer"):
         Arms(ServeConfig(state=tmp_path, experiments=(BLEND, replace(BLEND, name="other"))))
+
+
+def test_an_arm_that_explores_can_be_evaluated_off_policy(run: Path, tmp_path: Path) -> None:
+    layer = Layer(name="looks", salt="1", arms={"wide": Arm(share=1.0, explore=0.5)})
+    state = tmp_path / "state"
+
+    async def scenario() -> list[list[str]]:
+        async with serving(run, state, experiments=(layer,)) as world:
+            found = []
+            for user in range(60):
+                answer = await world.recommend(user_id=f"u{user}", k=5)
+                found.append([item["item_id"] for item in answer["items"]])
+                events = [{"user_id": f"u{user}", "item_id": found[-1][0]}]
+                assert (await world.client.post("/v1/events", json={"events": events})).status_code == 200
+            world.service.arms.close()
+            return found
+
+    answered = asyncio.run(scenario())
+    exposures = list(read_exposures(state / FILE))
+    assert [one.items for one in exposures] == answered
+    kept = [one for one in exposures if min(one.propensities) >= 0.6 - 1e-9]
+    assert 0.3 <= 1 - len(kept) / len(exposures) <= 0.7  # half of them were shuffled, and nearly all of those show it
+    users = UserState(state)
+    log = replayed(run / "bundle", exposures, _clicked(users), users, window_s=60.0, device="cpu")
+    users.close()
+    found = evaluate_off_policy(log, least_effective=10)
+    assert found.logged.value == pytest.approx(1.0)  # everybody took what stood first
+    # The same bundle without exploring would have earned as much: here only the place decides.
+    assert found.support == pytest.approx(1.0, abs=0.25)
+    for name in ("ips", "snips", "dr"):
+        assert found.estimates[name].value == pytest.approx(1.0, abs=0.45), name
+
+
+def _clicked(users: UserState) -> list[tuple[str, str, float]]:
+    return [(event.user_id, event.item_id or "", float(event.timestamp or 0)) for _, event in users.log()]

@@ -1,9 +1,12 @@
 """`genrecall serve --gateways 2`: real processes that answer as one service, whichever a connection reaches."""
 
+import contextlib
+import http.client
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +87,19 @@ def test_a_change_is_acknowledged_when_all_serve_it(two: Served, run: Path) -> N
 @pytest.mark.gateways
 def test_a_killed_one_is_covered_for_and_comes_back(two: Served) -> None:
     killed = _gateways(two)["1"]["pid"]
-    os.kill(killed, signal.SIGKILL)
+    killer = threading.Timer(0.2, os.kill, (killed, signal.SIGKILL))
+    killer.start()
+    acknowledged = []
+    for number in range(10_000):
+        event = {"user_id": "told", "item_id": f"i{number}", "event_id": str(number)}
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the killed one's connections break
+            if two.call("POST", "/v1/events", {"events": [event]})[0] == 200:
+                acknowledged.append(f"i{number}")
+        if killer.finished.is_set() and len(acknowledged) > 2 * MANY:
+            break
+    stored = [event["item_id"] for event in two.call("GET", "/v1/users/told")[1]["history"]]
+    assert len(stored) == len(set(stored))
+    assert set(acknowledged) <= set(stored)
     wait_until(lambda: _gateways(two)["1"]["state"] == "starting", 5)
     assert all(len(two.recommend(user_id="u3", k=5)["items"]) == 5 for _ in range(MANY))
     assert wait_until(lambda: _gateways(two)["1"]["state"] == "ready", 30) is not None
@@ -93,6 +108,15 @@ def test_a_killed_one_is_covered_for_and_comes_back(two: Served) -> None:
     for _ in range(MANY):
         two.recommend(user_id="u3", k=5)
     assert _answered(two)["1"] > before
+
+
+@pytest.mark.gateways
+def test_another_service_does_not_get_the_same_port(two: Served, run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--port", str(two.port), "--state",
+               str(tmp_path / "state"), "--classic-only", "--gateways", "2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "cannot listen there" in done.stderr
 
 
 @pytest.mark.gateways
@@ -123,7 +147,7 @@ def test_a_tally_is_the_sum_of_all_processes(tmp_path: Path) -> None:
     own.add(3)
     code = (
         "import sys; from pathlib import Path; from genrecall.serve.shared import Seat, Tally\n"
-        "d = Path(sys.argv[1]); t = Tally(d / 'rows', Seat(directory=d, number=1, gateways=2)); "
+        "d = Path(sys.argv[1]); t = Tally(d / 'rows', Seat(directory=d, number=1, gateways=2))\n"
         "t.add(4); print(t.total)"
     )
     for _ in range(2):  # the second takes the place of the first, which ended and left its part behind

@@ -248,7 +248,7 @@ def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     worker.cost = BatchCost(0.01, 0.001)
     seen = []
     for rows in range(0, 400, 10):
-        worker._rows = rows
+        worker._rows.add(rows - worker.rows)
         seen.append(grant(worker, beam=64, k=10, budget_s=0.4))
     beams = [granted.beam for granted in seen]
     assert beams[0] == 64
@@ -256,7 +256,7 @@ def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     assert set(beams) == {64, 32, 16, 10, 0}
     assert next(granted.reason for granted in seen if granted.beam == 0) == "shed"
     assert {granted.reason for granted in seen if 0 < granted.beam < 64} == {"narrowed"}
-    worker._rows = 0
+    worker._rows.add(-worker.rows)
     assert grant(worker, beam=64, k=10, budget_s=0.001).beam == 10
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genrecall.cli.options import AsJson, Redis
+from genrecall.cli.options import AsJson, Device, Redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from genrecall.serve.state.state import State
 
 app = typer.Typer(help="A/B tests.", no_args_is_help=True)
 
@@ -51,23 +54,18 @@ def report(
     config = ReportConfig(window_s=window_hours * 3600, before_s=before_days * 86_400, planned=planned)
     users = open_state(ServeConfig(state=state, redis=redis))
 
-    def events() -> Iterator[tuple[str, str, float]]:
-        for _, event in users.log():
-            if event.item_id is not None and event.event in ("click", "cart", "order"):
-                yield event.user_id, event.item_id, float(event.timestamp or 0)
-
     found = []
     for layer in read_layers(experiments):
         exposures = read_exposures(state / FILE)
         if layer.interleave:
             found.append(
                 interleaved_report(
-                    layer.name, list(layer.arms), exposures, events(), window_s=config.window_s, planned=planned
+                    layer.name, list(layer.arms), exposures, _rewards(users), window_s=config.window_s, planned=planned
                 )
             )
         else:
-            found.append(made(layer, exposures, events(), config))
-    channels = by_channel(read_exposures(state / FILE), events(), config.window_s)
+            found.append(made(layer, exposures, _rewards(users), config))
+    channels = by_channel(read_exposures(state / FILE), _rewards(users), config.window_s)
     users.close()
     if as_json:
         print(json.dumps({"layers": found, "channels": channels}, indent=2))
@@ -75,6 +73,52 @@ def report(
     for one in found:
         print(interleaved_page(one) if one.get("interleaved") else to_markdown(one))
     print(channels_page(channels))
+
+
+@app.command()
+def ope(
+    bundle: Annotated[Path, typer.Argument(help="Whose answers are evaluated; nobody was shown them.")],
+    state: Annotated[Path, typer.Option("--state", help="Of the service that explored: its exposures and events.")],
+    redis: Redis = None,
+    window_hours: Annotated[float, typer.Option(help="An event so long after an answer is its reward.")] = 24.0,
+    clip: Annotated[float, typer.Option(min=1, help="Largest weight.")] = 100.0,
+    least: Annotated[float, typer.Option(help="Effective items that a conclusion needs.")] = 100.0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Off-policy evaluation: what a bundle would have earned, from the answers of an arm that explores.
+
+    Example: genrecall ab ope runs/new/bundle --state runs/shop/state
+    """
+    from genrecall.eval.ope import evaluate_off_policy
+    from genrecall.experiment.exposure import read_exposures
+    from genrecall.recipes.off_policy import replayed
+    from genrecall.serve.arms import FILE
+    from genrecall.serve.config import ServeConfig
+    from genrecall.serve.state.state import open_state
+
+    users = open_state(ServeConfig(state=state, redis=redis))
+    try:
+        log = replayed(
+            bundle, read_exposures(state / FILE), _rewards(users), users, window_s=window_hours * 3600, device=device
+        )
+    finally:
+        users.close()
+    found = evaluate_off_policy(log, clip=clip, least_effective=least)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(f"{'':8}{'events an answer':>18}{'95% interval of users':>28}")
+    for name, one in {"log": found.logged, **found.estimates}.items():
+        print(f"{name:8}{one.value:18.4f}{one.low:17.4f} … {one.high:.4f}")
+    print(f"\n{found.answers:,} answers to {found.users:,} users; {found.effective:,.0f} effective items; "
+          f"support {found.support:.0%}, {found.clipped:.1%} of the weights clipped")  # fmt: skip
+
+
+def _rewards(users: State) -> Iterator[tuple[str, str, float]]:
+    for _, event in users.log():
+        if event.item_id is not None and event.event in ("click", "cart", "order"):
+            yield event.user_id, event.item_id, float(event.timestamp or 0)
 
 
 @app.command()
@@ -87,6 +131,9 @@ def simulate(
         bool,
         typer.Option("--interleave", help="Two rankers in one list instead; EFFECT is the second's lead in noise."),
     ] = False,
+    off_policy: Annotated[
+        bool, typer.Option("--ope", help="Off-policy estimates instead; EFFECT is the share of answers that explore.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run experiments with known truth, and count how often the statistics were wrong.
@@ -94,6 +141,8 @@ def simulate(
     Example: genrecall ab simulate --effect 0.05 --users 5000
 
     Example: genrecall ab simulate --interleave --effect 0.3 --users 200 --trials 50
+
+    Example: genrecall ab simulate --ope --effect 0.3 --users 500
     """
     import numpy as np
 
@@ -101,6 +150,9 @@ def simulate(
 
     if interleave:
         _tell(_interleaved(effect, users, trials), as_json)
+        return
+    if off_policy:
+        _tell(_off_policy(effect or 0.3, users, trials), as_json)
         return
     world = World(users=users, effect=effect)
     done = [trial(world, seed, looks=looks) for seed in range(trials)]
@@ -114,6 +166,25 @@ def simulate(
         "variance_less_by_cuped": float(np.mean([t.once.reduction for t in done])),
     }
     _tell(found, as_json)
+
+
+def _off_policy(explore: float, users: int, trials: int) -> dict[str, float]:
+    """How far estimates are from the truth, and how often their intervals hold it."""
+    import numpy as np
+
+    from genrecall.eval.ope import evaluate_off_policy
+    from genrecall.eval.ope_world import OffPolicyWorld, logged
+
+    world = OffPolicyWorld(users=users, explore=explore)
+    truth = logged(replace(world, users=50_000), trials)[1]
+    found = [evaluate_off_policy(logged(world, seed)[0]) for seed in range(trials)]
+    told = {"truth": truth, "log": float(np.mean([one.logged.value for one in found]))}
+    for name in found[0].estimates:
+        values = [one.estimates[name] for one in found]
+        told[f"{name}_mean"] = float(np.mean([one.value for one in values]))
+        told[f"{name}_error"] = float(np.sqrt(np.mean([(one.value - truth) ** 2 for one in values])))
+        told[f"{name}_covers"] = float(np.mean([one.low <= truth <= one.high for one in values]))
+    return told
 
 
 def _interleaved(effect: float, users: int, trials: int) -> dict[str, float]:

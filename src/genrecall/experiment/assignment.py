@@ -18,7 +18,7 @@ from typing import Any
 
 from genrecall.errors import ConfigError
 
-_KNOBS = ("channels", "beam")
+_KNOBS = ("channels", "beam", "explore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,13 @@ class Arm:
         share: of all users, 0 to 1.
         channels: that answer; None: as without the experiment.
         beam: W; None likewise.
+        explore: share of this arm's answers whose order is drawn at random, for off-policy evaluation.
     """
 
     share: float
     channels: tuple[str, ...] | None = None
     beam: int | None = None
+    explore: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,13 @@ class Layer:
                 seen=", ".join(f"{name} {arm.share}" for name, arm in self.arms.items()) or "no arms",
                 allowed="shares above 0 that sum to at most 1",
                 fix="correct the shares",
+            )
+        if any(not 0 <= arm.explore < 1 or (arm.explore and self.interleave) for arm in self.arms.values()):
+            raise ConfigError(
+                f"the arms of {self.name} cannot explore like this",
+                seen=", ".join(f"{name}: explore {arm.explore:g}" for name, arm in self.arms.items()),
+                allowed="0 up to, but not including, 1; 0 where arms are interleaved",
+                fix="correct explore",
             )
         if self.interleave and (
             len(self.arms) != 2 or any(arm.channels is None or arm.beam for arm in self.arms.values())
@@ -115,5 +124,6 @@ def _arm(told: Mapping[str, Any]) -> Arm:
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")
     channels = told.get("channels")
     return Arm(
-        share=float(told["share"]), channels=None if channels is None else tuple(channels), beam=told.get("beam")
-    )
+        share=float(told["share"]), channels=None if channels is None else tuple(channels), beam=told.get("beam"),
+        explore=float(told.get("explore", 0.0)),
+    )  # fmt: skip

@@ -29,6 +29,7 @@ class Exposure:
         layer: that the list was interleaved for; empty where it was not.
         teams: the arm that owns each item of an interleaved list; empty words for items that filled it up.
         found: channels that found each item.
+        propensities: how likely each item stood at its place; empty where the arm does not explore.
     """
 
     time: float
@@ -43,6 +44,7 @@ class Exposure:
     layer: str = ""
     teams: list[str] = field(default_factory=list)
     found: list[list[str]] = field(default_factory=list)
+    propensities: list[float] = field(default_factory=list)
 
 
 class ExposureLog:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genrecall.artifacts import Artifact, copy_artifact, open_artifact
-from genrecall.bundle.channels import config_of, load_fusion
+from genrecall.bundle.channels import config_of
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.extend import extend_catalog
@@ -24,11 +24,12 @@ from genrecall.catalog.split import Split
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.recall.generative import GenerativeConfig
+from genrecall.recipes.carry import carried_fusion, refitted_ranker, unseen
 from genrecall.recipes.gates import Gate, GateConfig, judge, told
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
-from genrecall.telemetry import Stages, log
+from genrecall.telemetry import Stages
 from genrecall.text.embed import extend_vectors
 from genrecall.text.vectors import Vectors
 
@@ -142,8 +143,14 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
             )  # fmt: skip
     with watch.stage("export"):
         bundle = _export(out, catalog, split, active, len(generators))
+        bundle = carried_fusion(active, bundle, catalog, split.train)
+    cases = split.valid
+    if RANKER in active.manifest.parents:
+        with watch.stage("rank"):
+            bundle = _ranked(run, out, catalog, split, active, bundle, config.warm.device)
+        cases = unseen(cases, out / "ranker")
     with watch.stage("gates"):
-        gates = judge(active.path, bundle.path, catalog, split.valid, config.gates, device=config.warm.device)
+        gates = judge(active.path, bundle.path, catalog, cases, config.gates, device=config.warm.device)
     done = Refreshed(
         bundle=bundle, active=active.digest, events=events, items=items, gates=gates, seconds=watch.seconds
     )
@@ -218,15 +225,27 @@ def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Arti
         )
 
 
-def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generators: int) -> Artifact:
+def _ranked(
+    run: Path, out: Path, catalog: Catalog, split: Split, active: Artifact, bundle: Artifact, device: str
+) -> Artifact:
+    """The new bundle with a ranker fitted like the one in use."""
+    used = _part(run, active, RANKER)
+    ranker = refitted_ranker(used, bundle.path, catalog, _vectors(out), out, device=device)
+    generators = len(active.manifest.config["spaces"])
+    ranked = _export(out, catalog, split, active, generators, ranker=ranker.path)
+    return carried_fusion(active, ranked, catalog, split.train)
+
+
+def _vectors(out: Path) -> Vectors | None:
+    return Vectors.load(out / "vectors") if (out / "vectors").is_dir() else None
+
+
+def _export(
+    out: Path, catalog: Catalog, split: Split, active: Artifact, generators: int, ranker: Path | None = None
+) -> Artifact:
     """The same settings as the bundle in use."""
     config = active.manifest.config
-    if load_fusion(active.path / "channels") is not None:
-        log("the fusion of the bundle in use was fitted on its own lists and is not taken over: fit it again")
-    if (active.path / RANKER).is_dir():
-        log("the ranker of the bundle in use read its model's states and is not taken over: train it again")
     parts = [parts_of(number) for number in range(generators)]
-    vectors = out / "vectors"
     return export_bundle(
         catalog,
         split.train,
@@ -239,5 +258,6 @@ def _export(out: Path, catalog: Catalog, split: Split, active: Artifact, generat
             split=config["split"],
             remarks=tuple(config["remarks"]),
         ),
-        vectors=Vectors.load(vectors) if vectors.is_dir() else None,
+        vectors=_vectors(out),
+        ranker=ranker,
     )

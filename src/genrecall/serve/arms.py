@@ -78,7 +78,19 @@ class Arms:
                 changes["beam"] = arm.beam
         return msgspec.structs.replace(request, **changes) if changes else request
 
-    def exposed(self, request: Recommend | Search, answer: Answer, draft: Draft | None, teams: list[str]) -> None:
+    def explore(self, arms: Mapping[str, str]) -> float:
+        """Share of a user's answers that are shown in random order; the first arm that explores says."""
+        found = (layer.arms[arms[layer.name]].explore for layer in self._layers if arms.get(layer.name) in layer.arms)
+        return next((explore for explore in found if explore), 0.0)
+
+    def exposed(
+        self,
+        request: Recommend | Search,
+        answer: Answer,
+        draft: Draft | None,
+        teams: list[str],
+        propensities: list[float],
+    ) -> None:
         """Log what a user of an experiment was answered; what only somebody at the console saw is no exposure."""
         if self._log is None or request.user_id is None or not answer.versions.arms:
             return
@@ -98,6 +110,7 @@ class Arms:
                 layer="" if draft is None else draft.layer,
                 teams=teams,
                 found=[[] if item.fallback else list(item.channels) for item in answer.items],
+                propensities=propensities,
             )
         )
 

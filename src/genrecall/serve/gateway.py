@@ -17,7 +17,7 @@ from genrecall.serve import admin_client
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.gateways.keeper import Keeper
 from genrecall.serve.http.app import admin_app
-from genrecall.serve.listeners import Listeners, drain, http_server, listen
+from genrecall.serve.listeners import Listeners, drain, http_server, listen, reserve
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service
@@ -59,7 +59,7 @@ async def serve(
     # Channels compute in threads: a request must not wait for a whole turn of the interpreter's lock.
     sys.setswitchinterval(SWITCH_S)
     claimed = claim(config.state)
-    child.prepare()
+    child.prepare(models=config.worker is not None)
     keeper = None if config.gateways == 1 else Keeper(config)
     config = config if keeper is None else keeper.config
     state = await asyncio.to_thread(open_state, config)
@@ -67,7 +67,7 @@ async def serve(
     metrics = Metrics()
     releases = Releases(config, state, metrics)
     service = Service(config, releases, state, Ingest(state), metrics)
-    listener, admin_path = listen(config, shared=keeper is not None), config.state / admin_client.SOCKET
+    listener, admin_path = (listen if keeper is None else reserve)(config), config.state / admin_client.SOCKET
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -147,6 +147,14 @@ def listen(config: ServeConfig, port: int | None = None, *, shared: bool = False
     return listener
 
 
+def reserve(config: ServeConfig, port: int | None = None) -> socket.socket:
+    """``listen``, shared, after a look whether the address is nobody else's: two services must not share one unawares."""
+    alone = listen(config, port)
+    found = int(alone.getsockname()[1])
+    alone.close()
+    return listen(config, found, shared=True)
+
+
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Makes uvloop's event loop, where that is installed; Python's own else."""
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from genrecall.experiment.exploring import explored
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering, arranging, ranking
@@ -111,7 +112,9 @@ class Service:
             recalled = time.perf_counter()
             orders = await self._orders(request, release, plan, outcomes, begun)
             rank_s = max(order.took_s for order in orders.values())
-            answer, teams = self._pack(request, request_id, release, role, plan, outcomes, orders)
+            answer, teams, chances = self._pack(
+                request, request_id, release, role, plan, outcomes, orders, self.arms.explore(arms)
+            )
             answer.versions.arms.update(arms)
         finally:
             release.inflight.add(-1)
@@ -128,7 +131,7 @@ class Service:
         tier = self.tiers.of(request, len(plan.query.history))
         self._measure(answer, request.k, tier, marks)
         self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
-        self.arms.exposed(request, answer, draft, teams)
+        self.arms.exposed(request, answer, draft, teams, chances)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
         }
@@ -362,7 +365,9 @@ class Service:
         plan: _Plan,
         outcomes: Mapping[str, Outcome],
         orders: Mapping[str, Order],
-    ) -> tuple[Answer, list[str]]:
+        explore: float,
+    ) -> tuple[Answer, list[str], list[float]]:
+        """The answer; of an interleaved one each item's team; of an exploring arm how likely each item's place was."""
         rules = plan.rules
         lists = {
             way: arranging.arranged(release, order.found, rules, request.spread, request.k)
@@ -373,6 +378,9 @@ class Service:
             (found,) = lists.values()
         else:
             found, teams = arranging.drafted(lists, request.k, f"{plan.draft.layer} {request_id}")
+        chances: list[float] = []
+        if explore:
+            found, chances = explored(found, explore, f"explore {request_id}")
         missing = request.k - len(found)
         filled: Sequence[Filled] = []
         if missing > 0:
@@ -404,7 +412,8 @@ class Service:
             versions=answering.versions_of(release, role, plan.channels, rules, next(iter(orders.values())).version),
             timing_ms={},
         )
-        return answer, [*teams, *[""] * len(filled)] if plan.draft is not None else []
+        chances = [*chances, *[1.0] * len(filled)] if explore else []
+        return answer, [*teams, *[""] * len(filled)] if plan.draft is not None else [], chances
 
     def _kept(self, release: Release, found: Sequence[Fused]) -> list[Fused]:
         """Without what was delisted while the channels were at work."""

@@ -21,14 +21,16 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.host.request import Request
 from genrecall.engine.worker.frames import Frame, encode, read
 from genrecall.errors import ConfigError, DataError, GenrecallError
+
+if TYPE_CHECKING:
+    from genrecall.engine.asynchronous import AsyncEngine  # torch: not for those that only answer on a socket
 
 Handler = Callable[[Frame], Awaitable[Frame]]
 

@@ -29,7 +29,7 @@ from genrecall.errors import GenrecallError
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.gateways.fellows import frame_of, tell
 from genrecall.serve.http.health import Health
-from genrecall.serve.listeners import listen
+from genrecall.serve.listeners import reserve
 from genrecall.serve.service import Service
 from genrecall.serve.shared import HUB, Seat
 from genrecall.serve.worker import messages
@@ -80,7 +80,7 @@ class Keeper:
         self._service, config = service, self.config
         service.fellows = self._others
         if config.grpc_port is not None:
-            self._grpc = listen(config, config.grpc_port, shared=True)
+            self._grpc = reserve(config, config.grpc_port)
         handlers = {"layout": self._layout, "relay": self._relay}
         self._serving = asyncio.create_task(Server(handlers, self._directory / HUB).run())
         starting = [asyncio.create_task(self._gateway(number, port)) for number in range(config.gateways)]

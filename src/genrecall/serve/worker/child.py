@@ -19,13 +19,21 @@ from pathlib import Path
 from genrecall.engine.worker.connection import Connection
 from genrecall.engine.worker.record import Record
 
-_PRELOAD = "genrecall.serve.worker.preload"
+_PRELOAD = {True: "genrecall.serve.worker.preload_models", False: "genrecall.serve.worker.preload"}
 _LOOK_S, _GRACE_S = 0.01, 5.0
+_prepared = False
 
 
-def prepare() -> None:
-    """Let the imports begin; children that are started later wait for what is left of them."""
-    multiprocessing.set_forkserver_preload([_PRELOAD])
+def prepare(*, models: bool = True) -> None:
+    """Let the imports begin; children that are started later wait for what is left of them.
+
+    Args:
+        models: whether children will run models: torch takes longer to import than all else together. Others can be
+            started all the same, and import for themselves what is not there.
+    """
+    global _prepared
+    multiprocessing.set_forkserver_preload([_PRELOAD[models]])
+    _prepared = True
     forkserver.ensure_running()
 
 
@@ -48,7 +56,7 @@ class Child:
             ChildProcessError: it ended before it listened.
         """
         context = multiprocessing.get_context("forkserver")
-        await asyncio.to_thread(prepare)
+        await asyncio.to_thread(forkserver.ensure_running if _prepared else prepare)
         directory = Path(tempfile.mkdtemp(prefix="genrecall-"))
         record = Record(directory / "record")
         process = context.Process(target=main, args=(str(directory), *arguments), daemon=True)
