@@ -13,8 +13,9 @@ from genrecall.errors import ArtifactError, DataError
 from genrecall.rank.begin import conditional_logit
 from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.delta import Delta, read_delta, table_shapes, write_delta
-from genrecall.rank.fit import Data, FitConfig, fit_ranker, held_out, platt
+from genrecall.rank.fit import Data, FitConfig, fit_ranker, held_out
 from genrecall.rank.lists import ListReader, Lists, ListWriter
+from genrecall.rank.loss import platt
 from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
 from genrecall.rank.model import NetworkConfig
 from genrecall.rank.sampling import thinned

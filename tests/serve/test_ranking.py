@@ -26,6 +26,7 @@ from genrecall.rank.sampling import shaped
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Query
 from genrecall.recipes import stages
+from genrecall.recipes.rank_eval import judge_rankers
 from genrecall.recipes.rank_lists import ListMaker, Shop
 from genrecall.recipes.ranking import RankRecipe, train_ranker
 from genrecall.serve import answering
@@ -137,6 +138,26 @@ def test_the_same_request_has_the_same_features_offline_and_online(
         np.testing.assert_allclose(one.evidence[:, by_model], other.evidence[:, by_model], atol=1e-4)
         np.testing.assert_allclose(ranker.score(offline).logits, listed.logits, atol=1e-3)
         told.clear()
+
+
+def test_rankers_are_judged_by_the_order_that_they_give(run: Path, ranked_run: Path, tmp_path: Path) -> None:
+    catalog = Catalog.load(run / "catalog")
+    shop, ranker = Shop.open(run / "bundle", catalog, device="cpu"), Ranker.load(ranked_run / "ranker", device="cpu")
+    cases, lists = shop.split.valid.subset(np.arange(60)), tmp_path / "lists.parquet"
+    found, points = judge_rankers(shop, {"joint": ranker}, cases, lists, k=50)
+    assert list(found.results) == ["fusion", "joint"]
+    reader, places = ListReader(lists), {"fusion": [], "joint": []}
+    for request in reader.batches(1):
+        logits = ranker.score(shaped(request, reader, ranker.schema).asked).logits
+        for name, order in (("fusion", np.arange(len(logits))), ("joint", np.argsort(-logits, kind="stable"))):
+            hit = np.flatnonzero(request.labels[order])
+            places[name].append(int(hit[0]) + 1 if len(hit) else 0)
+    for name, wanted in places.items():
+        ranks = found.results[name].ranks
+        assert ranks is not None
+        assert (ranks[0] == wanted).mean() > 0.99  # scored in batches: sums in another order may swap neighbours
+        assert len(set(wanted)) > 2
+    assert set(points["joint"]) == {"auc", "gauc", "logloss"}
 
 
 def test_who_comes_meanwhile_is_scored_together(ranked_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
 from genrecall.rank.lists import ListReader, Lists
+from genrecall.rank.loss import listwise, platt
 from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
 from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_inputs
 from genrecall.rank.sampling import shaped, taken, thinned
@@ -295,28 +296,6 @@ class _Fit:
             rows = np.flatnonzero(held_out(lists.units, self.config))
             if len(rows):
                 yield shaped(taken(lists, rows), reader, self.network.schema)
-
-
-def listwise(logits: torch.Tensor, labels: torch.Tensor, owner: torch.Tensor, requests: int) -> torch.Tensor:
-    """Mean over requests of the cross-entropy between their labels (not all 0) and the softmax of their logits (P,)."""
-    top = torch.full((requests,), -torch.inf, device=logits.device).scatter_reduce(0, owner, logits.detach(), "amax")
-    mass = torch.zeros(requests, device=logits.device).index_add(0, owner, torch.exp(logits - top[owner]))
-    lost = (torch.log(mass) + top)[owner] - logits
-    many = torch.zeros(requests, device=logits.device).index_add(0, owner, labels)
-    return (lost * labels / many[owner]).sum() / requests
-
-
-def platt(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float32 (2,) slope and shift with the smallest LogLoss; a slope of at least 0.01 keeps the order."""
-    x = np.column_stack([logits.astype(np.float64), np.ones(len(logits))])
-    found = np.array([1.0, 0.0])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-np.clip(x @ found, -30, 30)))
-        slope = x.T @ (p - labels)
-        bend = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        step = np.linalg.solve(bend, slope)
-        found = found - step / max(1.0, float(np.abs(step).max()))
-    return np.array([max(found[0], 0.01), found[1]], np.float32)
 
 
 def _standardise(network: RankNetwork, data: Data, config: FitConfig) -> None:

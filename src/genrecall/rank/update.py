@@ -15,8 +15,8 @@ import torch
 
 from genrecall.errors import ConfigError
 from genrecall.rank.delta import Delta
-from genrecall.rank.fit import listwise
 from genrecall.rank.lists import ListReader
+from genrecall.rank.loss import listwise
 from genrecall.rank.sampling import shaped, thinned
 from genrecall.rank.score import Ranker
 from genrecall.telemetry import log
