@@ -148,7 +148,7 @@ def listen(config: ServeConfig, port: int | None = None, *, shared: bool = False
 
 
 def reserve(config: ServeConfig, port: int | None = None) -> socket.socket:
-    """``listen``, shared, after a look whether the address is nobody else's: two services must not share one unawares."""
+    """``listen``, shared, after a look that nobody else has the address: two services must not share one unawares."""
     alone = listen(config, port)
     found = int(alone.getsockname()[1])
     alone.close()
