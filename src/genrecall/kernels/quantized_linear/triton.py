@@ -49,9 +49,11 @@ def fp8_linear(
     outputs = len(weight)
     launch = _launch(rows, outputs, width, x.device)
     if launch is None:
-        return torch._scaled_mm(
-            x, weight.T, scale_a=x_scale, scale_b=weight_scale.T, bias=bias, out_dtype=dtype, use_fast_accum=True
+        product = torch._scaled_mm(
+            x, weight.T, scale_a=x_scale, scale_b=weight_scale.T, out_dtype=dtype, use_fast_accum=True
         )
+        # The library has no product with a bias for some sizes, such as 8,960 x 1,536.
+        return product if bias is None else product.add_(bias)
     assert x.stride(1) == weight.stride(1) == 1, "rows are contiguous"
     require_packed(x_scale, weight_scale, *(() if bias is None else (bias,)))
     out = torch.empty(rows, outputs, dtype=dtype, device=x.device)
