@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from genrecall.bench import suites
 from genrecall.bench.engine import SUITES, EngineBench, failed, measure
 from genrecall.bench.floor import rows_of
-from genrecall.bench.load import open_loop
+from genrecall.bench.load import open_loop, slope
 from genrecall.bench.plot import draw, rates_against_p99, shares_by_kernel
 from genrecall.bench.shapes import SHAPES, random_model
 from genrecall.cli.main import app
@@ -125,6 +125,14 @@ def test_what_a_picture_shows(tmp_path) -> None:
     assert shares == pytest.approx({"linear layers": 1.0, "attention": 0.1, "idle": 0.15})
     with pytest.raises(DataError, match="drawn"):
         draw({"cases": {}}, tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.03, 0.079])
+def test_a_rate_is_not_off_by_a_batch(begin: float) -> None:
+    """Batches of 16 every 80 ms are 200 answers a second, wherever a window of ten of them begins."""
+    stamps = np.repeat(np.arange(1, 30) * 0.08, 16)
+    window = stamps[(stamps >= 0.5 + begin) & (stamps <= 1.3 + begin)]
+    assert slope(window) == pytest.approx(200.0, rel=1e-6)
 
 
 def test_latency_counts_from_the_arrival() -> None:

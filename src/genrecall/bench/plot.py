@@ -8,6 +8,9 @@ from typing import Any
 from genrecall.errors import DataError, DependencyError
 
 
+_IDLE = "idle"
+
+
 def draw(found: dict[str, Any], target: Path) -> None:
     """Write it; the format follows from the name.
 
@@ -36,8 +39,11 @@ def draw(found: dict[str, Any], target: Path) -> None:
     left.set(xlabel="arrivals, requests/s", ylabel="p99, ms from arrival", yscale="log", title="Open loop")
     if loops:
         left.legend(fontsize="small")
+        left.yaxis.set_major_formatter("{x:.0f}")
+        left.yaxis.set_minor_formatter("{x:.0f}")
     bottoms = [0.0] * len(shares)
-    for kind in dict.fromkeys(kind for parts in shares.values() for kind in parts):
+    kinds = dict.fromkeys(kind for parts in shares.values() for kind in parts)
+    for kind in sorted(kinds, key=lambda kind: kind == _IDLE):
         heights = [parts.get(kind, 0.0) for parts in shares.values()]
         right.bar(list(shares), heights, bottom=bottoms, label=kind)
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
@@ -45,19 +51,22 @@ def draw(found: dict[str, Any], target: Path) -> None:
     right.set(ylabel="time of a request over the floor of its linear layers", title="GPU time by kernel")
     right.tick_params(axis="x", rotation=60)
     if shares:
-        right.legend(fontsize="small")
+        right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     machine = found["hardware"]
     figure.suptitle(f"{found['config']['shape']}, {', '.join(machine['gpus']) or machine['cpu']}, {machine['commit']}")
     figure.savefig(target, dpi=150)
 
 
 def rates_against_p99(found: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """Probes of every case, by rate; those without an answer are left out."""
+    """The best p99 of every case at every rate that was probed, by rate; those without an answer are left out."""
     loops = {}
     for name, figures in found["cases"].items():
         probes = [one for tried in figures.get("slo_probes", {}).values() for one in tried]
         probes += [figures["open_loop"]] if "open_loop" in figures else []
-        points = sorted((one["rate"], one["p99_ms"]) for one in probes if one["p99_ms"] < float("inf"))
+        best: dict[float, float] = {}
+        for one in probes:
+            best[one["rate"]] = min(best.get(one["rate"], float("inf")), one["p99_ms"])
+        points = sorted((rate, p99) for rate, p99 in best.items() if p99 < float("inf"))
         if points:
             loops[name] = points
     return loops
@@ -72,5 +81,5 @@ def shares_by_kernel(found: dict[str, Any]) -> dict[str, dict[str, float]]:
             floor_ms = 1e3 / figures["floor"]["requests_per_s"]
             parts = {kind: spent / (4 * figures["batch"]) / floor_ms for kind, spent in by_kind.items()}
             idle = 1 / figures["share_of_floor"] - sum(parts.values())
-            shares[name] = {**parts, "idle": max(idle, 0.0)}
+            shares[name] = {**parts, _IDLE: max(idle, 0.0)}
     return shares

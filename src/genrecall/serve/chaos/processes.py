@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import random
 import signal
@@ -66,7 +67,7 @@ def events_killed(setting: Setting, target: Target | None) -> tuple[str, bool]:
             slowest = max(slowest, time.monotonic() - begun)
             killer = threading.Timer(0.1 + rng.random(), own.process.send_signal, (signal.SIGKILL,))
             killer.start()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 for place in range(100_000):
                     item = f"{number}-{place}"
                     event = {"user_id": f"chaos{number}", "item_id": item, "event_id": item}

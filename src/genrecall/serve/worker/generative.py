@@ -67,6 +67,8 @@ class Desk:
 
     def __init__(self, shop: Recommender, record: Record) -> None:
         self.shop, self.members = shop, shop.generative.members
+        if self.members[0].engine.device.type == "cuda":
+            self.warm_up()
         base_s, row_s = self._measure()
         passes = 1 if len(self.members) == 1 else 2 * len(self.members)
         record.moved([], (0, 0))
@@ -76,6 +78,14 @@ class Desk:
             "kind": "opened", "digest": shop.digest, "device": str(self.members[0].engine.device), "base_s": base_s,
             "row_s": row_s, "passes": passes, "reads_search": shop.reads_search("a"),
         }  # fmt: skip
+
+    def warm_up(self) -> None:
+        """Compile and capture batches of every power of two of requests: on a GPU the first of a size waits seconds."""
+        beam, query = self._usual()
+        for member in self.members:
+            limits = member.engine.loop.scheduler.limits
+            most = max(min(limits.requests, limits.rows // beam), 1)
+            member.engine.warm_up([member.request(query, beam)], [1 << power for power in range(most.bit_length())])
 
     async def recall(self, frame: Frame) -> Frame:
         """The best items of one query."""
@@ -159,10 +169,14 @@ class Desk:
         told = bool(query.profile) and prompts.head(query.profile) != prompts.head()
         return not len(query.history) and not told and not query.text
 
+    def _usual(self) -> tuple[int, Query]:
+        """A beam and a query of the usual size."""
+        items = len(self.shop.items)
+        return min(self.members[0].config.beam, items), Query(history=np.arange(min(_KNOWN, items), dtype=np.int32))
+
     def _measure(self) -> tuple[float, float]:
         """Base and row time of a batch, by running small and larger ones; the engine learns its own costs from them."""
-        beam = min(self.members[0].config.beam, len(self.shop.items))
-        query = Query(history=np.arange(min(_KNOWN, len(self.shop.items)), dtype=np.int32))
+        beam, query = self._usual()
         times = []
         for requests in (1, 1, 4, 4, 2, 8, 1, 4):  # the first of each size pays for what is only done once
             begun = time.monotonic()
