@@ -7,7 +7,6 @@ from typing import Any
 
 from genrecall.errors import DataError, DependencyError
 
-
 _IDLE = "idle"
 
 
