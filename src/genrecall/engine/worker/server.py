@@ -46,14 +46,25 @@ class Server:
 
     def __init__(self, handlers: Mapping[str, Handler], socket: Path, bundle: str = "") -> None:
         self._handlers, self._socket, self._bundle = handlers, socket, bundle
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Until cancelled."""
-        server = await asyncio.start_unix_server(self._serve, self._socket)
+        """Until cancelled; connections end with it (``serve_forever`` waits for clients to hang up, in Python 3.12)."""
+        server = await asyncio.start_unix_server(self._connected, self._socket)
         self._socket.chmod(0o600)
         ready()
-        async with server:
-            await server.serve_forever()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests run beside each other; what its client leaves behind is cancelled."""
