@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from genrecall.serve.cluster.routing import home_of, merged, route
@@ -82,6 +82,7 @@ JSON = st.recursive(
     JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=30),
     st.integers(1, 9),
 )
+@example("/v2/models/x/infer", b'{"inputs": true}', 2)
 def test_any_body_goes_somewhere_or_is_refused(path: str, body: bytes, replicas: int) -> None:
     with contextlib.suppress(Problem):
         found = route("POST", path, body, replicas, key="k")

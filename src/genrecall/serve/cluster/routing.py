@@ -91,7 +91,8 @@ def _users(path: str, told: Mapping[str, Any]) -> list[str]:
             found = _listed(columns.get("user_id"))
     elif path.endswith("/infer"):
         tensors = told.get("inputs")
-        named = [t for t in tensors if isinstance(t, dict) and t.get("name") == "user_id"] if tensors else []
+        tensors = tensors if isinstance(tensors, list) else []
+        named = [t for t in tensors if isinstance(t, dict) and t.get("name") == "user_id"]
         if any(isinstance(t.get("parameters"), dict) and "binary_data_size" in t["parameters"] for t in named):
             raise Problem("invalid", "user_id must be JSON here: the front does not read binary tensors")
         found = [user for tensor in named for user in _listed(tensor.get("data"))]
