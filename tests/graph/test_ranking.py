@@ -14,7 +14,7 @@ NUMBERS = ["", "1", "-2.5e1", "3.", "nan", "1e", " 2", "+7"]
 
 
 def schema():
-    from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema, Vocabulary
+    from genrecall.rank.schema import Affinity, Behaviour, Bucketed, Column, Crossed, Hashed, Logged, Schema, Vocabulary
 
     return Schema(
         columns=[
@@ -39,6 +39,11 @@ def schema():
             Behaviour(name="read", like="item", last=4),
             Behaviour(name="read tags", like="tags", last=3),
         ],
+        numbers=[
+            Logged(name="many", of="item.count"), Logged(name="costs", of="item.price"),
+            Affinity(name="goes", of="beside", last=3, decay=0.5, floor=0.1),
+            Affinity(name="goes next", of="beside", last=1, decay=1.0, floor=0.1),
+        ],
         evidence=["sid_score", "near.generative", "fusion"],
         state=6,
         vectors=5,
@@ -49,6 +54,7 @@ def ranker(directory: Path, pooling: str, cross: int, deep: tuple[int, ...]):
     """Random weights; written and read as every ranker is."""
     import torch
 
+    from genrecall.rank.affinity import Relation
     from genrecall.rank.columns import Columns, Ragged, codes_of, pieces
     from genrecall.rank.embedding import Tables
     from genrecall.rank.features import Features
@@ -69,7 +75,9 @@ def ranker(directory: Path, pooling: str, cross: int, deep: tuple[int, ...]):
         "item.price": np.array([np.nan, 0.5, 1, 1.5, 2, 9, np.inf, -1, 2.5]), "item.count": np.arange(9, dtype=float)
     }  # fmt: skip
     vocabularies = {"sex": codes_of(["b, c", "a", "Zoë"]), "brand": codes_of(["c", "a"])}
-    features = Features(told, Columns(texts=texts, numbers=numbers), vocabularies)
+    beside = Ragged.of([rng.permutation(ITEMS)[: item % 4] for item in range(ITEMS)])
+    relation = Relation(items=beside, values=rng.random(len(beside.values)).astype(np.float32))
+    features = Features(told, Columns(texts=texts, numbers=numbers), vocabularies, {"beside": relation})
     torch.manual_seed(1)
     config = NetworkConfig(pooling=pooling, cross_layers=cross, cross_rank=3, attention=5, deep=deep, joint=4)
     network = RankNetwork(told, config)
@@ -138,24 +146,30 @@ def test_the_standard_graph_ranks_what_it_recalled(run: Path, engine, pieces, tm
     from genrecall.graph.build import GraphConfig, build
     from genrecall.graph.rank import tf
     from genrecall.graph.saved import load
+    from genrecall.rank.affinity import Relation
     from genrecall.rank.columns import Asked, Ragged, item_columns
     from genrecall.rank.embedding import Tables
     from genrecall.rank.features import Features
     from genrecall.rank.model import NetworkConfig, RankNetwork
-    from genrecall.rank.schema import Behaviour, Column, Crossed, Hashed, Schema
+    from genrecall.rank.schema import Affinity, Behaviour, Column, Crossed, Hashed, Logged, Schema
     from genrecall.rank.score import Ranker
 
     shop = Recommender.load(run / "bundle", device="cpu")
     told = Schema(
-        columns=[Column(name="user.sex"), Column(name="item.id")],
+        columns=[Column(name="user.sex"), Column(name="item.id"), Column(name="item.count", kind="number")],
         features=[
             Hashed(name="item", of="item.id", buckets=64, width=4),
             Crossed(name="both", of=["user.sex", "item.id"], buckets=99, width=4),
             Behaviour(name="read", like="item", last=5),
         ],
+        numbers=[
+            Logged(name="many", of="item.count"), Affinity(name="goes", of="beside", last=4, decay=0.5, floor=0.1)
+        ],
         evidence=["sid_score", "near.generative"],
-    )
-    features = Features(told, item_columns(shop.items, told, np.zeros(len(shop.items))), {})
+    )  # fmt: skip
+    many = np.arange(len(shop.items))
+    beside = Relation(items=Ragged.single(many[::-1].astype(np.int32)), values=np.ones(len(many), np.float32))
+    features = Features(told, item_columns(shop.items, told, many), {}, {"beside": beside})
     torch.manual_seed(0)
     network = RankNetwork(told, NetworkConfig(deep=(5,)))
     for parameter in network.parameters():

@@ -11,11 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrecall.errors import ConfigError
-from genrecall.rank.columns import Asked, number_of, pieces
+from genrecall.rank.affinity import affinity
+from genrecall.rank.columns import Asked, Ragged, number_of, pieces
 from genrecall.rank.features import Rows
 from genrecall.rank.hashing import code_of, fnv1a64
 from genrecall.rank.lists import ListReader, Lists, ListWriter
-from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema, Vocabulary
+from genrecall.rank.schema import (
+    Affinity,
+    Behaviour,
+    Bucketed,
+    Column,
+    Crossed,
+    Hashed,
+    Logged,
+    Schema,
+    Vocabulary,
+)
 from tests.rank import worlds
 from tests.rank.test_hashing import WORD, plain_mix
 
@@ -92,7 +103,7 @@ def assert_equal_bits(one: Rows, other: Rows) -> None:
     for name, bag in one.bags.items():
         assert bag.values.tobytes() == other.bags[name].values.tobytes(), name
         assert bag.offsets.tobytes() == other.bags[name].offsets.tobytes(), name
-    assert one.evidence.tobytes() == other.evidence.tobytes()
+    assert one.told.tobytes() == other.told.tobytes()
     assert one.state is not None
     assert other.state is not None
     assert one.state.tobytes() == other.state.tobytes()
@@ -112,6 +123,31 @@ def test_a_request_alone_has_the_bits_that_it_has_in_a_batch(seed: int, requests
             part = rows.bags[feature.name].take(units)
             assert part.values.tobytes() == own.bags[feature.name].values.tobytes(), feature.name
             assert part.offsets.tobytes() == own.bags[feature.name].offsets.tobytes(), feature.name
+        assert rows.told[whole.candidates.owner == request].tobytes() == own.told.tobytes()
+
+
+def test_numbers_are_those_of_the_definition() -> None:
+    asked, features = worlds.asked(9), worlds.features()
+    matrix = np.zeros((worlds.ITEMS, worlds.ITEMS))
+    beside = features.relations["beside"]
+    matrix[beside.items.owner, beside.items.values] = beside.values
+    told = features.of(asked).told[:, len(SCHEMA.evidence) :]
+    prices = features.items.numbers["item.price"]
+    for place, (request, item) in enumerate(zip(asked.candidates.owner, asked.candidates.values, strict=True)):
+        begin, end = asked.histories.offsets[request : request + 2]
+        past = asked.histories.values[begin:end][::-1]
+        near = sum(0.5**age * matrix[own, item] for age, own in enumerate(past[:3]))
+        after = matrix[past[0], item] if len(past) else 0.0
+        expected = [np.log1p(item), np.log1p(prices[item]), np.log(0.1 + near), np.log(0.2 + after)]
+        np.testing.assert_allclose(told[place], expected, rtol=1e-6, err_msg=f"{request}, {item}")
+
+
+def test_a_candidate_that_is_asked_twice_has_one_affinity() -> None:
+    number = Affinity(name="n", of="beside", last=2, decay=0.5, floor=0.1)
+    histories, candidates = Ragged.of([[3, 3, 7], []]), Ragged.of([[1, 0, 1, 2], [2, 2]])
+    found = affinity(number, worlds.beside(), histories, candidates)
+    assert found[0] == found[2]
+    np.testing.assert_array_equal(found[4:], np.float32(np.log(0.1)))
 
 
 def test_training_reads_from_parquet_what_serving_is_asked(tmp_path: Path) -> None:
@@ -162,3 +198,19 @@ def test_a_schema_survives_json() -> None:
 def test_what_cannot_be_computed_is_refused(feature: object) -> None:
     with pytest.raises(ConfigError, match="cannot be computed"):
         Schema(columns=[Column(name="item.id"), Column(name="item.price", kind="number")], features=[feature])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        Logged(name="n", of="item.id"),
+        Logged(name="n", of="user.age"),
+        Affinity(name="n", of="m", last=0, decay=0.5, floor=1.0),
+        Affinity(name="n", of="m", last=1, decay=0.0, floor=1.0),
+        Affinity(name="n", of="m", last=1, decay=0.5, floor=0.0),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(number: Logged | Affinity) -> None:
+    columns = [Column(name="item.id"), Column(name="user.age", kind="number")]
+    with pytest.raises(ConfigError, match="cannot be computed"):
+        Schema(columns=columns, features=[], numbers=[number])

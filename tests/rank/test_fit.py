@@ -13,6 +13,7 @@ from genrecall.errors import ArtifactError, DataError
 from genrecall.rank.begin import conditional_logit
 from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.delta import Delta, read_delta, table_shapes, write_delta
+from genrecall.rank.features import Features, Rows
 from genrecall.rank.fit import Data, FitConfig, fit_ranker, held_out
 from genrecall.rank.lists import ListReader, Lists, ListWriter
 from genrecall.rank.loss import platt
@@ -95,10 +96,27 @@ def test_what_a_network_learns_comes_on_top_of_where_it_began() -> None:
     with torch.no_grad():  # nor does a warm-up teach crosses of what it leaves at 0
         for layer in found.network.cross:
             layer.up[found.network._told], layer.bias[found.network._told] = 0, 0
-    found.network.begin(torch.tensor([2.0, -3.0]), 0.5)
-    moments = {name: found.network.evidence.get_buffer(name).numpy() for name in ("mean", "spread")}
-    known = np.nan_to_num((asked.evidence - moments["mean"]) / moments["spread"])
-    np.testing.assert_allclose(found.score(asked).logits, 0.5 * warm + known @ [2, -3], rtol=1e-4, atol=1e-4)
+    weights = np.array([2.0, -3.0, 0.5, 1.0, -1.0, 0.0], np.float32)
+    found.network.begin(torch.from_numpy(weights), 0.5)
+    moments = {name: found.network.told.get_buffer(name).numpy() for name in ("mean", "spread")}
+    known = np.nan_to_num((found.features.told(asked) - moments["mean"]) / moments["spread"])
+    np.testing.assert_allclose(found.score(asked).logits, 0.5 * warm + known @ weights, rtol=1e-4, atol=1e-4)
+
+
+def test_a_warm_up_is_told_no_counts_of_the_events_it_learns_from(tmp_path: Path) -> None:
+    reader, features = write(tmp_path / "lists.parquet", 60, 0), worlds.features()
+    told: list[np.ndarray] = []
+
+    class Seen(Features):
+        def of(self, asked: Asked, *, counted: bool = True) -> Rows:
+            told.append((rows := super().of(asked, counted=counted)).told)
+            return rows
+
+    seen = Seen(SCHEMA, features.items, {"item": features.items.texts["item.id"].values}, features.relations)
+    data = Data(features=seen, vocabularies={}, vectors=worlds.vectors(), lists=reader, warm=reader)
+    fit_ranker(data, NetworkConfig(deep=(4,), joint=2), FitConfig(epochs=1, warm_epochs=1, device="cpu"))
+    assert np.isnan(told[0][:, len(SCHEMA.evidence) :]).all()  # the warm-up comes first
+    assert np.isfinite(told[-1][:, -1]).all()
 
 
 def test_nothing_to_learn_from_is_told(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def by_formula(directory: Path, found: Ranker, asked: Asked) -> np.ndarray:
                     share = (weights[f"{name}.outer.weight"] @ hidden + weights[f"{name}.outer.bias"])[0]
                 chosen.append(share * key)
             parts.append(np.mean(chosen, axis=0) if chosen else np.zeros_like(query))
-        parts.append(np.nan_to_num((rows.evidence[place] - weights["evidence.mean"]) / weights["evidence.spread"]))
+        parts.append(np.nan_to_num((rows.told[place] - weights["told.mean"]) / weights["told.spread"]))
         state = np.nan_to_num((rows.state[request] - weights["state.mean"]) / weights["state.spread"])
         u = weights["state.weight"] @ state + weights["state.bias"]
         w = weights["vector.weight"] @ vectors[item]
@@ -141,7 +141,7 @@ def test_other_inputs_and_formats_are_refused(tmp_path: Path) -> None:
         NetworkConfig(cross_rank=0)
     found.save(tmp_path)
     file = tmp_path / "ranker.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(ArtifactError, match="another format"):
         Ranker.load(tmp_path)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from genrecall.catalog.items import Items
+from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Ragged, item_columns
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import codes_of
-from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema, Vocabulary
+from genrecall.rank.schema import Affinity, Behaviour, Bucketed, Column, Crossed, Hashed, Logged, Schema, Vocabulary
 
 COLOURS = ("red", "blue", "green")
 ITEMS = 12
@@ -41,6 +42,12 @@ SCHEMA = Schema(
         Behaviour(name="clicked", like="item", last=3),
         Behaviour(name="clicked_colours", like="colours", last=2),
     ],
+    numbers=[
+        Logged(name="sold", of="item.count"),
+        Logged(name="costs", of="item.price"),
+        Affinity(name="together", of="beside", last=3, decay=0.5, floor=0.1),
+        Affinity(name="next", of="beside", last=1, decay=1.0, floor=0.2),
+    ],
     evidence=("fusion", "sid_score"),
     state=STATE,
     vectors=VECTORS,
@@ -62,7 +69,14 @@ def features(schema: Schema = SCHEMA) -> Features:
     """Of the world's items."""
     catalog = items()
     columns = item_columns(catalog, schema, np.arange(ITEMS))
-    return Features(schema, columns, {"item": codes_of(catalog.ids)})
+    return Features(schema, columns, {"item": codes_of(catalog.ids)}, {"beside": beside()})
+
+
+def beside() -> Relation:
+    """Items of other items, of some none."""
+    rng = np.random.default_rng(4)
+    others = Ragged.of([rng.permutation(ITEMS)[: i % 4] for i in range(ITEMS)])
+    return Relation(items=others, values=rng.random(len(others.values)).astype(np.float32))
 
 
 def vectors() -> np.ndarray:

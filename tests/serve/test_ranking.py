@@ -132,10 +132,10 @@ def test_the_same_request_has_the_same_features_offline_and_online(
             assert bag.offsets.tobytes() == other.bags[feature].offsets.tobytes(), feature
         assert one.items.tobytes() == other.items.tobytes()
         by_model = [place for place, name in enumerate(ranker.schema.evidence) if name == "sid_score"]
-        counted = np.setdiff1d(np.arange(len(ranker.schema.evidence)), by_model)
-        assert one.evidence[:, counted].tobytes() == other.evidence[:, counted].tobytes()
+        counted = np.setdiff1d(np.arange(ranker.schema.told), by_model)
+        assert one.told[:, counted].tobytes() == other.told[:, counted].tobytes()
         # What the engine computes depends on its batch in the last bits.
-        np.testing.assert_allclose(one.evidence[:, by_model], other.evidence[:, by_model], atol=1e-4)
+        np.testing.assert_allclose(one.told[:, by_model], other.told[:, by_model], atol=1e-4)
         np.testing.assert_allclose(ranker.score(offline).logits, listed.logits, atol=1e-3)
         told.clear()
 

@@ -1,7 +1,8 @@
 """A ranker with random weights and as many sparse rows as asked for: true to shape, so that speed is.
 
-Features are what the default schema makes of a shop: ids, a category, a price, counts, crosses with the user's city and
-two behaviours. The large table is that of city x item; candidates and cities follow power laws.
+Features are what the default schema makes of a shop: ids, a category, a price, counts, crosses with the user's city,
+two behaviours, and how candidates go with the history. The large table is that of city x item; candidates and cities
+follow power laws.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
 from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.recalled import evidence_names
-from genrecall.rank.schema import Behaviour, Bucketed, Column, Crossed, Hashed, Schema
+from genrecall.rank.schema import Affinity, Behaviour, Bucketed, Column, Crossed, Hashed, Logged, Schema
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Query
 
-LARGE = "city_x_item"
+LARGE, RELATION = "city_x_item", "beside"
 CHANNELS = ("generative", "item_cf", "transition")
 _CATEGORIES, _CITIES, _HISTORY = 2000, 1000, (20, 60)
-_CHUNK = 1 << 22
+_NEIGHBOURS, _CHUNK = 50, 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,12 @@ def random_ranker(items: int, state: int, sparse: Sparse, device: torch.device, 
     weights = {f.name: large_table(1 + f.size, f.width, device, seed) for f in schema.tabled}
     vectors = rng.standard_normal((items, sparse.vectors), np.float32)
     tables = Tables(weights).serve_on(device, sparse.room)
-    return Ranker(Features(schema, columns, {}), {}, vectors, network.to(device), tables)
+    others = rng.integers(0, items, items * _NEIGHBOURS, np.int32)
+    relation = Relation(
+        items=Ragged(offsets=np.arange(items + 1, dtype=np.int64) * _NEIGHBOURS, values=others),
+        values=rng.random(len(others), np.float32),
+    )
+    return Ranker(Features(schema, columns, {}, {RELATION: relation}), {}, vectors, network.to(device), tables)
 
 
 def schema_of(items: int, state: int, sparse: Sparse) -> Schema:
@@ -87,6 +94,11 @@ def schema_of(items: int, state: int, sparse: Sparse) -> Schema:
             Crossed(name="city_x_category", of=("user.city", "item.category"), buckets=1 << 18),
             Behaviour(name="clicked", like="item", last=50),
             Behaviour(name="clicked_category", like="category", last=50),
+        ],
+        numbers=[
+            Logged(name="count", of="item.count"),
+            Affinity(name="together", of=RELATION, last=13, decay=0.7, floor=0.5),
+            Affinity(name="next", of=RELATION, last=1, decay=1.0, floor=0.5),
         ],
         evidence=evidence_names(CHANNELS),
         state=state,

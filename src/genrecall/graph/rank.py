@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from genrecall.errors import ArtifactError
+from genrecall.graph.counted import Counted
 from genrecall.graph.ops import require_compiled
 from genrecall.graph.retrieval import Found
 from genrecall.graph.runtime import tensorflow
@@ -25,7 +26,8 @@ from genrecall.graph.sparse import Plan, plan_of
 tf = tensorflow()
 _Module: Any = tf.Module
 _as_written = tf.autograph.experimental.do_not_convert
-_FORMAT = 1
+_FORMAT = 2
+_FILES = ("tables", "vocabularies", "items", "relations")
 
 
 class Ranking(_Module):
@@ -33,7 +35,7 @@ class Ranking(_Module):
 
     Args:
         schema, network: as ``ranker.json`` holds them.
-        tables, vocabularies, items, weights: as the four safetensors files hold them.
+        tables, vocabularies, items, relations, weights: as the five safetensors files hold them.
 
     Attributes:
         profile: names of the profile columns that requests tell as texts, in order.
@@ -49,6 +51,7 @@ class Ranking(_Module):
         tables: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, np.ndarray],
         items: Mapping[str, np.ndarray],
+        relations: Mapping[str, np.ndarray],
         weights: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(name="ranking")
@@ -56,6 +59,7 @@ class Ranking(_Module):
         plan = self._plan
         self.profile = list(plan.profile)
         self._evidence, self.state_width = list(schema["evidence"]), int(schema["state"])
+        self._counted = Counted(schema["numbers"], items, relations)
         self._attention = network["pooling"] == "attention"
         self.tables = [tf.Variable(tables[name].astype(np.float32), trainable=False) for name in plan.names]
         self._offsets = [tf.constant(items[f"{name}.offsets"], tf.int64) for name in plan.item_texts]
@@ -83,7 +87,7 @@ class Ranking(_Module):
                 allowed=str(_FORMAT),
                 fix="train it again with this version",
             )
-        files = {name: load_file(directory / f"{name}.safetensors") for name in ("tables", "vocabularies", "items")}
+        files = {name: load_file(directory / f"{name}.safetensors") for name in _FILES}
         return cls(told["schema"], told["network"], **files, weights=load_file(directory / "network.safetensors"))
 
     @_as_written
@@ -129,7 +133,7 @@ class Ranking(_Module):
         )
         embedded = tf.ensure_shape(embedded, [None, None, sum(table.shape[1] for table in self.tables)])
         parts = [embedded, *(self._pooled(b, embedded, rows) for b, rows in enumerate(past))]
-        parts += self._recalled(items, evidence or {}, state)
+        parts += self._recalled(items, history, evidence or {}, state)
         x = tf.concat(parts, axis=-1)
         logits = self._network(x)
         return tf.where(items < 0, -np.inf, logits)
@@ -174,13 +178,13 @@ class Ranking(_Module):
         )
         return tf.matmul(weights * there[:, None], keys) / count
 
-    def _recalled(self, items: Any, evidence: Mapping[str, Any], state: Any) -> list[Any]:
+    def _recalled(self, items: Any, history: Any, evidence: Mapping[str, Any], state: Any) -> list[Any]:
         """v, u, w and u∘w, as far as the schema has them, (R, k, ·) each."""
         shape, parts, u = tf.shape(items), [], None
-        if self._evidence:
-            unknown = tf.fill(shape, np.float32(np.nan))
-            v = tf.stack([evidence.get(name, unknown) for name in self._evidence], axis=-1)
-            v = (v - self._w["evidence.mean"]) / self._w["evidence.spread"]
+        unknown = tf.fill(shape, np.float32(np.nan))
+        told = [*(evidence.get(name, unknown) for name in self._evidence), *self._counted.of(items, history)]
+        if told:
+            v = (tf.stack(told, axis=-1) - self._w["told.mean"]) / self._w["told.spread"]
             parts.append(tf.where(tf.math.is_nan(v), 0.0, v))
         if self.state_width:
             known = tf.fill([shape[0], self.state_width], np.float32(np.nan)) if state is None else state

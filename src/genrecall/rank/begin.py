@@ -1,10 +1,10 @@
 """Where a fit begins: with all that a few numbers can say, so that the network has only to learn what they lack.
 
-    logit_0 = α · warm + w · evidence,   (α, w) = argmin −Σ_r Σ_j y_rj ln softmax_j(logit_0) + ½ ρ |(α, w)|²
+    logit_0 = α · warm + w · told,   (α, w) = argmin −Σ_r Σ_j y_rj ln softmax_j(logit_0) + ½ ρ |(α, w)|²
 
 Conditional logit (McFadden, "Conditional logit analysis of qualitative choice behavior", 1974), convex and of few
-parameters: recall's numbers are worth as much from the first step on as a linear model can make of them, however few
-lists there are. ``warm`` is what the network thinks after its warm-up, where evidence and states were unknown.
+parameters: recall's numbers and counts are worth as much from the first step on as a linear model can make of them,
+however few lists there are. ``warm`` is what the network thinks after its warm-up, where these and states were unknown.
 """
 
 from __future__ import annotations

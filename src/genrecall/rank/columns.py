@@ -15,7 +15,16 @@ from genrecall.catalog.histories import offsets_of
 from genrecall.catalog.items import Items
 from genrecall.errors import ConfigError
 from genrecall.rank.hashing import codes_of
-from genrecall.rank.schema import HISTORY_LAST, HISTORY_LENGTH, ITEM_COUNT, ITEM_ID, USER_ID, Column, Schema
+from genrecall.rank.schema import (
+    HISTORY_LAST,
+    HISTORY_LENGTH,
+    ITEM_COUNT,
+    ITEM_ID,
+    ITEM_RECENT,
+    USER_ID,
+    Column,
+    Schema,
+)
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
@@ -124,8 +133,8 @@ class Columns:
     numbers: Mapping[str, np.ndarray]
 
 
-def item_columns(items: Items, schema: Schema, counts: np.ndarray) -> Columns:
-    """Of all I items; ``counts`` int (I,) are training events.
+def item_columns(items: Items, schema: Schema, counts: np.ndarray, recent: np.ndarray | None = None) -> Columns:
+    """Of all I items; ``counts`` int (I,) are training events, ``recent`` the last of them, if the schema asks for it.
 
     Raises:
         ConfigError: the catalog lacks a column.
@@ -133,8 +142,8 @@ def item_columns(items: Items, schema: Schema, counts: np.ndarray) -> Columns:
     texts, numbers = {ITEM_ID: Ragged.single(codes_of(items.ids))}, {}
     for column in (c for c in schema.columns if c.of_item and c.name != ITEM_ID):
         name = column.name.removeprefix("item.")
-        if column.name == ITEM_COUNT:
-            numbers[column.name] = counts.astype(np.float64)
+        if (counted := {ITEM_COUNT: counts, ITEM_RECENT: recent}.get(column.name)) is not None:
+            numbers[column.name] = counted.astype(np.float64)
             continue
         if name not in items.table.column_names:
             raise ConfigError(

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from genrecall.catalog.histories import offsets_of
+from genrecall.rank.affinity import Relation, affinity
 from genrecall.rank.columns import Asked, Columns, Ragged, request_columns
 from genrecall.rank.hashing import code_of, fold, mix, rows_of
-from genrecall.rank.schema import ITEM_ID, Behaviour, Bucketed, Crossed, Hashed, Schema, Tabled, Vocabulary
+from genrecall.rank.schema import ITEM_ID, Behaviour, Bucketed, Crossed, Hashed, Logged, Schema, Tabled, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,14 +29,14 @@ class Rows:
         bags: by feature: int64 rows; P lists where ``schema.of_item``, else R lists.
         owner: int64 (P,) the request of each candidate.
         items: int32 (P,).
-        evidence: float32 (P, F).
+        told: float32 (P, F + N): evidence, then the schema's numbers; NaN for what is not known.
         state: float32 (R, E), or None.
     """
 
     bags: Mapping[str, Ragged]
     owner: np.ndarray
     items: np.ndarray
-    evidence: np.ndarray
+    told: np.ndarray
     state: np.ndarray | None
 
 
@@ -46,18 +47,27 @@ class Features:
         schema: what of.
         items: columns of the I items.
         vocabularies: uint64 codes by vocabulary feature, in the order of rows.
+        relations: by name, those that the schema's affinities read.
     """
 
-    def __init__(self, schema: Schema, items: Columns, vocabularies: Mapping[str, np.ndarray]) -> None:
-        self.schema, self.items = schema, items
+    def __init__(
+        self,
+        schema: Schema,
+        items: Columns,
+        vocabularies: Mapping[str, np.ndarray],
+        relations: Mapping[str, Relation] | None = None,
+    ) -> None:
+        self.schema, self.items, self.relations = schema, items, relations or {}
         self._known = {name: (np.sort(codes), np.argsort(codes)) for name, codes in vocabularies.items()}
         self._edges = {f.name: np.asarray(f.edges) for f in schema.tabled if isinstance(f, Bucketed)}
         self._salts = {feature.name: code_of(feature.name) for feature in schema.features}
         alone = [feature for feature in schema.tabled if self._sides(feature) == {True}]
         self._of_items = {feature.name: self._bag(feature, items) for feature in alone}
+        logged = (number for number in schema.numbers if isinstance(number, Logged))
+        self._logged = {number.name: _logged(items.numbers[number.of]) for number in logged}
 
-    def of(self, asked: Asked) -> Rows:
-        """Rows of all features."""
+    def of(self, asked: Asked, *, counted: bool = True) -> Rows:
+        """Rows of all features, and numbers; these are not known where ``counted`` is False."""
         requests = request_columns(asked, self.schema, self.items.texts[ITEM_ID])
         candidates, owner = asked.candidates.values, asked.candidates.owner
         bags: dict[str, Ragged] = {}
@@ -72,7 +82,18 @@ class Features:
             else:
                 joined = joined or _joined(requests, owner, self.items, candidates, self.schema)
                 bags[feature.name] = self._bag(feature, joined)
-        return Rows(bags=bags, owner=owner, items=candidates, evidence=asked.evidence, state=asked.state)
+        told = self.told(asked) if counted else self._untold(asked)
+        return Rows(bags=bags, owner=owner, items=candidates, told=told, state=asked.state)
+
+    def told(self, asked: Asked) -> np.ndarray:
+        """float32 (P, F + N): see ``Rows``."""
+        columns = [
+            self._logged[number.name][asked.candidates.values]
+            if isinstance(number, Logged)
+            else affinity(number, self.relations[number.of], asked.histories, asked.candidates)
+            for number in self.schema.numbers
+        ]
+        return np.column_stack([asked.evidence, *columns]) if columns else asked.evidence
 
     def _sides(self, feature: Tabled) -> set[bool]:
         """Whether items (True) or requests (False) or both have a say in a feature."""
@@ -109,6 +130,15 @@ class Features:
         known, rows = self._known[name]
         at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         return np.where(known[at] == codes, rows[at] + 1, 0)
+
+    def _untold(self, asked: Asked) -> np.ndarray:
+        return np.pad(asked.evidence, ((0, 0), (0, len(self.schema.numbers))), constant_values=np.nan)
+
+
+def _logged(numbers: np.ndarray) -> np.ndarray:
+    """float32 (I,) ln(1 + number), NaN for what is below 0 or no finite number."""
+    known = np.isfinite(numbers) & (numbers >= 0)
+    return np.where(known, np.log1p(np.where(known, numbers, 0.0)), np.nan).astype(np.float32)
 
 
 def _joined(requests: Columns, owner: np.ndarray, items: Columns, candidates: np.ndarray, schema: Schema) -> Columns:

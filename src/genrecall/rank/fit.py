@@ -4,10 +4,10 @@
 
 ListNet's top-one loss (Cao et al., ICML 2007) beside the click-through loss of one candidate. Negatives are the same
 request's other candidates: the nearest by recall's order, and as many drawn from the rest. Deviations: a warm-up on
-training events (whose generator scores are remembered, so evidence and state are left out) teaches the tables; then a
-few numbers are fitted that say how far it and recall are to be believed (``begin``), and the network learns what these
-lack. Epochs, none among them, are chosen by the listwise loss of held-out units, which has less noise than NDCG@10;
-then logits are calibrated on these (Platt, 1999).
+training events (which generator and counts remember, so evidence, numbers and state are left out) teaches the tables;
+then weights are fitted that say how far it and all numbers are to be believed (``begin``), and the network learns what
+these lack. Epochs, none among them, are chosen by the listwise loss of held-out units, which has less noise than
+NDCG@10; then logits are calibrated on these (Platt, 1999).
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class _Fit:
                 lists, raised = thinned(lists, np.flatnonzero(~wanted), config.negatives, rng)
                 if len(lists) == 0:
                     continue
-                loss = self._step(shaped(lists, reader, self.network.schema), raised)
+                loss = self._step(shaped(lists, reader, self.network.schema), raised, warm=warm)
                 total, count = total + loss * len(lists), count + len(lists)
         if count == 0:
             raise DataError(
@@ -196,7 +196,7 @@ class _Fit:
         """Where the network begins to learn from the lists: see ``rank.begin``; of at most ``_BEGUN`` requests."""
         self._rate(self.config.learning_rate, self.config.table_rate)
         network, found, requests = self.network.eval(), [], 0
-        told = len(network.schema.evidence)
+        told = network.schema.told
         if warmed:
             network.unlearn()
         elif not told:
@@ -214,10 +214,10 @@ class _Fit:
         network.begin(torch.from_numpy(weights[:told]), float(weights[told]) if warmed else 1.0)
 
     def _sayings(self, part: Lists, warmed: bool) -> np.ndarray:
-        """float64 (P, F [+ 1]): recall's numbers, and what a warmed network says."""
+        """float64 (P, F + N [+ 1]): evidence, numbers, and what a warmed network says."""
         network, inputs = self.network, self._inputs(part)
         with torch.inference_mode():
-            said = [network.evidence(inputs.evidence)] if network.schema.evidence else []
+            said = [network.told(inputs.told)] if network.schema.told else []
             if warmed:
                 said.append(network(inputs, self.tables)[:, None])
             return np.asarray(torch.cat(said, 1).double().cpu().numpy())
@@ -253,8 +253,8 @@ class _Fit:
         with torch.no_grad():
             self.network.get_buffer("calibration").copy_(torch.from_numpy(platt(logits, labels)))
 
-    def _step(self, lists: Lists, raised: np.ndarray) -> float:
-        inputs = self._inputs(lists)
+    def _step(self, lists: Lists, raised: np.ndarray, *, warm: bool) -> float:
+        inputs = self._inputs(lists, warm=warm)
         logits = self.network(inputs, self.tables) + torch.from_numpy(raised).to(self.device)
         labels = torch.from_numpy(lists.labels).to(self.device)
         loss = listwise(logits, labels, inputs.owner, len(lists))
@@ -268,8 +268,10 @@ class _Fit:
             optimizer.step()
         return float(loss.detach())
 
-    def _inputs(self, lists: Lists) -> Inputs:
-        return to_inputs(self.data.features.of(lists.asked), self.network.schema, self._vectors, self.device)
+    def _inputs(self, lists: Lists, *, warm: bool = False) -> Inputs:
+        """What the network is told; of training events no numbers, since they are among what was counted."""
+        rows = self.data.features.of(lists.asked, counted=not warm)
+        return to_inputs(rows, self.network.schema, self._vectors, self.device)
 
     def _held(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Logits, probabilities, labels (P,) and offsets of the held-out requests."""
@@ -299,15 +301,15 @@ class _Fit:
 
 
 def _standardise(network: RankNetwork, data: Data, config: FitConfig) -> None:
-    """Mean and spread of evidence and states over the lists that are learnt from."""
-    schema, sums = network.schema, {"evidence": _Sums(), "state": _Sums()}
+    """Mean and spread of evidence, numbers and states over the lists that are learnt from."""
+    schema, sums = network.schema, {"told": _Sums(), "state": _Sums()}
     for lists in data.lists.batches(_ASKED):
         rows = np.flatnonzero(~held_out(lists.units, config))
         told = shaped(taken(lists, rows), data.lists, schema).asked
-        sums["evidence"].add(told.evidence)
+        sums["told"].add(data.features.told(told))
         if told.state is not None:
             sums["state"].add(told.state)
-    for name, there in (("evidence", bool(schema.evidence)), ("state", bool(schema.state))):
+    for name, there in (("told", bool(schema.told)), ("state", bool(schema.state))):
         if there:
             module = network.get_submodule(name)
             mean, spread = sums[name].moments()

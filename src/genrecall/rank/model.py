@@ -69,7 +69,7 @@ class Inputs:
         bags: by feature: rows int64 and where bags begin, int64.
         past: by behaviour feature: rows int64 (R, S) and which of them are there, bool (R, S).
         owner: int64 (P,).
-        evidence: float32 (P, F).
+        told: float32 (P, F + N): evidence, then numbers.
         state: float32 (R, E) or None.
         vectors: float32 (P, D) or None.
     """
@@ -77,7 +77,7 @@ class Inputs:
     bags: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     past: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
     owner: torch.Tensor
-    evidence: torch.Tensor
+    told: torch.Tensor
     state: torch.Tensor | None
     vectors: torch.Tensor | None
 
@@ -95,7 +95,7 @@ def to_inputs(rows: Rows, schema: Schema, vectors: torch.Tensor | None, device: 
         bags=bags,
         past=past,
         owner=sent(rows.owner, device),
-        evidence=sent(rows.evidence, device),
+        told=sent(rows.told, device),
         state=None if rows.state is None or not schema.state else sent(rows.state, device),
         vectors=None if vectors is None or not schema.vectors else vectors[sent(rows.items, device).long()],
     )
@@ -117,14 +117,14 @@ class RankNetwork(nn.Module):
         self._item_side = [feature.name for feature in schema.tabled if schema.of_item(feature)]
         behaviours = {feature.name: tabled[feature.like].width for feature in schema.behaviours}
         width = sum(feature.width for feature in schema.tabled) + sum(behaviours.values())
-        self._told = slice(width, width + len(schema.evidence))  # of x_0
-        width += len(schema.evidence)
+        self._told = slice(width, width + schema.told)  # of x_0
+        width += schema.told
         if behaviours and config.pooling == "attention":
             self.attention = nn.ModuleDict(
                 {name: _Attention(own, config.attention) for name, own in behaviours.items()}
             )
-        if schema.evidence:
-            self.evidence = _Moments(len(schema.evidence))
+        if schema.told:
+            self.told = _Moments(schema.told)
         if schema.state:
             self.state = _State(schema.state, config.joint)
             width += config.joint
@@ -174,8 +174,8 @@ class RankNetwork(nn.Module):
                 parts.append(self.attention[behaviour.name](pooled[behaviour.like], keys, there, inputs.owner))
             else:
                 parts.append(_mean(keys, there)[inputs.owner])
-        if self.schema.evidence:
-            parts.append(self.evidence(inputs.evidence))
+        if self.schema.told:
+            parts.append(self.told(inputs.told))
         state = None
         if self.schema.state:
             assert inputs.state is not None, "the schema reads the generator's state"
@@ -190,7 +190,7 @@ class RankNetwork(nn.Module):
         return torch.cat(parts, 1)
 
     def unlearn(self) -> None:
-        """After a warm-up, which tells neither evidence nor states: let the logit depend on neither yet."""
+        """After a warm-up, which tells neither evidence, numbers nor states: let the logit depend on neither yet."""
         columns = self._later
         first = [layer.get_parameter("down") for layer in self.cross] if self.config.cross_layers else []
         first += [self.deep[0].get_parameter("weight")] if self.config.deep else []
@@ -198,12 +198,12 @@ class RankNetwork(nn.Module):
             for weight in (*first, self.head.weight):
                 weight[:, columns] = 0
 
-    def begin(self, evidence: torch.Tensor, warm: float) -> None:
-        """Let the logit be ``warm`` times what it is, plus ``evidence`` (F,) times recall's standardised numbers."""
+    def begin(self, told: torch.Tensor, warm: float) -> None:
+        """Let the logit be ``warm`` times what it is, plus ``told`` (F + N,) times standardised numbers."""
         with torch.no_grad():
             self.head.weight.mul_(warm)
             self.head.bias.mul_(warm)
-            self.head.weight[0, self._told] = evidence.to(self.head.weight)
+            self.head.weight[0, self._told] = told.to(self.head.weight)
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated probability of the candidates' being taken."""

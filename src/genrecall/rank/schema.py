@@ -1,8 +1,9 @@
 """What a ranker knows of a request and of a candidate, declared once for training, serving and the TensorFlow op.
 
 A *column* is what is told: ``user.id``, ``user.<profile column>``, ``item.id``, ``item.<catalog column>``,
-``item.count`` (training events), ``history.last`` (id of the newest item) and ``history.length``. A *feature* turns
-columns into rows of its embedding table. The part of a name before the dot decides whose it is: ``item.`` belongs to
+``item.count`` and ``item.recent`` (training events of all times, and of the last), ``history.last`` (id of the newest
+item) and ``history.length``. A *feature* turns columns into rows of its embedding table, a *number* goes into the
+network as it is. The part of a name before the dot decides whose it is: ``item.`` belongs to
 candidates, the rest to requests. See docs/concepts/ranking.md for the file format.
 """
 
@@ -10,14 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, Self
 
 from genrecall.errors import ConfigError
 
-FORMAT = 1
-USER_ID, ITEM_ID, ITEM_COUNT = "user.id", "item.id", "item.count"
+FORMAT = 2
+USER_ID, ITEM_ID, ITEM_COUNT, ITEM_RECENT = "user.id", "item.id", "item.count", "item.recent"
 HISTORY_LAST, HISTORY_LENGTH = "history.last", "history.length"
 _SIDES = ("user", "item", "history")
 
@@ -117,11 +118,41 @@ class Behaviour:
     kind: Literal["behaviour"] = "behaviour"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """ln(1 + a number column of items); a negative number or none is not known."""
+
+    name: str
+    of: str
+    kind: Literal["logged"] = "logged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affinity:
+    """How a candidate goes with the newest ``last`` items of the history: see ``rank.affinity``.
+
+    Attributes:
+        name: of the number.
+        of: name of the item-to-item relation.
+        last, decay: newest items that are read, and the weight of one that is a step older.
+        floor: what is added before the logarithm is taken.
+    """
+
+    name: str
+    of: str
+    last: int
+    decay: float
+    floor: float
+    kind: Literal["affinity"] = "affinity"
+
+
+Number = Logged | Affinity
 Feature = Hashed | Vocabulary | Bucketed | Crossed | Behaviour
 Tabled = Hashed | Vocabulary | Bucketed | Crossed
 _KINDS: Mapping[str, type[Feature]] = {
     "hashed": Hashed, "vocabulary": Vocabulary, "bucketed": Bucketed, "crossed": Crossed, "behaviour": Behaviour,
 }  # fmt: skip
+_NUMBERS: Mapping[str, type[Number]] = {"logged": Logged, "affinity": Affinity}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +162,7 @@ class Schema:
     Attributes:
         columns: inputs.
         features: in the order in which the network reads them.
+        numbers: of every candidate, computed here, in their order.
         evidence: names of the numbers that recall gives with every candidate, in their order.
         state: width of the generator's state of a request; 0: none is read.
         vectors: width of the items' vectors; 0: none are read.
@@ -138,12 +170,13 @@ class Schema:
 
     columns: Sequence[Column]
     features: Sequence[Feature]
+    numbers: Sequence[Number] = ()
     evidence: Sequence[str] = ()
     state: int = 0
     vectors: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("columns", "features", "evidence"):
+        for name in ("columns", "features", "numbers", "evidence"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         columns, features = {c.name: c for c in self.columns}, {f.name: f for f in self.features}
         wrong = [f"two columns {c.name}" for c in self.columns if columns[c.name] is not c]
@@ -151,13 +184,15 @@ class Schema:
         wrong += [f"column {c.name} of no side" for c in self.columns if c.name.partition(".")[0] not in _SIDES]
         wrong += [f"feature name {f.name!r}" for f in self.features if not f.name or "." in f.name]
         wrong += [f"{f.name}: {fault}" for f in self.features if (fault := _fault(f, columns, features))]
+        wrong += [f"{n.name}: {fault}" for n in self.numbers if (fault := _misread(n, columns))]
         if wrong:
             raise ConfigError(
                 "this feature schema cannot be computed",
                 seen="; ".join(wrong[:3]),
                 allowed="distinct names, those of features without dots; columns of user, item or history; hashed, "
                 "vocabulary and crossed features of text, bucketed ones of numbers with ascending edges, behaviours "
-                "like an item feature of one column",
+                "like an item feature of one column; logged numbers of items, affinities with last >= 1, a decay of "
+                "more than 0 and at most 1, and a floor of more than 0",
                 fix="correct the schema",
             )
 
@@ -170,6 +205,16 @@ class Schema:
     def behaviours(self) -> list[Behaviour]:
         """Features of the history, in order."""
         return [f for f in self.features if isinstance(f, Behaviour)]
+
+    @property
+    def told(self) -> int:
+        """Width of what the network reads of a candidate as it is: evidence, then numbers."""
+        return len(self.evidence) + len(self.numbers)
+
+    @property
+    def affinities(self) -> list[Affinity]:
+        """Numbers that read a relation, in order."""
+        return [n for n in self.numbers if isinstance(n, Affinity)]
 
     def column(self, name: str) -> Column:
         """By name."""
@@ -197,7 +242,8 @@ class Schema:
         return cls(
             columns=[Column(**column) for column in told["columns"]],
             features=[_KINDS[feature["kind"]](**feature) for feature in told["features"]],
-            **{field.name: told[field.name] for field in fields(cls) if field.name not in ("columns", "features")},
+            numbers=[_NUMBERS[number["kind"]](**number) for number in told["numbers"]],
+            **{name: told[name] for name in ("evidence", "state", "vectors")},
         )
 
 
@@ -222,3 +268,11 @@ def _fault(feature: Feature, columns: Mapping[str, Column], features: Mapping[st
 
 def _is(columns: Mapping[str, Column], name: str, kind: str) -> bool:
     return name in columns and columns[name].kind == kind
+
+
+def _misread(number: Number, columns: Mapping[str, Column]) -> str | None:
+    if isinstance(number, Logged):
+        fits = number.of.startswith("item.") and _is(columns, number.of, "number")
+        return None if fits else f"no number column {number.of} of items"
+    fits = number.last >= 1 and 0 < number.decay <= 1 and number.floor > 0
+    return None if fits else f"last={number.last}, decay={number.decay}, floor={number.floor}"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file as save_tensors
 
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.hardware import pick_device
+from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
@@ -23,7 +24,7 @@ from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_in
 from genrecall.rank.schema import FORMAT, Schema
 
 RANKER, TABLES, VOCABULARIES = "ranker.json", "tables.safetensors", "vocabularies.safetensors"
-ITEMS, NETWORK = "items.safetensors", "network.safetensors"
+ITEMS, NETWORK, RELATIONS = "items.safetensors", "network.safetensors", "relations.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,6 +125,7 @@ class Ranker:
         if self.vectors is not None:
             state["vectors"] = self.vectors.astype(np.float32)
         save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, directory / ITEMS)
+        save_file(_stored(self.features.relations), directory / RELATIONS)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         save_tensors(weights, directory / NETWORK)
 
@@ -151,7 +153,7 @@ class Ranker:
         columns, vectors = _items(load_file(directory / ITEMS))
         network = RankNetwork(schema, config)
         network.load_state_dict(load_tensors(directory / NETWORK))
-        features = Features(schema, columns, vocabularies)
+        features = Features(schema, columns, vocabularies, _relations(load_file(directory / RELATIONS)))
         tables = Tables.load(directory / TABLES).serve_on(on, room)
         return cls(features, vocabularies, vectors, network.to(on), tables, digest)
 
@@ -167,3 +169,21 @@ def _items(state: Mapping[str, np.ndarray]) -> tuple[Columns, np.ndarray | None]
     used = {"vectors"} | {f"{name}.{part}" for name in names for part in ("offsets", "codes")}
     numbers = {name: array for name, array in state.items() if name not in used}
     return Columns(texts=texts, numbers=numbers), state.get("vectors")
+
+
+def _stored(relations: Mapping[str, Relation]) -> dict[str, np.ndarray]:
+    state: dict[str, np.ndarray] = {}
+    for name, relation in relations.items():
+        state |= {f"{name}.offsets": relation.items.offsets, f"{name}.items": relation.items.values}
+        state[f"{name}.values"] = relation.values
+    return state
+
+
+def _relations(state: Mapping[str, np.ndarray]) -> dict[str, Relation]:
+    return {
+        name: Relation(
+            items=Ragged(offsets=state[f"{name}.offsets"], values=state[f"{name}.items"]),
+            values=state[f"{name}.values"],
+        )
+        for name in (key.removesuffix(".values") for key in state if key.endswith(".values"))
+    }

@@ -16,13 +16,17 @@ from genrecall.rank.schema import (
     HISTORY_LENGTH,
     ITEM_COUNT,
     ITEM_ID,
+    ITEM_RECENT,
     USER_ID,
+    Affinity,
     Behaviour,
     Bucketed,
     Column,
     Crossed,
     Feature,
     Hashed,
+    Logged,
+    Number,
     Schema,
     Vocabulary,
 )
@@ -35,11 +39,17 @@ _CROSS_BUCKETS = 1 << 14
 _LAST = 50
 
 
-def default_schema(catalog: Catalog, train: Histories) -> Schema:
-    """Ids, counts, every column that says something of several items or users, their crosses, and the history."""
+def default_schema(catalog: Catalog, train: Histories, affinities: Sequence[Affinity] = ()) -> Schema:
+    """Ids, counts, every column that says something of several items or users, their crosses, the history, and how
+    candidates go with it.
+    """
     counts = train.item_counts(len(catalog.items))
     columns = [Column(name=USER_ID), Column(name=ITEM_ID), Column(name=ITEM_COUNT, kind="number")]
     columns.append(Column(name=HISTORY_LENGTH, kind="number"))
+    numbers: list[Number] = [Logged(name="count", of=ITEM_COUNT), *affinities]
+    if train.timed:
+        columns.append(Column(name=ITEM_RECENT, kind="number"))
+        numbers.insert(1, Logged(name="recent", of=ITEM_RECENT))
     features: list[Feature] = [
         Hashed(name="user", of=USER_ID, buckets=_power(2 * catalog.events.num_users)),
         Vocabulary(name="item", of=ITEM_ID, size=len(catalog.items)),
@@ -63,7 +73,7 @@ def default_schema(catalog: Catalog, train: Histories) -> Schema:
         for u in crossed["user"]
         for i in crossed["item"]
     ]
-    return Schema(columns=columns, features=[*features, *behaviours])
+    return Schema(columns=columns, features=[*features, *behaviours], numbers=numbers)
 
 
 def vocabularies_of(schema: Schema, items: Columns, catalog: Catalog) -> Mapping[str, np.ndarray]:

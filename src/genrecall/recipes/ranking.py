@@ -24,6 +24,7 @@ from genrecall.rank.model import NetworkConfig
 from genrecall.rank.recalled import SID_SCORE
 from genrecall.rank.schema import Schema
 from genrecall.recipes.rank_lists import Shop, sampled, write_lists, write_warm_lists
+from genrecall.recipes.rank_relations import affinities_of, recent_counts
 from genrecall.recipes.rank_schema import default_schema, vocabularies_of
 from genrecall.text.vectors import Vectors
 
@@ -70,12 +71,14 @@ def train_ranker(
     lists, warm = made_lists(shop, recipe, work)
     reader = ListReader(lists)
     state = next(reader.batches(1)).asked.state
-    schema = block_schema(shop, reader.evidence, 0 if state is None else state.shape[1], vectors, recipe)
-    counts = shop.split.train.item_counts(len(shop.catalog.items))
-    items = item_columns(shop.catalog.items, schema, counts)
+    train, many = shop.split.train, len(shop.catalog.items)
+    relations, affinities = affinities_of(train, many) if "dense" not in recipe.blocks else ({}, [])
+    whole = default_schema(shop.catalog, train, affinities)
+    schema = block_schema(whole, reader.evidence, 0 if state is None else state.shape[1], vectors, recipe)
+    items = item_columns(shop.catalog.items, schema, train.item_counts(many), recent_counts(train, many))
     vocabularies = vocabularies_of(schema, items, shop.catalog)
     data = Data(
-        features=Features(schema, items, vocabularies),
+        features=Features(schema, items, vocabularies, relations),
         vocabularies=vocabularies,
         vectors=None if vectors is None or not schema.vectors else principal(vectors.matrix, schema.vectors),
         lists=reader,
@@ -113,10 +116,10 @@ def made_lists(shop: Shop, recipe: RankRecipe, work: Path) -> tuple[Path, Path]:
 
 
 def block_schema(
-    shop: Shop, evidence: Sequence[str], state: int, vectors: Vectors | None, recipe: RankRecipe
+    schema: Schema, evidence: Sequence[str], state: int, vectors: Vectors | None, recipe: RankRecipe
 ) -> Schema:
-    """The default schema, less what the recipe's blocks leave out."""
-    schema, (block, _, recall) = default_schema(shop.catalog, shop.split.train), recipe.blocks.partition("+")
+    """The whole schema, less what the recipe's blocks leave out."""
+    block, _, recall = recipe.blocks.partition("+")
     said = [name for name in evidence if recall or name == SID_SCORE]
     if block == "sparse":
         said = [name for name in said if name != SID_SCORE]
@@ -125,6 +128,7 @@ def block_schema(
         schema,
         columns=schema.columns if block != "dense" else (),
         features=schema.features if block != "dense" else (),
+        numbers=schema.numbers if block != "dense" else (),
         evidence=tuple(said),
         state=state if dense else 0,
         vectors=min(recipe.vectors, vectors.matrix.shape[1]) if dense and vectors is not None else 0,
