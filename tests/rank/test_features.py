@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrecall.errors import ConfigError
-from genrecall.rank.affinity import affinity
+from genrecall.rank.affinity import affinity, sums
 from genrecall.rank.columns import Asked, Ragged, number_of, pieces
 from genrecall.rank.features import Rows
 from genrecall.rank.hashing import code_of, fnv1a64
@@ -140,6 +140,14 @@ def test_numbers_are_those_of_the_definition() -> None:
         after = matrix[past[0], item] if len(past) else 0.0
         expected = [np.log1p(item), np.log1p(prices[item]), np.log(0.1 + near), np.log(0.2 + after)]
         np.testing.assert_allclose(told[place], expected, rtol=1e-6, err_msg=f"{request}, {item}")
+
+
+def test_sums_are_the_same_bits_in_small_and_large_catalogs() -> None:
+    rng = np.random.default_rng(0)
+    items, values, wanted = rng.integers(50, size=400), rng.random(400), rng.integers(50, size=30)
+    few = sums(items, values, wanted, 50)
+    assert few.tobytes() == sums(items, values, wanted, 1 << 20).tobytes()
+    np.testing.assert_allclose(few, [values[items == item].sum() for item in wanted])
 
 
 def test_a_candidate_that_is_asked_twice_has_one_affinity() -> None:

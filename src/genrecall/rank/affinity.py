@@ -16,6 +16,9 @@ import numpy as np
 from genrecall.rank.columns import Ragged
 from genrecall.rank.schema import Affinity
 
+_SCATTERED = 1 << 16
+"""Items up to which summing for all of them is faster than looking for the wanted ones."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Relation:
@@ -29,17 +32,25 @@ def affinity(told: Affinity, relation: Relation, histories: Ragged, candidates: 
     """float32 (P,) of R histories and the P candidates of each; a request answers in a batch as it does alone."""
     newest = histories.newest(told.last)
     weights = told.decay ** np.arange(told.last, dtype=np.float64)[::-1]
-    begins, lengths = relation.items.offsets[:-1][newest.values], relation.items.lengths[newest.values]
-    total = np.zeros(len(relation.items))
+    begins = relation.items.offsets[newest.values]
+    lengths = relation.items.offsets[newest.values + 1] - begins
     found = np.empty(len(candidates.values))
     for row in range(len(histories)):
         old, new = newest.offsets[row : row + 2]
         own = lengths[old:new]
         ends = np.cumsum(own)
         where = np.arange(own.sum()) + np.repeat(begins[old:new] - ends + own, own)
-        items = relation.items.values[where]
-        np.add.at(total, items, np.repeat(weights[told.last - (new - old) :], own) * relation.values[where])
+        said = np.repeat(weights[told.last - (new - old) :], own) * relation.values[where]
         begin, end = candidates.offsets[row : row + 2]
-        found[begin:end] = total[candidates.values[begin:end]]
-        total[items] = 0
+        found[begin:end] = sums(relation.items.values[where], said, candidates.values[begin:end], len(relation.items))
     return np.log(told.floor + found).astype(np.float32)
+
+
+def sums(items: np.ndarray, values: np.ndarray, wanted: np.ndarray, many: int) -> np.ndarray:
+    """float64 (n,) sums of ``values`` by their items, of the items ``wanted`` (n,); the same bits for every ``many``."""
+    if many <= _SCATTERED or len(wanted) == 0:
+        return np.bincount(items, values, many)[wanted]
+    ordered = np.sort(wanted)
+    at = np.minimum(np.searchsorted(ordered, items), len(ordered) - 1)
+    there = ordered[at] == items
+    return np.bincount(at[there], values[there], len(ordered))[np.searchsorted(ordered, wanted)]
