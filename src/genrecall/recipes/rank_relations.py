@@ -28,7 +28,10 @@ _COUNTED: dict[str, type[NeighbourChannel[Any]]] = {"item_cf": ItemCfChannel, "t
 
 @lru_cache(maxsize=1)  # one fit asks for each of its blocks
 def affinities_of(train: Histories, num_items: int) -> tuple[dict[str, Relation], list[Affinity]]:
-    """Relations by name, and the numbers that read them: the history as the channel reads it, and its newest item."""
+    """Relations by name, and the numbers that read them: the history as the channel reads it, and its newest item.
+
+    Sessions are the exception: a ranker is not told of times.
+    """
     relations, found = {}, []
     kinds = dict(_COUNTED)
     if in_baskets(train) and num_items <= MOST_ITEMS:
