@@ -8,6 +8,7 @@ a SID table and a small item trunk without teachers in OUT (so that two CPU core
 seeds' rankers share that of seed N. Generators are fused with the counted and text channels, and rankers are fitted on
 validation cases; the fusion's value that they read there comes from the other half of the users. The test part is read
 once a generator. Every stage is kept in OUT: a run that was stopped goes on, and a seed that was judged is not opened.
+So seeds may run side by side, one process and --results each; the command with all of them then only joins the tables.
 """
 
 from __future__ import annotations
