@@ -47,7 +47,7 @@ def affinity(told: Affinity, relation: Relation, histories: Ragged, candidates: 
 
 
 def sums(items: np.ndarray, values: np.ndarray, wanted: np.ndarray, many: int) -> np.ndarray:
-    """float64 (n,) sums of ``values`` by their items, of the items ``wanted`` (n,); the same bits for every ``many``."""
+    """float64 (n,) sums of ``values`` by their items, of the items ``wanted`` (n,); the same bits for any ``many``."""
     if many <= _SCATTERED or len(wanted) == 0:
         return np.bincount(items, values, many)[wanted]
     ordered = np.sort(wanted)
