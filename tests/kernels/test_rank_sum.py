@@ -68,7 +68,7 @@ def test_ranks_that_are_streams_hold_the_same_sum(ranks, rows, width, dtype):
 @pytest.mark.gpu
 def test_a_graph_of_sums_is_replayed():
     kept, shared = memory(2, "cuda")
-    streams = [torch.cuda.Stream() for _ in range(2)]
+    streams = [torch.cuda.Stream() for _ in kept]
     parts, residual = parts_of(2, 50, 3584, torch.bfloat16)
     inputs, totals = [part.cuda() for part in parts], [residual.cuda() for _ in range(2)]
     torch.cuda.synchronize()

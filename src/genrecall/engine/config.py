@@ -91,7 +91,7 @@ class Parallel:
                 "the engine cannot be spread like this",
                 seen=f"ranks={self.ranks}, all_reduce={self.all_reduce}, one_shot_bytes={self.one_shot_bytes}, "
                 f"sequence_tokens={self.sequence_tokens}",
-                allowed=f"1 rank or more; {', '.join(ALL_REDUCE)}; 256 bytes a rank or more; tokens shared by 2, 4 or 8 ranks",
+                allowed=f"1 rank or more; {', '.join(ALL_REDUCE)}; 256 bytes a rank; tokens shared by 2, 4 or 8 ranks",
                 fix="correct the setting (--tp for the number of ranks)",
             )
 

@@ -150,7 +150,8 @@ class Group:
             return rank_sum(x, residual, shared, half), None
 
         for half in (0, 1):  # no graph may be the first to launch it
-            add(*torch.zeros(2, 1, 16, dtype=dtype, device=self.device), half)
+            part, residual = torch.zeros(2, 1, 16, dtype=dtype, device=self.device)
+            add(part, residual, half)
         return add
 
     def _share_memory(self, most: int) -> SharedMemory:

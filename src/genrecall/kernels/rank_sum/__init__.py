@@ -39,8 +39,8 @@ class SharedMemory:
 def rank_sum(x: torch.Tensor, residual: torch.Tensor, shared: SharedMemory, half: int) -> torch.Tensor:
     """``residual`` + the sum of all ranks' ``x``: the same bits on every rank whose residual is.
 
-    All ranks call it, in the same order and with equal shapes. A call returns as soon as all ranks have written and this
-    one has read; that nothing is written over before others have read it is up to ``half``, which must alternate.
+    All ranks call it, in the same order and with equal shapes. A launch ends when all ranks have written and this one
+    has read; that nothing is written over before others have read it is up to ``half``, which must alternate.
 
     Args:
         x: (M, E), at most ``shared.most`` bytes.

@@ -13,9 +13,7 @@ _BLOCK = 2048
 """Elements a program and step: 16 bytes a thread in bfloat16."""
 
 
-def rank_sum(
-    x: torch.Tensor, residual: torch.Tensor, places: torch.Tensor, rank: int, offset: int, flags: int
-) -> None:
+def rank_sum(x: torch.Tensor, residual: torch.Tensor, places: torch.Tensor, rank: int, offset: int, flags: int) -> None:
     """See the contract in ``__init__``; parts lie ``offset`` bytes into the shared memory, flags ``flags``."""
     require_packed(x, residual)
     programs = min(triton.cdiv(x.numel(), _BLOCK), PROGRAMS)
