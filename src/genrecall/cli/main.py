@@ -96,7 +96,11 @@ def main() -> None:
 
 def _extra_with(module: str) -> str | None:
     """The first extra that brings a package of this name; None: it is not one that may be missing."""
-    for line in metadata.requires("genrecall") or ():
+    try:
+        required = metadata.requires("genrecall") or ()
+    except metadata.PackageNotFoundError:  # run from its sources
+        return None
+    for line in required:
         if found := re.match(r"([\w-]+).*extra == ['\"](\w+)", line):
             name, extra = found.groups()
             if name.replace("-", "_").lower() == module.partition(".")[0]:
