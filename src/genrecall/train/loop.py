@@ -10,7 +10,6 @@ run has worked before, that directory becomes ``<out>.work.old/``.
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -149,10 +148,9 @@ class _Loop:
                 self._after_step()
                 took = time.monotonic() - began
                 self._tokens_s += took
-                shown = {} if math.isnan(self.last_loss) else {"loss": self.last_loss}
-                shown |= {} if progress.best is None else {"best": progress.best}
+                shown = {} if progress.best is None else {"best": progress.best}
                 lr = rate(progress.share, self.config)
-                bar.advance(1, **{"items/s": round(items / took)}, lr=lr, **shown)
+                bar.advance(1, loss=self.last_loss, **{"items/s": round(items / took)}, lr=lr, **shown)
                 self._validate_if_due()
                 if run.agree(bool(interrupted)):
                     self._save()

@@ -26,8 +26,10 @@ from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, a
 from genrecall.kernels.rms_norm import rms_norm
 from genrecall.kernels.rows import RowRanges, RowTiles, cut_rows, most_tiles
 
-_LAYERS_A_GRAPH = 8
-"""About 70 kernels: launched before those of the graph before it are done, even for one narrow beam."""
+_LAYERS_A_GRAPH, _LAYERS_OF_THE_FIRST = 8, 2
+"""Eight are about 70 kernels: launched before those of the graph before are done, even for one narrow beam. The device
+waits until the first graph is launched as a whole.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -230,7 +232,7 @@ class Decoder:
         self, index: int, attended: torch.Tensor, total: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = self._layers[index].finish(attended, total)
-        if (index + 1) % _LAYERS_A_GRAPH == 0:
+        if (index + 1) % _LAYERS_A_GRAPH == _LAYERS_OF_THE_FIRST:
             cut()
         return found
 
