@@ -31,10 +31,12 @@ class Bar:
         self._start = self._last = time.monotonic()
 
     def advance(self, steps: int = 1, **figures: object) -> None:
-        """Move on by ``steps``; figures are printed with up to four significant digits."""
+        """Move on by ``steps``; figures are printed with up to four significant digits, NaN not at all."""
         self.done += steps
         text = "  ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in figures.items()
+            if value == value
         )
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, figures=text)

@@ -43,6 +43,17 @@ def test_errors_are_four_lines_and_exit_with_2() -> None:
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["seen", "allowed", "do"]
 
 
+def test_a_missing_extra_is_an_error_in_four_lines() -> None:
+    code = (
+        "import sys; sys.modules['msgspec'] = None; sys.argv = ['genrecall', 'bench', 'rank', '--shape', 'tiny']\n"
+        "from genrecall.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this command needs the package msgspec")
+    assert "pip install 'genrecall[serve]'" in done.stderr
+
+
 def test_recommend_for_a_user(run: Path) -> None:
     result = runner.invoke(app, ["recommend", "--run", str(run), "--user", "u3", "-k", "4", "--json"])
     assert result.exit_code == 0, result.output

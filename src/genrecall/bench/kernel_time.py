@@ -10,7 +10,7 @@ import torch
 
 _KINDS = (
     ("linear layers", ("gemm", "nvjet", "cutlass", "cublas", "xmma", "scaled_mm", "_widen", "_few_rows", "splitk")),
-    ("sums between devices", ("nccl", "all_reduce")),
+    ("sums between devices", ("nccl", "_rank_sum")),
     ("attention", ("_attend", "_join")),
     ("selection", ("measure", "histogram", "count_rows", "write", "select_whole", "normaliser")),
     ("norms", ("_norm",)),

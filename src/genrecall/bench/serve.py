@@ -26,6 +26,7 @@ class ServeBench:
         key: API key, where it wants one.
         seconds: of each phase; the overload takes so long, too.
         k: items of a request.
+        beam: width of its search; None: the service's own.
         deadline_ms: of every request, and what a good answer keeps.
         load: share of the capacity in the quiet phases.
         overload: multiple of the capacity in the overload.
@@ -36,6 +37,7 @@ class ServeBench:
     key: str | None = None
     seconds: float = 10.0
     k: int = 10
+    beam: int | None = None
     deadline_ms: int = 250
     load: float = 0.5
     overload: float = 3.0
@@ -49,7 +51,9 @@ def measure(bench: ServeBench) -> dict[str, Any]:
         ConfigError: nothing answers at that address.
     """
     users = _users(bench)
-    bodies = [json.dumps({"user_id": u, "k": bench.k, "deadline_ms": bench.deadline_ms}).encode() for u in users]
+    asked: dict[str, Any] = {"k": bench.k, "deadline_ms": bench.deadline_ms}
+    asked |= {} if bench.beam is None else {"beam": bench.beam}
+    bodies = [json.dumps({"user_id": user, **asked}).encode() for user in users]
     parts = urlsplit(bench.url)
     client = Client(
         parts.hostname or "127.0.0.1", parts.port or 80, lambda number: bodies[number % len(bodies)], key=bench.key

@@ -191,6 +191,7 @@ def serve(
     overload: Annotated[float, typer.Option(min=1, help="Multiple of its capacity in the overload.")] = 3.0,
     deadline_ms: Annotated[int, typer.Option(min=1, help="Of every request.")] = 250,
     k: Annotated[int, typer.Option("-k", min=1, help="Items of a request.")] = 10,
+    beam: Annotated[int | None, typer.Option(min=1, help="Width of its search. Default: the service's.")] = None,
     key: Annotated[str | None, typer.Option(envvar="GENRECALL_KEY", help="API key.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -200,7 +201,9 @@ def serve(
     """
     from genrecall.bench.serve import ServeBench, measure
 
-    found = measure(ServeBench(url=url, key=key, seconds=seconds, overload=overload, deadline_ms=deadline_ms, k=k))
+    found = measure(
+        ServeBench(url=url, key=key, seconds=seconds, overload=overload, deadline_ms=deadline_ms, k=k, beam=beam)
+    )
     if as_json:
         print(json.dumps(found, indent=2))
         return

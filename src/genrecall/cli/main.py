@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from importlib import metadata
 
 import typer
 
@@ -30,7 +32,7 @@ from genrecall.cli import (
     sid,
     train,
 )
-from genrecall.errors import GenrecallError
+from genrecall.errors import DependencyError, GenrecallError
 
 app = typer.Typer(
     name="genrecall",
@@ -83,8 +85,27 @@ def main() -> None:
                 fix="correct the path, or its permissions",
             )
         )
+    except ModuleNotFoundError as error:
+        extra = _extra_with(error.name or "")
+        if extra is None:
+            raise
+        _fail(DependencyError(error.name or "", extra=extra, purpose="this command"))
     except GenrecallError as error:
         _fail(error)
+
+
+def _extra_with(module: str) -> str | None:
+    """The first extra that brings a package of this name; None: it is not one that may be missing."""
+    try:
+        required = metadata.requires("genrecall") or ()
+    except metadata.PackageNotFoundError:  # run from its sources
+        return None
+    for line in required:
+        if found := re.match(r"([\w-]+).*extra == ['\"](\w+)", line):
+            name, extra = found.groups()
+            if name.replace("-", "_").lower() == module.partition(".")[0]:
+                return extra
+    return None
 
 
 def _fail(error: GenrecallError) -> None:

@@ -72,8 +72,8 @@ class Parallel:
     Attributes:
         ranks: devices; with N the engine starts N - 1 processes more, on the devices after its own.
         all_reduce: ``library`` (NCCL on GPUs, gloo on CPUs), or ``one_shot``: on GPUs, sums of few bytes by one kernel
-            over symmetric memory, which waits for no other launch (larger ones still by the library).
-        one_shot_bytes: how many those are; each rank reads N times as many. 2 MB hold 290 rows of a 7B model.
+            over symmetric memory, which adds the residual, too (larger ones still by the library).
+        one_shot_bytes: the most that a rank reads of all others for such a sum.
         sequence_tokens: batches that read so many prompt tokens or more are shared by tokens, not by heads, which moves
             a fraction of the bytes, but takes whole weights on every rank beside its part; 2048 suits 2 to 4 GPUs. 0:
             none are.
@@ -81,17 +81,17 @@ class Parallel:
 
     ranks: int = 1
     all_reduce: str = "library"
-    one_shot_bytes: int = 1 << 21
+    one_shot_bytes: int = 1 << 24
     sequence_tokens: int = 0
 
     def __post_init__(self) -> None:
-        least = min(self.ranks, self.one_shot_bytes // 16, self.sequence_tokens + 1)
+        least = min(self.ranks, self.one_shot_bytes // 256 // self.ranks, self.sequence_tokens + 1)
         if least < 1 or self.all_reduce not in ALL_REDUCE or (self.sequence_tokens and 8 % self.ranks):
             raise ConfigError(
                 "the engine cannot be spread like this",
                 seen=f"ranks={self.ranks}, all_reduce={self.all_reduce}, one_shot_bytes={self.one_shot_bytes}, "
                 f"sequence_tokens={self.sequence_tokens}",
-                allowed=f"1 rank or more; {', '.join(ALL_REDUCE)}; 16 bytes or more; tokens shared by 2, 4 or 8 ranks",
+                allowed=f"1 rank or more; {', '.join(ALL_REDUCE)}; 256 bytes a rank; tokens shared by 2, 4 or 8 ranks",
                 fix="correct the setting (--tp for the number of ranks)",
             )
 

@@ -50,6 +50,13 @@ class Arithmetic(Protocol):
         ...
 
 
+def _each(
+    self: Arithmetic, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``add`` of what cannot sum while it multiplies."""
+    return self.product(x, matrix, bias), residual
+
+
 class Plain:
     """Weights and inputs in one floating point type."""
 
@@ -87,6 +94,8 @@ class Plain:
 class Int8Weights(Plain):
     """int8 weights with one scale an output; inputs as they are."""
 
+    add = _each
+
     def matrix(self, weight: torch.Tensor) -> Quantized:  # type: ignore[override]
         """Rounded once, when the model is loaded."""
         return quantize_int8(weight)
@@ -97,15 +106,11 @@ class Int8Weights(Plain):
         """See ``Arithmetic``."""
         return int8_linear(x, matrix, bias)
 
-    def add(
-        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Each."""
-        return self.product(x, matrix, bias), residual
-
 
 class Fp8:
     """Weights and inputs in fp8, sums in float32, results in bfloat16."""
+
+    add = _each
 
     def matrix(self, weight: torch.Tensor) -> Quantized:
         """Rounded once, when the model is loaded.
@@ -140,12 +145,6 @@ class Fp8:
         """See ``Arithmetic``."""
         return fp8_linear(x, matrix, bias)
 
-    def add(
-        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Each."""
-        return self.product(x, matrix, bias), residual
-
 
 _BLOCK = 128
 """Rows of every product in batch-invariant mode."""
@@ -157,6 +156,8 @@ class InBlocks:
     2025, "Defeating nondeterminism in LLM inference"). We deviate from kernels with a fixed order of summation: any
     library will do, at the price of padding and of a launch a block.
     """
+
+    add = _each
 
     def __init__(self, inner: Arithmetic) -> None:
         self._inner = inner
@@ -172,12 +173,6 @@ class InBlocks:
             return self._inner.product(Quantized(values=values, scale=scale), matrix, bias)
 
         return in_blocks(run, x.values, x.scale)
-
-    def add(
-        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Each."""
-        return self.product(x, matrix, bias), residual
 
 
 def in_blocks(run: Callable[..., torch.Tensor], *rows: torch.Tensor) -> torch.Tensor:

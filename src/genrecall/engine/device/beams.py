@@ -9,8 +9,9 @@ everything after them has probability 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -19,11 +20,12 @@ from genrecall.engine.device.batch import Batch, request_of
 from genrecall.engine.device.catalog import DeviceCatalog
 from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.diversity import drop_removed
+from genrecall.engine.device.frontier import Frontier, FrontierMemory
 from genrecall.engine.device.open import SidDecoder
 from genrecall.engine.device.sampling import Caps, draw
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
-from genrecall.kernels.rows import RowRanges, compact_rows
+from genrecall.kernels.rows import Compaction, compact_rows
 from genrecall.kernels.trie_select import Beams, trie_select
 
 
@@ -48,29 +50,8 @@ class SearchShape:
     capped: bool
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Frontier:
-    """M beams, requests ascending and in SID order within a request; padding between requests.
-
-    Attributes:
-        ranges: where each request's beams are.
-        node: int32 (M,).
-        codes: int32 (M, depth).
-        score: float32 (M,), -inf in padding.
-        key: float32 (M,), what was ranked by: the score, or the perturbed one of a sample.
-        ancestry: int32 (M, depth-1), suffix rows of the codes before the last; meaningless for resolved beams.
-        parent: int32 (M,), row in the frontier before.
-        broken: int32 (R,), 1 where a logit that counts was not finite.
-    """
-
-    ranges: RowRanges
-    node: torch.Tensor
-    codes: torch.Tensor
-    score: torch.Tensor
-    key: torch.Tensor
-    ancestry: torch.Tensor
-    parent: torch.Tensor
-    broken: torch.Tensor
+Run = Callable[[Hashable, Callable[[], Frontier]], Frontier]
+"""Runs a step of static shape, named by a key: as it is, or as a graph."""
 
 
 class BeamSearch:
@@ -83,7 +64,8 @@ class BeamSearch:
         normalise: see ``EngineConfig``.
         rows: the most of a level, and of requests.
         widest: what every batch counts as its widest beam; None: its own.
-        skip_forced: leave resolved beams out of forward passes; costs one read of the device a level.
+        skip_forced: leave resolved beams out of forward passes; costs one read of the device a level, and a graph for
+            each number of rows that must run.
     """
 
     def __init__(
@@ -103,6 +85,8 @@ class BeamSearch:
         self._row = torch.arange(rows * len(sid_tokens), dtype=torch.int32, device=catalog.device)
         self._root = torch.full((rows,), ROOT, dtype=torch.int32, device=catalog.device)
         self._nothing = torch.zeros(rows, dtype=torch.float32, device=catalog.device)
+        graphs = self.skip_forced and catalog.device.type == "cuda"
+        self._memory = FrontierMemory(self.levels, rows, rows, catalog.device) if graphs else None
 
     @property
     def levels(self) -> int:
@@ -115,73 +99,89 @@ class BeamSearch:
         reading: Reading,
         shape: SearchShape,
         given_up: Callable[[], Sequence[int]] | None = None,
+        run: Run | None = None,
     ) -> list[Frontier]:
         """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device.
 
-        ``given_up``, asked before every step of the decoder, names requests that lose all of their beams there.
+        Args:
+            batch: the plan.
+            reading: of its prompts.
+            shape: static sizes.
+            given_up: asked before every step of the decoder, names requests that lose all of their beams there.
+            run: runs each level; None: as it is.
         """
-        places = len(reading.hidden)
-        logits = self.decoder.level_logits(reading.hidden, 0)
-        node, score = self._root[:places], self._nothing[:places]
-        beams, key = Beams(node=node, score=score, logits_row=self._row[:places], ranges=batch.root), score
-        codes = ancestry = node.new_empty(places, 0)
-        node_filter = self.catalog.node_filter(batch.filters) if shape.filtered else None
         trail: list[Frontier] = []
-        widest, written = 1, 0
-        for level, rows in enumerate(shape.rows):
-            if level > 0:
-                frontier = trail[-1]
+        for level in range(self.levels):
+            before, running = trail[-1] if trail else None, -1
+            if before is not None:
                 for place in given_up() if given_up is not None else ():
-                    frontier.ranges.count[place] = 0
-                logits, logits_row, ancestry = self._forward(frontier, level, reading, written, shape.widest)
-                written += len(frontier.node)
-                beams = Beams(node=frontier.node, score=frontier.score, logits_row=logits_row, ranges=frontier.ranges)
-                key = frontier.key
-            children, drawn = self.catalog.children(level), None
-            ranked, by = beams, logits
-            capped = shape.capped and level > 0  # a first code has one beam at first
-            if shape.sampled or capped:
-                caps = Caps(first_code=codes[:, 0], most=batch.caps, node_filter=node_filter) if capped else None
-                drawn = draw(
-                    logits, beams, children, key, batch.seeds, over_children=self.normalise == "trie", caps=caps
-                )
-                ranked, by = drawn.beams, drawn.logits
-            best = trie_select(
-                by, ranked, children, batch.widths[level], batch.begins[level],
-                rows=rows, most_beams=widest, normalise="trie" if drawn else self.normalise, node_filter=node_filter,
-            )  # fmt: skip
-            if capped:
-                best = drop_removed(best)
-            codes = torch.cat([codes[best.parent], best.code[:, None]], dim=1)
-            trail.append(
-                Frontier(
-                    ranges=best.ranges,
-                    node=best.node,
-                    codes=codes,
-                    score=drawn.score_of(best, beams.score) if drawn else best.score,
-                    key=best.score,
-                    ancestry=ancestry[best.parent],
-                    parent=best.parent,
-                    broken=best.broken,
-                )
-            )
-            widest = shape.widest
+                    before.ranges.count[place] = 0
+                if self.skip_forced:
+                    must = int(self._compact(before).ranges.begin[-1])  # the one wait for the device
+                    running = min(fit(must), len(before.node))
+            step = partial(self._level, batch, reading, shape, level, before, running)
+            trail.append(step() if run is None else run((level, running), step))
         return trail
 
+    def _level(
+        self, batch: Batch, reading: Reading, shape: SearchShape, level: int, before: Frontier | None, running: int
+    ) -> Frontier:
+        """Extend the beams of the level before by a code; ``running`` of them, rounded up, must pass the decoder."""
+        if before is None:
+            places = len(reading.hidden)
+            logits = self.decoder.level_logits(reading.hidden, 0)
+            node, score = self._root[:places], self._nothing[:places]
+            beams, key = Beams(node=node, score=score, logits_row=self._row[:places], ranges=batch.root), score
+            codes = ancestry = node.new_empty(places, 0)
+        else:
+            written = sum(shape.rows[: level - 1])
+            logits, logits_row, ancestry = self._forward(before, level, reading, written, shape.widest, running)
+            beams = Beams(node=before.node, score=before.score, logits_row=logits_row, ranges=before.ranges)
+            key, codes = before.key, before.codes
+        children, drawn = self.catalog.children(level), None
+        node_filter = self.catalog.node_filter(batch.filters) if shape.filtered else None
+        ranked, by = beams, logits
+        capped = shape.capped and level > 0  # a first code has one beam at first
+        if shape.sampled or capped:
+            caps = Caps(first_code=codes[:, 0], most=batch.caps, node_filter=node_filter) if capped else None
+            drawn = draw(logits, beams, children, key, batch.seeds, over_children=self.normalise == "trie", caps=caps)
+            ranked, by = drawn.beams, drawn.logits
+        best = trie_select(
+            by, ranked, children, batch.widths[level], batch.begins[level], rows=shape.rows[level],
+            most_beams=1 if before is None else shape.widest, normalise="trie" if drawn else self.normalise,
+            node_filter=node_filter,
+        )  # fmt: skip
+        if capped:
+            best = drop_removed(best)
+        found = Frontier(
+            ranges=best.ranges,
+            node=best.node,
+            codes=torch.cat([codes[best.parent], best.code[:, None]], dim=1),
+            score=drawn.score_of(best, beams.score) if drawn else best.score,
+            key=best.score,
+            ancestry=ancestry[best.parent],
+            parent=best.parent,
+            broken=best.broken,
+        )
+        return found if self._memory is None else self._memory.hold(level, found)
+
+    def _compact(self, frontier: Frontier) -> Compaction:
+        """The beams that must pass the decoder."""
+        return compact_rows(self.catalog.branching[frontier.node.long()], frontier.ranges)
+
     def _forward(
-        self, frontier: Frontier, level: int, reading: Reading, written: int, widest: int
+        self, frontier: Frontier, level: int, reading: Reading, written: int, widest: int, running: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run beams. Returns logits (B, C), the logits row of each beam or -1, and its ancestry (M, level)."""
         rows = len(frontier.node)
         row, own = self._row[:rows], self._row[written : written + rows]
         code, ancestry, ranges, logits_row = frontier.codes[:, -1], frontier.ancestry, frontier.ranges, row
+        if running == 0:
+            logits = frontier.score.new_empty(0, len(self.sid_tokens[level]))
+            return logits, torch.full_like(row, -1), torch.cat([ancestry, row[:, None]], dim=1)
         if self.skip_forced:
-            compact = compact_rows(self.catalog.branching[frontier.node.long()], frontier.ranges)
-            running = int(compact.ranges.begin[-1])  # the one wait for the device
-            if running == 0:
-                logits = frontier.score.new_empty(0, len(self.sid_tokens[level]))
-                return logits, torch.full_like(row, -1), torch.cat([ancestry, row[:, None]], dim=1)
-            rows = min(fit(running), rows)
+            compact = self._compact(frontier)
+            rows = running
             source = compact.source[:rows]
             code, ranges, logits_row = code[source], compact.ranges, compact.place
             ran = torch.cat([ancestry[source], row[:rows, None] + written], dim=1)

@@ -26,8 +26,10 @@ from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, a
 from genrecall.kernels.rms_norm import rms_norm
 from genrecall.kernels.rows import RowRanges, RowTiles, cut_rows, most_tiles
 
-_LAYERS_A_GRAPH = 8
-"""About 70 kernels: launched before those of the graph before it are done, even for one narrow beam."""
+_LAYERS_A_GRAPH, _LAYERS_OF_THE_FIRST = 8, 2
+"""Eight are about 70 kernels: launched before those of the graph before are done, even for one narrow beam. The device
+waits until the first graph is launched as a whole.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,34 +189,50 @@ class Decoder:
         tiles = self._tiles(rows.last_ranges, len(query), len(query), 1)
         return self._final(*last.finish(attend_prompts(query, prefix, rows.last_ranges, tiles, self._scale), total))
 
-    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
-        """Append one token, int32 (M,), to each of M beams. Returns normed hidden states (M, E)."""
+    def step(self, tokens: torch.Tensor, *levels: BeamRows) -> torch.Tensor:
+        """Append one token each to M beams: of one level, or of several levels whose paths are known, in one pass.
+
+        Each row sees its prompt and its own path: what stands above a row is known, so a layer's keys of all levels are
+        stored before any of them is attended to. Tree attention (SpecInfer, Miao et al. 2023, arXiv 2305.09781); we
+        deviate: levels are attended to one after the other, because paths of a level are equally long.
+
+        Args:
+            tokens: int32 (M,), of the rows of all levels, one level after the other.
+            levels: where they belong; a row's path names suffix rows of this pass or of earlier ones.
+
+        Returns:
+            Normed hidden states (M, E).
+        """
         x, memory, suffix = self.embed(tokens), self.memory, self.suffix
-        tiles = self._tiles(rows.ranges, len(x), rows.table.shape[0], rows.widest)
-        shape = self.architecture
-        splits = most_splits(len(tiles.count), shape.kv_heads, rows.table.shape[1] * memory.page_tokens)
-        splits = 1 if self.invariant else splits
-        position = rows.length[rows.request] + (rows.depth - 1)
-        slot = rows.ancestry[:, -1].contiguous()
+        pages = levels[0].table.shape[1] * memory.page_tokens
+        tiles = [self._tiles(one.ranges, len(one.ancestry), one.table.shape[0], one.widest) for one in levels]
+        kv_heads = self.architecture.kv_heads
+        splits = [1 if self.invariant else most_splits(len(one.count), kv_heads, pages) for one in tiles]
+        sizes = [len(one.ancestry) for one in levels]
+        position = _joined([one.length[one.request] + (one.depth - 1) for one in levels])
+        slot = _joined([one.ancestry[:, -1].contiguous() for one in levels])
         residual: torch.Tensor | None = None
         for index, layer in enumerate(self._layers):
             key, value = suffix.keys[index], suffix.values[index]
             qkv, total = layer.project(x, residual)
             query = layer.store(qkv, self._cos_sin, position, key.unsqueeze(2), value.unsqueeze(2), slot)
-            attended = attend_beams(
-                query,
-                PagedKV(key=memory.keys[index], value=memory.values[index], table=rows.table, length=rows.length),
-                SuffixKV(key=key, value=value, ancestry=rows.ancestry),
-                tiles, self._scale, splits,
-            )  # fmt: skip
-            x, residual = self._finish(index, attended, total)
+            parts = [
+                attend_beams(
+                    own,
+                    PagedKV(key=memory.keys[index], value=memory.values[index], table=one.table, length=one.length),
+                    SuffixKV(key=key, value=value, ancestry=one.ancestry),
+                    cut_of, self._scale, split,
+                )
+                for own, one, cut_of, split in zip(query.split(sizes), levels, tiles, splits, strict=True)
+            ]  # fmt: skip
+            x, residual = self._finish(index, _joined(parts), total)
         return self._final(x, residual)
 
     def _finish(
         self, index: int, attended: torch.Tensor, total: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         found = self._layers[index].finish(attended, total)
-        if (index + 1) % _LAYERS_A_GRAPH == 0:
+        if (index + 1) % _LAYERS_A_GRAPH == _LAYERS_OF_THE_FIRST:
             cut()
         return found
 
@@ -232,3 +250,8 @@ class Decoder:
 
     def _final(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         return rms_norm(x, self.weights.norm, self.architecture.epsilon, residual)[0]
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One after the other; one alone is not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -24,16 +24,17 @@ def rotation_table(inverse_frequency: torch.Tensor, scale: float, positions: int
     return torch.stack([angle.cos(), angle.sin()]) * scale
 
 
-Sum = Callable[[torch.Tensor], torch.Tensor]
+Sum = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]]
+"""Of (M, E) over all ranks, beside a residual that may be added and written over; 0 and 1 by turns, as is asked."""
 
 
-def alone(x: torch.Tensor) -> torch.Tensor:
+def alone(x: torch.Tensor, residual: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The sum over one rank."""
-    return x
+    return x, residual
 
 
 class Layer:
-    """One layer's weights with the arithmetic they are in; ``total`` sums (M, E) over the ranks that share it."""
+    """One layer's weights with the arithmetic they are in; ``total`` sums over the ranks that share it."""
 
     def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float, total: Sum = alone) -> None:
         self._weights, self._arithmetic, self._epsilon, self._sum = weights, arithmetic, epsilon, total
@@ -64,14 +65,14 @@ class Layer:
         ``residual`` may be written over.
         """
         layer, arithmetic = self._weights, self._arithmetic
-        out, rest = self._add(residual, arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias)
+        out, rest = self._add(residual, arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias, 0)
         normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, rest)
         activated = arithmetic.activate(arithmetic.product(normed, layer.gate_up, layer.gate_up_bias))
-        return self._add(total, activated, layer.down, layer.down_bias)
+        return self._add(total, activated, layer.down, layer.down_bias, 1)
 
     def _add(
-        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None, half: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._sum is alone:
             return self._arithmetic.add(residual, x, matrix, bias)
-        return self._sum(self._arithmetic.product(x, matrix, bias)), residual
+        return self._sum(self._arithmetic.product(x, matrix, bias), residual, half)

@@ -67,8 +67,8 @@ class SidDecoder(Protocol):
         """Read packed prompt tokens int32 (T,)."""
         ...
 
-    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
-        """Hidden states (M, E) after one more code each."""
+    def step(self, tokens: torch.Tensor, *levels: BeamRows) -> torch.Tensor:
+        """Hidden states (M, E) after one more code each; see ``Decoder``."""
         ...
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:

@@ -3,9 +3,9 @@
     rank 0:     message → launch n ─┬─ all-reduce ─┬─ … → answers
     rank r > 0: message → launch n ─┘              └─ …
 
-Two groups of torch.distributed: NCCL (on CPUs gloo) sums, gloo tells. The one-shot sum is PyTorch's own kernel over
-symmetric memory (``torch.ops.symm_mem.one_shot_all_reduce_copy``): every rank reads what all others have written and
-adds it in the order of the ranks, so that all hold the same bits. Crash-only, after Candea & Fox 2003: whoever finds
+Two groups of torch.distributed: NCCL (on CPUs gloo) sums, gloo tells. The one-shot sum (``kernels.rank_sum``) goes over
+PyTorch's symmetric memory: every rank reads what all others have written and adds it in the order of the ranks, so that
+all hold the same bits. Crash-only, after Candea & Fox 2003: whoever finds
 another rank gone ends, since nothing that it waits for will ever come.
 """
 
@@ -31,6 +31,7 @@ from genrecall.engine.device.layers import Sum
 from genrecall.engine.device.shards import Shard
 from genrecall.engine.worker.frames import Frame, decode, encode
 from genrecall.errors import ConfigError
+from genrecall.kernels.rank_sum import SharedMemory, rank_sum, shared_bytes
 from genrecall.telemetry import log
 
 _STATUS = 70
@@ -74,16 +75,17 @@ class Group:
         )
         self._telling = distributed.new_group(backend="gloo", timeout=_IDLE)
         self._first = torch.zeros(_FIRST_BYTES, dtype=torch.uint8)
-        self._buffers: dict[tuple[torch.dtype, int], torch.Tensor] = {}
+        self._memory: list[torch.Tensor] = []
+        self._shared: dict[int, SharedMemory] = {}
 
     def sum(self, parallel: Parallel, dtype: torch.dtype) -> Sum:
-        """What sums a contiguous tensor over the ranks; all get the same bits.
+        """What sums contiguous tensors over the ranks; all get the same bits.
 
         All ranks must ask, outside of graphs: this allocates what small sums need, and makes a first one.
         """
         if parallel.all_reduce == "library":
             return _sum
-        return self._one_shot(parallel.one_shot_bytes, dtype)
+        return self._one_shot(parallel.one_shot_bytes // (self.shard.ranks - 1) // 256 * 256, dtype)
 
     def swap(self, x: torch.Tensor) -> torch.Tensor:
         """See ``sequence.Exchange``."""
@@ -140,30 +142,36 @@ class Group:
         return decode(whole[8 : total + 4].numpy().tobytes(), head)
 
     def _one_shot(self, most: int, dtype: torch.dtype) -> Sum:
+        shared = self._shared.get(most) or self._shared.setdefault(most, self._share_memory(most))
+
+        def add(x: torch.Tensor, residual: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+            if x.nbytes > most:
+                return _sum(x, residual, half)
+            return rank_sum(x, residual, shared, half), None
+
+        for half in (0, 1):  # no graph may be the first to launch it
+            part, residual = torch.zeros(2, 1, 16, dtype=dtype, device=self.device)
+            add(part, residual, half)
+        return add
+
+    def _share_memory(self, most: int) -> SharedMemory:
         from torch.distributed import _symmetric_memory as symmetric
 
         world = distributed.group.WORLD
         assert world is not None, "the group exists"
-        name = world.group_name
-        if (dtype, most) not in self._buffers:
-            buffer = symmetric.empty(most // dtype.itemsize, dtype=dtype, device=self.device)
-            symmetric.rendezvous(buffer, name)
-            self._buffers[dtype, most] = buffer
-        buffer = self._buffers[dtype, most]
-
-        def add(x: torch.Tensor) -> torch.Tensor:
-            if x.nbytes > most:
-                return _sum(x)
-            # The kernel sums all of the buffer that it is given, and refuses another shape than its result's.
-            return torch.ops.symm_mem.one_shot_all_reduce_copy(buffer[: x.numel()].view_as(x), x, "sum", name)
-
-        add(torch.zeros(8, dtype=dtype, device=self.device))  # no graph may be the first to launch it
-        return add
+        size = shared_bytes(self.shard.ranks, most)
+        memory = symmetric.empty(size, dtype=torch.uint8, device=self.device).zero_()
+        handle = symmetric.rendezvous(memory, world.group_name)
+        torch.cuda.synchronize(self.device)
+        self.least(0)  # nobody writes before all have zeros
+        self._memory.append(memory)
+        places = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=self.device)
+        return SharedMemory(places=places, rank=self.shard.rank, most=most)
 
 
-def _sum(x: torch.Tensor) -> torch.Tensor:
+def _sum(x: torch.Tensor, residual: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     distributed.all_reduce(x)
-    return x
+    return x, residual
 
 
 class Leader:

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from genrecall.engine.device.batch import Batch, BatchShape, pack
-from genrecall.engine.device.beams import BeamSearch, Frontier, SearchShape
+from genrecall.engine.device.beams import BeamSearch, Run, SearchShape
 from genrecall.engine.device.decoder import Reading
+from genrecall.engine.device.frontier import Frontier
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
@@ -191,16 +192,18 @@ class Runner:
         self._reserve(plan)
 
         between = None if self._cuda and not self.search.skip_forced else given_up
+        key = ("levels", shape.requests, shape.pages, sizes)
 
-        def levels() -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch(), reading, sizes, between)
+        def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
+            trail = self.search.search(batch(), reading, sizes, between, run)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
 
-        key = ("levels", shape.requests, shape.pages, sizes)
-        # Where forced beams are skipped, the host reads how many rows remain: no graph holds that.
-        results, trail = levels() if self.search.skip_forced else self.graphs.run(key, levels)
+        if self.search.skip_forced:  # the host reads how many rows remain: no graph holds more than a level
+            results, trail = levels(lambda part, level: self.graphs.run((*key, part), level))
+        else:
+            results, trail = self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
         return Flight(plan, results, traces, began, self.graphs.unusual == unusual)
 

@@ -16,11 +16,9 @@ import torch
 
 from genrecall.engine.config import Normalise
 from genrecall.engine.device.catalog import DeviceCatalog
-from genrecall.engine.device.decoder import BeamRows, Decoder, Reading
-from genrecall.engine.device.levels import step_levels
+from genrecall.engine.device.decoder import BeamRows, Reading
 from genrecall.engine.device.open import SidDecoder
 from genrecall.engine.device.staging import laid_out
-from genrecall.engine.device.trunk import TrunkDecoder
 from genrecall.engine.host.step import fit
 from genrecall.index.trie import Trie
 from genrecall.kernels.rows import RowRanges
@@ -167,9 +165,6 @@ class Scoring:
     ) -> None:
         self.decoder, self.catalog, self.normalise = decoder, catalog, normalise
         self._tokens = torch.cat(list(sid_tokens))
-        writer = decoder.depth if isinstance(decoder, TrunkDecoder) else decoder
-        assert isinstance(writer, Decoder), "the only other one"
-        self._writer = writer
 
     def score(self, shape: ForestShape, flat: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Log-probabilities float32 (L, n) of the codes of all candidates, 0 where a code is forced; nothing here waits
@@ -197,7 +192,7 @@ class Scoring:
         ]
         hidden = {0: reading.hidden}
         if beams:
-            states = step_levels(self._writer, self._tokens[at["code"]], beams)
+            states = self.decoder.step(self._tokens[at["code"]], *beams)
             hidden |= zip(running, states.split(list(running.values())), strict=True)
         index = torch.arange(max(len(own) for own in hidden.values()), dtype=torch.int32, device=flat.device)
         root, place = torch.zeros_like(index[: shape.requests]), row.clamp(min=0)

@@ -59,11 +59,6 @@ class TrunkDecoder:
         return cls(trunk, model.bridge.weight.detach().to(device, dtype, copy=True), depth)
 
     @property
-    def depth(self) -> Decoder:
-        """What writes codes."""
-        return self._depth
-
-    @property
     def architecture(self) -> Architecture:
         """Of the trunk, which reads prompts."""
         return self._trunk.architecture
@@ -133,9 +128,9 @@ class TrunkDecoder:
     def _bridged(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self._bridge)
 
-    def step(self, tokens: torch.Tensor, rows: BeamRows) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, *levels: BeamRows) -> torch.Tensor:
         """The depth decoder's."""
-        return self._depth.step(tokens, rows)
+        return self._depth.step(tokens, *levels)
 
     def level_logits(self, hidden: torch.Tensor, level: int) -> torch.Tensor:
         """The depth decoder's."""
