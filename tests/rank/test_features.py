@@ -86,9 +86,10 @@ def by_hand(feature: object, request: int, item: int, asked: Asked) -> list[int]
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rows_are_those_of_the_definition(seed: int) -> None:
     asked = worlds.asked(9, seed)
-    rows = worlds.features().of(asked)
+    features = worlds.features()
+    rows = features.of(asked)
     for feature in SCHEMA.features:
-        bag = rows.bags[feature.name]
+        bag = worlds.bag_of(features, rows, feature.name)
         if SCHEMA.of_item(feature):
             units = list(zip(asked.candidates.owner.tolist(), asked.candidates.values.tolist(), strict=True))
         else:
@@ -116,13 +117,14 @@ def test_a_request_alone_has_the_bits_that_it_has_in_a_batch(seed: int, requests
     rows = features.of(whole)
     for request in range(requests):
         own = features.of(worlds.alone(whole, request))
-        for feature in SCHEMA.features:
+        for name, bag in rows.bags.items():
             units = np.array([request])
-            if SCHEMA.of_item(feature):
+            if SCHEMA.of_item(SCHEMA.feature(name)):
                 units = np.flatnonzero(whole.candidates.owner == request)
-            part = rows.bags[feature.name].take(units)
-            assert part.values.tobytes() == own.bags[feature.name].values.tobytes(), feature.name
-            assert part.offsets.tobytes() == own.bags[feature.name].offsets.tobytes(), feature.name
+            part = bag.take(units)
+            assert part.values.tobytes() == own.bags[name].values.tobytes(), name
+            assert part.offsets.tobytes() == own.bags[name].offsets.tobytes(), name
+        assert rows.bags.keys() | features.item_rows.keys() == {feature.name for feature in SCHEMA.features}
         assert rows.told[whole.candidates.owner == request].tobytes() == own.told.tobytes()
 
 

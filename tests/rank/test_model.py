@@ -47,7 +47,7 @@ def by_formula(directory: Path, found: Ranker, asked: Asked) -> np.ndarray:
         pooled = {}
         for feature in schema.tabled:
             unit = place if schema.of_item(feature) else request
-            bag = rows.bags[feature.name]
+            bag = worlds.bag_of(found.features, rows, feature.name)
             pooled[feature.name] = tables[feature.name][bag.values[bag.offsets[unit] : bag.offsets[unit + 1]]].mean(0)
         parts = list(pooled.values())
         for feature in schema.behaviours:

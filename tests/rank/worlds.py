@@ -8,7 +8,7 @@ import pyarrow as pa
 from genrecall.catalog.items import Items
 from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Ragged, item_columns
-from genrecall.rank.features import Features
+from genrecall.rank.features import Features, Rows
 from genrecall.rank.hashing import codes_of
 from genrecall.rank.schema import Affinity, Behaviour, Bucketed, Column, Crossed, Hashed, Logged, Schema, Vocabulary
 
@@ -118,3 +118,8 @@ def alone(whole: Asked, request: int) -> Asked:
         evidence=whole.evidence[begin:end],
         state=whole.state[request : request + 1],
     )
+
+
+def bag_of(features: Features, rows: Rows, name: str) -> Ragged:
+    """A feature's bags, also where items alone say what is in them."""
+    return rows.bags[name] if name in rows.bags else Ragged.single(features.item_rows[name][rows.items])

@@ -102,8 +102,12 @@ class Tables(nn.Module):
         hosted = self.hosted.get(name)
         return self.get_parameter(self._key(name)) if hosted is None else hosted.table
 
-    def pool(self, name: str, rows: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
-        """float32 (n, width): means of bags that begin at ``begins`` int64 (n,) of ``rows`` int64; none is empty."""
+    def pool(self, name: str, rows: torch.Tensor, begins: torch.Tensor | None) -> torch.Tensor:
+        """float32 (n, width): means of bags that begin at ``begins`` int64 (n,) of ``rows`` int64; none is empty. None:
+        every bag holds one row.
+        """
+        if begins is None:
+            return self.look(name, rows)
         hosted = self.hosted.get(name)
         if hosted is None and self.of(name).dtype == torch.float32:
             return F.embedding_bag(rows, self.of(name), begins, mode="mean", sparse=True)

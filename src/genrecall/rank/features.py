@@ -26,7 +26,8 @@ class Rows:
     """What the network reads of R requests with P candidates in all.
 
     Attributes:
-        bags: by feature: int64 rows; P lists where ``schema.of_item``, else R lists.
+        bags: by feature: int64 rows; P lists where ``schema.of_item``, else R lists. Features of
+            ``Features.item_rows`` are not among them: candidates say what their rows are.
         owner: int64 (P,) the request of each candidate.
         items: int32 (P,).
         told: float32 (P, F + N): evidence, then the schema's numbers; NaN for what is not known.
@@ -66,6 +67,12 @@ class Features:
         logged = (number for number in schema.numbers if isinstance(number, Logged))
         self._logged = {number.name: _logged(items.numbers[number.of]) for number in logged}
 
+    @property
+    def item_rows(self) -> dict[str, np.ndarray]:
+        """int64 (I,) by feature that concerns items alone and has one row of each."""
+        bags = self._of_items.items()
+        return {name: bag.values.astype(np.int64, copy=False) for name, bag in bags if _is_single(bag)}
+
     def of(self, asked: Asked, *, counted: bool = True) -> Rows:
         """Rows of all features, and numbers; these are not known where ``counted`` is False."""
         requests = request_columns(asked, self.schema, self.items.texts[ITEM_ID])
@@ -76,7 +83,8 @@ class Features:
             if isinstance(feature, Behaviour):
                 bags[feature.name] = self._behaviour(feature, asked.histories)
             elif feature.name in self._of_items:
-                bags[feature.name] = self._of_items[feature.name].take(candidates)
+                if not _is_single(self._of_items[feature.name]):
+                    bags[feature.name] = self._of_items[feature.name].take(candidates)
             elif not self.schema.of_item(feature):
                 bags[feature.name] = self._bag(feature, requests)
             else:
@@ -162,6 +170,11 @@ def _folded(salt: np.uint64, parts: Sequence[Ragged]) -> Ragged:
         owner, found = np.repeat(owner, many), np.repeat(found, many)
         found = mix(found ^ part.values[part.offsets[owner] + within])
     return Ragged(offsets=offsets_of(np.bincount(owner, minlength=len(parts[0]))), values=found)
+
+
+def _is_single(bags: Ragged) -> bool:
+    """Of bags of which none is empty."""
+    return len(bags.values) == len(bags)
 
 
 def _filled(bags: Ragged) -> Ragged:

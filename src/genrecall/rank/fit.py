@@ -27,10 +27,11 @@ from genrecall.rank.begin import conditional_logit
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
+from genrecall.rank.inputs import Inputs, ItemSide, to_inputs
 from genrecall.rank.lists import ListReader, Lists
 from genrecall.rank.loss import listwise, platt
 from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
-from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_inputs
+from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.sampling import shaped, taken, thinned
 from genrecall.rank.score import Ranker
 from genrecall.telemetry import log, progress
@@ -159,7 +160,7 @@ class _Fit:
         self, data: Data, network: RankNetwork, tables: Tables, config: FitConfig, device: torch.device
     ) -> None:
         self.data, self.network, self.tables, self.config, self.device = data, network, tables, config, device
-        self._vectors = None if data.vectors is None else sent(data.vectors, device)
+        self._items = ItemSide.of(data.features, data.vectors, device)
         self._rate(config.warm_rate, config.warm_table_rate)
 
     def _rate(self, dense: float, sparse: float) -> None:
@@ -271,7 +272,7 @@ class _Fit:
     def _inputs(self, lists: Lists, *, warm: bool = False) -> Inputs:
         """What the network is told; of training events no numbers, since they are among what was counted."""
         rows = self.data.features.of(lists.asked, counted=not warm)
-        return to_inputs(rows, self.network.schema, self._vectors, self.device)
+        return to_inputs(rows, self.network.schema, self._items, self.device)
 
     def _held(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Logits, probabilities, labels (P,) and offsets of the held-out requests."""

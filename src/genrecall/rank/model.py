@@ -10,21 +10,18 @@ everything: docs/concepts/ranking.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from genrecall.errors import ConfigError
-from genrecall.rank.columns import Ragged
 from genrecall.rank.embedding import Tables
-from genrecall.rank.features import Rows
-from genrecall.rank.schema import Behaviour, Schema, Tabled
+from genrecall.rank.inputs import Inputs
+from genrecall.rank.schema import Schema, Tabled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,46 +56,6 @@ class NetworkConfig:
                 allowed="pooling attention or mean, no negative number of layers, widths of at least 1",
                 fix="correct NetworkConfig",
             )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Inputs:
-    """``Rows`` as tensors, and the items' vectors.
-
-    Attributes:
-        bags: by feature: rows int64 and where bags begin, int64.
-        past: by behaviour feature: rows int64 (R, S) and which of them are there, bool (R, S).
-        owner: int64 (P,).
-        told: float32 (P, F + N): evidence, then numbers.
-        state: float32 (R, E) or None.
-        vectors: float32 (P, D) or None.
-    """
-
-    bags: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-    past: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-    owner: torch.Tensor
-    told: torch.Tensor
-    state: torch.Tensor | None
-    vectors: torch.Tensor | None
-
-
-def to_inputs(rows: Rows, schema: Schema, vectors: torch.Tensor | None, device: torch.device) -> Inputs:
-    """Send a batch to the device; ``vectors`` float32 (I, D) of all items are there."""
-    bags, past = {}, {}
-    for feature in schema.features:
-        bag = rows.bags[feature.name]
-        if isinstance(feature, Behaviour):
-            past[feature.name] = _padded(bag, device)
-        else:
-            bags[feature.name] = (sent(bag.values, device), sent(bag.offsets[:-1], device))
-    return Inputs(
-        bags=bags,
-        past=past,
-        owner=sent(rows.owner, device),
-        told=sent(rows.told, device),
-        state=None if rows.state is None or not schema.state else sent(rows.state, device),
-        vectors=None if vectors is None or not schema.vectors else vectors[sent(rows.items, device).long()],
-    )
 
 
 class RankNetwork(nn.Module):
@@ -272,16 +229,3 @@ class _Attention(nn.Module):
 
 def _mean(keys: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     return (keys * there[..., None]).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
-
-
-def _padded(bag: Ragged, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = bag.lengths
-    rows = np.zeros((len(bag), max(int(lengths.max(initial=0)), 1)), np.int64)
-    there = np.arange(rows.shape[1]) < lengths[:, None]
-    rows[there] = bag.values
-    return sent(rows, device), sent(there, device)
-
-
-def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """On the device."""
-    return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)

@@ -20,7 +20,8 @@ from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
-from genrecall.rank.model import Inputs, NetworkConfig, RankNetwork, sent, to_inputs
+from genrecall.rank.inputs import Inputs, ItemSide, to_inputs
+from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.schema import FORMAT, Schema
 
 RANKER, TABLES, VOCABULARIES = "ranker.json", "tables.safetensors", "vocabularies.safetensors"
@@ -65,7 +66,7 @@ class Ranker:
     ) -> None:
         self.features, self.vocabularies, self.vectors = features, vocabularies, vectors
         self.network, self.tables, self.digest = network.eval(), tables, digest
-        self._near = None if vectors is None else sent(vectors, self.device)
+        self._items = ItemSide.of(features, vectors, self.device)
 
     @property
     def schema(self) -> Schema:
@@ -91,7 +92,7 @@ class Ranker:
         self._require(asked)
         rows = self.features.of(asked)
         with torch.inference_mode(), self.tables.streaming():
-            inputs = to_inputs(rows, self.schema, self._near, self.device)
+            inputs = to_inputs(rows, self.schema, self._items, self.device)
             with self.tables.reading() as version:
                 x = self.network(inputs, self.tables)
             found = torch.stack([x, self.network.probability(x)]).cpu().numpy()
@@ -99,7 +100,7 @@ class Ranker:
 
     def inputs(self, asked: Asked) -> Inputs:
         """What the network is told of requests."""
-        return to_inputs(self.features.of(asked), self.schema, self._near, self.device)
+        return to_inputs(self.features.of(asked), self.schema, self._items, self.device)
 
     def _require(self, asked: Asked) -> None:
         width = 0 if asked.state is None else asked.state.shape[1]

@@ -1,0 +1,122 @@
+"""What the network reads, on its device: a request's rows in one copy; what concerns items alone lies there already.
+
+    row(f, p) = rows_f[item(p)]        for features of items whose bags hold one row each
+
+Many small copies, each of which the host waits for, took longer than the network (H100, 1,000 candidates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+
+from genrecall.rank.columns import Ragged
+from genrecall.rank.features import Features, Rows
+from genrecall.rank.schema import Behaviour, Schema
+
+_ALIGNED = 16
+"""Bytes; a place is a multiple of what it holds."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemSide:
+    """What is known of the I items, on the device.
+
+    Attributes:
+        rows: int64 (I,) by feature, see ``Features.item_rows``.
+        vectors: float32 (I, D); None where the schema reads none.
+    """
+
+    rows: Mapping[str, torch.Tensor]
+    vectors: torch.Tensor | None
+
+    @classmethod
+    def of(cls, features: Features, vectors: np.ndarray | None, device: torch.device) -> Self:
+        """Send it."""
+        rows = {name: sent(values, device) for name, values in features.item_rows.items()}
+        return cls(rows=rows, vectors=None if vectors is None else sent(vectors, device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """``Rows`` as tensors, and the items' side of the candidates.
+
+    Attributes:
+        bags: by feature: rows int64, and where bags begin, int64; None where every bag holds one row.
+        past: by behaviour feature: rows int64 (R, S) and which of them are there, bool (R, S).
+        owner: int64 (P,).
+        told: float32 (P, F + N): evidence, then numbers.
+        state: float32 (R, E) or None.
+        vectors: float32 (P, D) or None.
+    """
+
+    bags: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]]
+    past: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    owner: torch.Tensor
+    told: torch.Tensor
+    state: torch.Tensor | None
+    vectors: torch.Tensor | None
+
+
+def to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device) -> Inputs:
+    """Send a batch to the device."""
+    arrays: dict[str, np.ndarray] = {"owner": rows.owner, "items": rows.items, "told": rows.told}
+    if schema.state and rows.state is not None:
+        arrays["state"] = rows.state
+    behaviours = {feature.name for feature in schema.features if isinstance(feature, Behaviour)}
+    for name, bag in rows.bags.items():
+        if name in behaviours:
+            arrays[f"{name} rows"], arrays[f"{name} there"] = _padded(bag)
+            continue
+        arrays[f"{name} rows"] = bag.values
+        if len(bag.values) != len(bag):  # no bag is empty
+            arrays[f"{name} begins"] = bag.offsets[:-1]
+    found = _sent_together(arrays, device)
+    candidates = found["items"].long()
+    bags: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {
+        name: (own[candidates], None) for name, own in items.rows.items()
+    }
+    bags |= {name: (found[f"{name} rows"], found.get(f"{name} begins")) for name in rows.bags if name not in behaviours}
+    return Inputs(
+        bags=bags,
+        past={name: (found[f"{name} rows"], found[f"{name} there"]) for name in rows.bags if name in behaviours},
+        owner=found["owner"],
+        told=found["told"],
+        state=found.get("state"),
+        vectors=None if items.vectors is None or not schema.vectors else items.vectors[candidates],
+    )
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)
+
+
+def _sent_together(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """All of them, on a GPU by one copy out of page-locked memory, which the host does not wait for."""
+    if device.type != "cuda":
+        return {name: sent(array, device) for name, array in arrays.items()}
+    places, size = {}, 0
+    for name, array in arrays.items():
+        places[name] = slice(size, size + array.nbytes)
+        size += -(-array.nbytes // _ALIGNED) * _ALIGNED
+    staged = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    for name, array in arrays.items():
+        staged.numpy()[places[name]] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    flat = staged.to(device, non_blocking=True)
+    return {
+        name: flat[places[name]].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).view(array.shape)
+        for name, array in arrays.items()
+    }
+
+
+def _padded(bag: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    lengths = bag.lengths
+    rows = np.zeros((len(bag), max(int(lengths.max(initial=0)), 1)), np.int64)
+    there = np.arange(rows.shape[1]) < lengths[:, None]
+    rows[there] = bag.values
+    return rows, there
