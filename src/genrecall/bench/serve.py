@@ -98,6 +98,7 @@ def _figures(outcomes: Outcomes, bench: ServeBench) -> dict[str, Any]:
         "answered_ms": _quantiles(answered),
         "without_channels_ms": _quantiles(own),
         "refused_ms": _quantiles(refused),
+        "generator_late_ms": _quantiles(np.asarray(outcomes.late_s) * 1e3),
         "refused_with_retry_after": bool(np.asarray(outcomes.retry_after)[turned_away].all()),
     }
 

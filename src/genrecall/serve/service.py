@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -130,7 +130,7 @@ class Service:
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         tier = self.tiers.of(request, len(plan.query.history))
         self._measure(answer, request.k, tier, marks)
-        self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
+        self.limiter.answered(done - recalled - rank_s + planned - begun + _classic_s(outcomes), self.inflight + 1)
         self.arms.exposed(request, answer, draft, teams, chances)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
@@ -306,7 +306,8 @@ class Service:
                 budget_s=plan.rules.budget_s(name, plan.budget_s), narrowest=min(plan.beam, max(request.k, NARROWEST)),
                 user=request.user_id,
             )  # fmt: skip
-            tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
+            asking = _ask(release.lanes[name], asked)
+            tasks[name] = asyncio.create_task(self._parked(asking) if name == "generative" else asking)
         try:
             found = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
         except asyncio.CancelledError:
@@ -316,6 +317,13 @@ class Service:
         if len(found) < len(plan.channels):
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
+
+    async def _parked(self, asking: Awaitable[Outcome]) -> Outcome:
+        self.limiter.parked += 1
+        try:
+            return await asking
+        finally:
+            self.limiter.parked -= 1
 
     async def _orders(
         self,
@@ -443,6 +451,11 @@ class Service:
 def _is_ranked(request: Recommend | Search, release: Release) -> bool:
     """Rankers learn from histories, not from searches."""
     return release.ranks is not None and isinstance(request, Recommend)
+
+
+def _classic_s(outcomes: Mapping[str, Outcome]) -> float:
+    """How long the slowest of the channels took that are not the engine's."""
+    return max((o.coverage.ms for name, o in outcomes.items() if name != "generative"), default=0.0) / 1e3
 
 
 async def _ask(lane: Lane, asked: Asked) -> Outcome:
