@@ -26,7 +26,7 @@ from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
 
-_BEAT_S, _SWITCH_S = 0.25, 0.0005
+_BEAT_S, _SWITCH_S, _BEHIND = 0.25, 0.0005, 10
 
 
 async def _outcome(lane: Lane, asked: Asked) -> tuple[str, Listed | None]:
@@ -57,6 +57,7 @@ def main(directory: str, bundle: str) -> None:
             beating.append(asyncio.create_task(_beat(record)))
             record.moved([], (0, 0))
             settle()
+            life.step_back(_BEHIND)
         return Frame(head={"kind": "opened", "channels": list(lanes)})
 
     async def recall(frame: Frame) -> Frame:
