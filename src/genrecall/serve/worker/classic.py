@@ -26,7 +26,7 @@ from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
 
-_BEAT_S, _SWITCH_S, _BEHIND = 0.25, 0.0005, 10
+_BEAT_S, _SWITCH_S, _BEHIND = 0.25, 0.005, 10
 
 
 async def _outcome(lane: Lane, asked: Asked) -> tuple[str, Listed | None]:
