@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -13,14 +13,14 @@ import numpy as np
 from genrecall.experiment.exploring import explored
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering, arranging, ranking
+from genrecall.serve import answering, arranging, ranking, recalling
 from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms, Draft
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed
+from genrecall.serve.lanes import Asked, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -134,7 +134,9 @@ class Service:
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         tier = self.tiers.of(request, len(plan.query.history))
         self._measure(answer, request.k, tier, marks)
-        self.limiter.answered(done - recalled - rank_s + planned - begun + _classic_s(outcomes), self.inflight + 1)
+        self.limiter.answered(
+            done - recalled - rank_s + planned - begun + recalling.classic_s(outcomes), self.inflight + 1
+        )
         self.arms.exposed(request, answer, draft, teams, chances)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
@@ -301,33 +303,19 @@ class Service:
         """Ask all channels at once; nobody is waited for beyond the budget."""
         wanted = plan.rules.depth(request.k, request.spread or plan.rules.spread)
         depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
-        tasks = {}
-        for name in plan.channels:
-            if name == "generative" and plan.beam == 0 and plan.beam_asked:
-                continue
-            asked = Asked(
+        asked = {
+            name: Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
                 budget_s=plan.rules.budget_s(name, plan.budget_s), narrowest=min(plan.beam, max(request.k, NARROWEST)),
                 user=request.user_id,
-            )  # fmt: skip
-            asking = _ask(release.lanes[name], asked)
-            tasks[name] = asyncio.create_task(self._parked(asking) if name == "generative" else asking)
-        try:
-            found = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
-        except asyncio.CancelledError:
-            for task in tasks.values():
-                task.cancel()
-            raise
+            )
+            for name in plan.channels
+            if not (name == "generative" and plan.beam == 0 and plan.beam_asked)
+        }  # fmt: skip
+        found = await recalling.recalled(release.lanes, asked, self.limiter)
         if len(found) < len(plan.channels):
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
-
-    async def _parked(self, asking: Awaitable[Outcome]) -> Outcome:
-        self.limiter.parked += 1
-        try:
-            return await asking
-        finally:
-            self.limiter.parked -= 1
 
     async def _orders(
         self,
@@ -456,31 +444,3 @@ class Service:
 def _is_ranked(request: Recommend | Search, release: Release) -> bool:
     """Rankers learn from histories, not from searches."""
     return release.ranks is not None and isinstance(request, Recommend)
-
-
-def _classic_s(outcomes: Mapping[str, Outcome]) -> float:
-    """How long the slowest of the channels took that are not the engine's."""
-    return max((o.coverage.ms for name, o in outcomes.items() if name != "generative"), default=0.0) / 1e3
-
-
-async def _ask(lane: Lane, asked: Asked) -> Outcome:
-    """One channel's outcome; it never raises but for cancellation."""
-    begun = time.perf_counter()
-
-    def outcome(name: str, items: int = 0, why: str = "") -> ChannelCoverage:
-        return ChannelCoverage(name, items, round((time.perf_counter() - begun) * 1e3, 3), why)  # type: ignore[arg-type]
-
-    try:
-        async with asyncio.timeout(asked.budget_s):
-            listed = await lane.ask(asked)
-    except TimeoutError:
-        return Outcome(coverage=outcome("timeout", why="not waited for"))
-    except LaneShedError:
-        return Outcome(coverage=outcome("shed", why="too many requests wait for it"))
-    except LaneFailedError:
-        return Outcome(coverage=outcome("error", why="it failed"))
-    if len(listed.items) == 0:
-        return Outcome(
-            coverage=outcome("empty", why="nothing is known of this user" if listed.cold else ""), listed=listed
-        )
-    return Outcome(coverage=outcome("ok", len(listed.items)), listed=listed)

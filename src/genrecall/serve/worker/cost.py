@@ -50,7 +50,7 @@ class BatchCost:
             self.base_s, self.row_s = max(self.base_s * factor, _LEAST_S), max(self.row_s * factor, _LEAST_S)
 
     def waited(self, expected_s: float, seconds: float, *, answered: bool) -> None:
-        """A request waited so long that ``seconds()`` expected to take ``expected_s``; not to its end if it was not answered."""
+        """A request whose batches were expected to take ``expected_s`` waited so long, and in vain if not answered."""
         ratio = min(seconds / max(expected_s, _LEAST_S), _MOST_STRAIN)
         if ratio > self.strain:
             self.strain += _UP * (ratio - self.strain)
