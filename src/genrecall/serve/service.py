@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -297,7 +298,7 @@ class Service:
         parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
         if request.exclude_seen:
             parts.append(history)
-        return np.unique(np.concatenate(parts)).astype(np.int32)
+        return np.unique(np.concatenate([part for part in parts if len(part)] or [_NOTHING]))
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
@@ -429,9 +430,9 @@ class Service:
             metrics.channel.labels(name, channel.outcome).inc()
             if channel.outcome == "timeout":
                 metrics.late.labels(name).inc()
-        for item in answer.items:
-            if len(item.channels) == 1:
-                metrics.unique.labels(next(iter(item.channels))).inc()
+        alone = collections.Counter(next(iter(item.channels)) for item in answer.items if len(item.channels) == 1)
+        for name, items in alone.items():
+            metrics.unique.labels(name).inc(items)
         if coverage.degraded:
             metrics.degraded.inc()
         if 0 < coverage.beam < coverage.beam_asked:
