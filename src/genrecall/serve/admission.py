@@ -30,8 +30,13 @@ class Grant:
     reason: str = ""
 
 
-def grant(worker: WorkerLane, *, beam: int, k: int, budget_s: float) -> Grant:
-    """Decide for one request that asks for ``beam`` and has ``budget_s`` left."""
+def grant(worker: WorkerLane, *, beam: int, k: int, budget_s: float, refusing: bool = False) -> Grant:
+    """Decide for one request that asks for ``beam`` and has ``budget_s`` left.
+
+    While the gateway is ``refusing`` requests, an engine on its own cores gets none: that leaves out less.
+    """
+    if refusing and worker.facts is not None and worker.facts.device == "cpu":
+        return Grant(beam=0, reason="shed")
     narrowest = min(beam, max(k, NARROWEST))
     width = beam
     while worker.cost.strain * worker.batches_s(width) > _SHARE * budget_s:

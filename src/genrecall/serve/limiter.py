@@ -1,24 +1,27 @@
 """How many requests may be on their way: as many as the gateway and the classic channels turn over quickly.
 
-    L ← L + 1/L     for an answer that was quick while L was in use
-    L ← L · 0.8     for a slow one, at most once in its own time
+    L ← L + (1 − lag/most) / L     for an answer that was quick while L was in use
+    L ← L · 0.8                    for a slow one, or a lag above the most; at most once in an answer's own time
 
 Additive increase, multiplicative decrease (Chiu & Jain, "Analysis of the increase and decrease algorithms for
 congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviations: what waits for the engine
 alone does not count, neither its number nor its time: the engine has limits of its own (``admission``), and requests
 that are parked there would fill this one with what costs nothing while cheap answers are refused. Slow is measured
-against a part of the service's deadline instead of the fastest answer seen, and counts how far the event loop lags
-behind: what waits for it is not seen.
+against a part of the service's deadline instead of the fastest answer seen; and how far the event loop lags behind
+counts, too, in time and by itself: requests wait for it before anybody sees them, those that are refused as well.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 _SLOW = 0.2  # of the deadline
 _BACK_OFF, _LEAST = 0.8, 4.0
-_LOOK_S = 0.02
+_LAG_S = 0.005  # a refusal waits for two turns of the loop
+_EASY = 16.0  # up to here the limit grows also while nobody needs more: short bursts are no overload
+_LOOK_S, _JUST_NOW_S = 0.02, 0.1
 
 
 class Limiter:
@@ -37,21 +40,30 @@ class Limiter:
         self.limit = min(32.0, float(most))
         self.lag_s, self.parked = 0.0, 0
         self._stepped_back = time.monotonic()
+        self._refused = -math.inf
 
     def is_full(self, inflight: int) -> bool:
-        """Whether there is no room for another, with so many on their way."""
-        return inflight - self.parked >= self.limit or inflight >= self._most
+        """Whether there is no room for another, with so many on their way; then it is to be refused."""
+        if inflight - self.parked < self.limit and inflight < self._most:
+            return False
+        self._refused = time.monotonic()
+        return True
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether there was no room just now."""
+        return time.monotonic() - self._refused < _JUST_NOW_S
 
     def answered(self, seconds: float, inflight: int) -> None:
         """An answer took so many seconds beside the engine's, with so many on their way, itself among them."""
-        if seconds + self.lag_s > self._slow_s:
+        if seconds + self.lag_s > self._slow_s or self.lag_s > _LAG_S:
             now = time.monotonic()
             # What was on its way at a step back knows nothing of it yet.
             if now - self._stepped_back > seconds:
                 self.limit = max(self.limit * _BACK_OFF, _LEAST)
                 self._stepped_back = now
-        elif inflight - self.parked >= self.limit / 2:
-            self.limit = min(self.limit + 1 / self.limit, float(self._most))
+        elif inflight - self.parked >= self.limit / 2 or self.limit < _EASY:
+            self.limit = min(self.limit + (1 - self.lag_s / _LAG_S) / self.limit, float(self._most))
 
     async def watch(self) -> None:
         """Measure how late the event loop comes round; runs until cancelled."""

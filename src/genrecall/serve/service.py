@@ -40,7 +40,7 @@ from genrecall.serve.tracing import Tracing
 from genrecall.serve.worker.supervisor import Supervisor
 
 _STATE_SHARE = 0.3  # of the deadline, for a store behind a network
-_RESERVE = 0.1  # of the deadline, for everything after the channels
+_RESERVE = 0.15  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
 _NARROWED = "narrowed: generative"
 _AS_THE_BUNDLE_SAYS = Scenario()
@@ -273,7 +273,8 @@ class Service:
         if "generative" in channels and release.worker is not None:
             beam = beam_asked
             if (worker := release.worker.of(request.user_id)) is not None:
-                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s)
+                refusing = self.limiter.is_refusing
+                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s, refusing=refusing)
                 beam = granted.beam
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")

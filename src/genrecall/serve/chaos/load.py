@@ -16,14 +16,14 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-_PATIENCE_S = 30.0
+_PATIENCE_S, _REFUSED_S, _WINDOW_S = 30.0, 0.1, 0.5
 _STAMPS = 35 if sys.platform == "linux" else None  # SO_TIMESTAMPNS, which Python does not name
 _STAMP = struct.Struct("@ll")
 
@@ -165,12 +165,16 @@ class Client:
         self._number = 0
 
     async def closed(self, workers: int, seconds: float) -> Outcomes:
-        """``workers`` that each ask again as soon as they are answered: what the service can do at most."""
+        """``workers`` that each ask again as soon as they are answered: what the service can do at most.
+
+        One that is refused waits a moment, as it was told to: else capacity would be spent on refusing.
+        """
         outcomes, begun = Outcomes(), time.perf_counter()
 
         async def work() -> None:
             while (now := time.perf_counter()) - begun < seconds:
-                await self._ask(outcomes, begun, now - begun)
+                if await self._ask(outcomes, begun, now - begun) in (429, 503):
+                    await asyncio.sleep(_REFUSED_S)
 
         await asyncio.gather(*(work() for _ in range(workers)))
         return outcomes
@@ -192,7 +196,7 @@ class Client:
         for link in self._free:
             link.close()
 
-    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> None:
+    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> int:
         self._number += 1
         body = self._body(self._number)
         link, arrived, sent = None, None, time.perf_counter()
@@ -215,9 +219,28 @@ class Client:
         answer = _read(arrived.body) if arrived is not None and status == 200 else None
         outcomes.degraded.append(answer is not None and answer.coverage.degraded)
         outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
+        return status
 
     async def _link(self) -> _Link:
         while self._free:
             if not (link := self._free.pop()).lost:
                 return link
         return await _Link.open(self._host, self._port)
+
+
+def recovered(before: Outcomes, after: Outcomes) -> float:
+    """Seconds until no half second was refused, or had a median twice that of the slowest half second before."""
+    usual, last = max((median for _, median, _ in _half_seconds(before)), default=0.0), 0.0
+    for begin, median, whole in _half_seconds(after):
+        if median > 2 * usual or not whole:
+            last = begin + _WINDOW_S
+    return last
+
+
+def _half_seconds(outcomes: Outcomes) -> Iterator[tuple[float, float, bool]]:
+    """When each begins, its median latency, and whether all of it was answered."""
+    due, latency, status = (np.asarray(values) for values in (outcomes.due, outcomes.latency_s, outcomes.status))
+    for begin in np.arange(0.0, due.max(initial=0.0), _WINDOW_S).tolist():
+        inside = (due >= begin) & (due < begin + _WINDOW_S)
+        if inside.any():
+            yield begin, float(np.median(latency[inside])), bool((status[inside] == 200).all())
