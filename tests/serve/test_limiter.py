@@ -3,14 +3,17 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from genrecall.recall.channel import Query
+from genrecall.serve.admission import grant
 from genrecall.serve.lanes import Asked, LaneShedError, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.recalling import recalled
+from genrecall.serve.worker.lane import Facts, WorkerLane
 
 
 def test_what_waits_for_the_engine_takes_no_room_but_of_the_whole() -> None:
@@ -44,11 +47,44 @@ def test_the_limit_follows_how_quick_answers_are(monkeypatch: pytest.MonkeyPatch
         now += 0.2
         limiter.answered(0.1, inflight=32)
     assert limiter.limit == 4.0
+    limiter.limit = begun
     limiter.lag_s = 0.1  # what waits for the loop is not seen by the answer, but counts
     now += 1
-    limiter.limit = 10.0
     limiter.answered(0.001, inflight=32)
-    assert limiter.limit == 8.0
+    assert limiter.limit == pytest.approx(0.8 * begun)
+
+
+def test_a_loop_that_lags_lets_in_less_and_a_calm_one_more_again() -> None:
+    async def scenario() -> None:
+        limiter = Limiter(most=256, deadline_s=0.25)
+        begun = limiter.limit
+        watching = asyncio.create_task(limiter.watch())
+        await asyncio.sleep(0.03)
+        time.sleep(0.1)
+        await asyncio.sleep(0.03)
+        watching.cancel()
+        assert limiter.lag_s > 0.02
+        assert limiter.limit < begun
+        limiter.limit, limiter.lag_s = 4.0, 0.0
+        for _ in range(400):
+            limiter.answered(0.001, inflight=1)
+        assert limiter.limit == pytest.approx(16, abs=0.1)  # a short burst finds room, and nobody needs more
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_on_the_gateways_cores_is_left_out_before_requests_are_refused() -> None:
+    limiter = Limiter(most=256, deadline_s=0.25)
+    limiter.limit = 4.0
+    assert not limiter.is_full(3)
+    assert not limiter.is_refusing
+    assert limiter.is_full(4)
+    assert limiter.is_refusing
+    for device, beam in (("cpu", 0), ("cuda:0", 50)):
+        worker = WorkerLane(Path("nowhere"))
+        worker.facts = Facts(digest="d", device=device, passes=1, reads_search=False)
+        granted = grant(worker, beam=50, k=10, budget_s=1.0, refusing=limiter.is_refusing)
+        assert (granted.beam, granted.reason) == (beam, "" if beam else "shed")
 
 
 @dataclass

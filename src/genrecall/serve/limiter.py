@@ -1,7 +1,8 @@
 """How many requests may be on their way: as many as the gateway and the classic channels turn over quickly.
 
     L ← L + (1 − lag/most) / L     for an answer that was quick while L was in use
-    L ← L · 0.8                    for a slow one, or a lag above the most; at most once in an answer's own time
+    L ← L · 0.8                    for a slow one, at most once in its own time; and for each look that sees a lag
+                                   above the most
 
 Additive increase, multiplicative decrease (Chiu & Jain, "Analysis of the increase and decrease algorithms for
 congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviations: what waits for the engine
@@ -56,14 +57,12 @@ class Limiter:
 
     def answered(self, seconds: float, inflight: int) -> None:
         """An answer took so many seconds beside the engine's, with so many on their way, itself among them."""
-        if seconds + self.lag_s > self._slow_s or self.lag_s > _LAG_S:
-            now = time.monotonic()
+        if seconds + self.lag_s > self._slow_s:
             # What was on its way at a step back knows nothing of it yet.
-            if now - self._stepped_back > seconds:
-                self.limit = max(self.limit * _BACK_OFF, _LEAST)
-                self._stepped_back = now
+            if time.monotonic() - self._stepped_back > seconds:
+                self._step_back()
         elif inflight - self.parked >= self.limit / 2 or self.limit < _EASY:
-            self.limit = min(self.limit + (1 - self.lag_s / _LAG_S) / self.limit, float(self._most))
+            self.limit = min(self.limit + max(1 - self.lag_s / _LAG_S, 0.0) / self.limit, float(self._most))
 
     async def watch(self) -> None:
         """Measure how late the event loop comes round; runs until cancelled."""
@@ -72,3 +71,9 @@ class Limiter:
             await asyncio.sleep(_LOOK_S)
             lag_s = time.monotonic() - begun - _LOOK_S
             self.lag_s = max(lag_s, 0.7 * self.lag_s)
+            if lag_s > _LAG_S:
+                self._step_back()
+
+    def _step_back(self) -> None:
+        self.limit = max(self.limit * _BACK_OFF, _LEAST)
+        self._stepped_back = time.monotonic()
