@@ -1,6 +1,10 @@
 """The means of breaking things: they must break, or the promises that they try are worth nothing."""
 
 import asyncio
+import json
+import socketserver
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -10,8 +14,8 @@ import pytest
 
 from genrecall.artifacts import open_artifact, write_artifact
 from genrecall.errors import ArtifactError
-from genrecall.serve.chaos import pressure, storage
-from genrecall.serve.chaos.load import Outcomes
+from genrecall.serve.chaos import storage
+from genrecall.serve.chaos.load import Client, Outcomes, recovered
 from genrecall.serve.chaos.proxy import Proxy
 from genrecall.serve.chaos.scenario import Setting, good
 from genrecall.serve.chaos.scenarios import SCENARIOS
@@ -85,12 +89,56 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
 def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
     before = Outcomes(latency_s=[0.01] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
     calm = Outcomes(latency_s=[0.012] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
-    assert pressure._recovered(before, calm) == 0.0
+    assert recovered(before, calm) == 0.0
     slow = Outcomes(latency_s=[0.1] * 9 + [0.01] * 11, due=calm.due, status=calm.status)
-    assert pressure._recovered(before, slow) == 1.0
+    assert recovered(before, slow) == 1.0
     refused = Outcomes(latency_s=before.latency_s, due=calm.due, status=[200] * 12 + [503] + [200] * 7)
-    assert pressure._recovered(before, refused) == 1.5
+    assert recovered(before, refused) == 1.5
     assert good(Outcomes(latency_s=[0.1, 0.3, 0.1], due=[0.0, 0.0, 0.9], status=[200, 200, 503])) == pytest.approx(1.0)
+
+
+def test_what_half_seconds_were_before_is_normal() -> None:
+    due = list(np.arange(20) / 10)
+    before = Outcomes(latency_s=[0.01] * 15 + [0.03] * 5, due=due, status=[200] * 20)
+    assert recovered(before, Outcomes(latency_s=[0.05] * 20, due=due, status=[200] * 20)) == 0.0
+    assert recovered(before, Outcomes(latency_s=[0.07] * 20, due=due, status=[200] * 20)) == 2.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arrivals are stamped by Linux")
+def test_the_generators_own_turns_are_no_latency() -> None:
+    body = json.dumps({"coverage": {"degraded": False, "beam": 1}, "timing_ms": {"channels": 1.0}}).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    class Answers(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline():
+                while self.rfile.readline() != b"\r\n":
+                    pass
+                self.rfile.read(2)
+                self.wfile.write(answer)
+                self.wfile.write(body)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    async def scenario(port: int) -> Outcomes:
+        client = Client("127.0.0.1", port, lambda _: b"{}")
+        asking = asyncio.create_task(client.open(20, 1.0))
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            time.sleep(0.3)  # answers arrive, and requests are due, while it is busy with something else
+        seen = await asking
+        client.close()
+        return seen
+
+    with Server(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        seen = asyncio.run(scenario(server.server_address[1]))
+        server.shutdown()
+    assert seen.status == [200] * 20
+    assert max(seen.late_s) > 0.1
+    assert np.median(seen.latency_s) < max(seen.late_s) / 2
+    assert seen.channels_ms == [1.0] * 20
 
 
 def test_names_are_unlike() -> None:

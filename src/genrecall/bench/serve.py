@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from genrecall.errors import ConfigError
-from genrecall.serve.chaos.load import Client, Outcomes
+from genrecall.serve.chaos.load import Client, Outcomes, recovered
 
 _WORKERS = (4, 16, 48)
 
@@ -75,7 +75,7 @@ async def _phases(bench: ServeBench, client: Client, users: int) -> dict[str, An
         "peak_per_s": round(peak, 1),
         "quiet": _figures(quiet, bench),
         "overload": {**_figures(over, bench), "goodput_of_peak": round(_good(over, bench) / peak, 3)},
-        "after": {**_figures(after, bench), "recovery_s": _recovery(quiet, after)},
+        "after": {**_figures(after, bench), "recovery_s": recovered(quiet, after)},
     }
 
 
@@ -102,6 +102,7 @@ def _figures(outcomes: Outcomes, bench: ServeBench) -> dict[str, Any]:
         "answered_ms": _quantiles(answered),
         "without_channels_ms": _quantiles(own),
         "refused_ms": _quantiles(refused),
+        "generator_late_ms": _quantiles(np.asarray(outcomes.late_s) * 1e3),
         "refused_with_retry_after": bool(np.asarray(outcomes.retry_after)[turned_away].all()),
     }
 
@@ -110,17 +111,6 @@ def _quantiles(values: np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
     return dict(zip(("p50", "p95", "p99"), np.percentile(values, (50, 95, 99)).round(2).tolist(), strict=True))
-
-
-def _recovery(quiet: Outcomes, after: Outcomes) -> float:
-    """Seconds until no half second's median was more than twice that of the quiet phase any more."""
-    usual, last = float(np.median(quiet.latency_s)), 0.0
-    due, latency = np.asarray(after.due), np.asarray(after.latency_s)
-    for begin in np.arange(0.0, due.max(initial=0.0), 0.5):
-        inside = (due >= begin) & (due < begin + 0.5)
-        if inside.any() and float(np.median(latency[inside])) > 2 * usual:
-            last = float(begin) + 0.5
-    return last
 
 
 def _users(bench: ServeBench) -> list[str]:

@@ -217,8 +217,11 @@ def serve(
               f"{told['good_per_s']:8.0f}{told['degraded_share']:10.1%}"
               f"{_ms(answered, 'p50')}{_ms(answered, 'p99')}{_ms(own, 'p50', 9)}{_ms(own, 'p99', 9)}"
               f"{_ms(refused, 'p99', 13)}")  # fmt: skip
+    late = {phase: found[phase]["generator_late_ms"]["p99"] for phase in ("quiet", "overload")}
     print(f"overload goodput: {found['overload']['goodput_of_peak']:.0%} of peak; "
-          f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels")  # fmt: skip
+          f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels\n"
+          f"this generator sent 1% of its requests more than {late['quiet']:.0f} ms late (quiet), "
+          f"{late['overload']:.0f} ms (overload); no latency counts that")  # fmt: skip
 
 
 @app.command()

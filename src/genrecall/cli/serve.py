@@ -81,7 +81,7 @@ def command(
     from genrecall.experiment.assignment import read_layers
     from genrecall.serve import gateway
     from genrecall.serve.config import ServeConfig, worker_threads
-    from genrecall.serve.listeners import event_loop
+    from genrecall.serve.event_loop import event_loop
     from genrecall.serve.scenario import read_scenarios
     from genrecall.serve.worker.config import WorkerConfig
 

@@ -26,7 +26,7 @@ class ServeConfig:
         grpc_port: of the gRPC listener on the same host, likewise; None: there is none.
         keys: file of API keys; None lets everybody in, which only a loopback address may.
         deadline_s: of requests that name none.
-        max_inflight: requests at a time, at most; how many really is found out by what is answered in time. More are
+        max_inflight: requests at a time, at most; how many really is found out by what is answered quickly. More are
             refused with 503 and Retry-After.
         max_body_bytes: of a request, counted while it is read.
         body_s: a body that takes longer is refused.

@@ -1,47 +1,68 @@
-"""How many requests may be on their way: as many as are answered in time.
+"""How many requests may be on their way: as many as the gateway and the classic channels turn over quickly.
 
-    L ← L + 1/L     for an answer in time while L was in use
-    L ← L · 0.8     for a late one, at most once a deadline
+    L ← L + (1 − lag/most) / L     for an answer that was quick while L was in use
+    L ← L · 0.8                    for a slow one, at most once in its own time; and for each look that sees a lag
+                                   above the most
 
 Additive increase, multiplicative decrease (Chiu & Jain, "Analysis of the increase and decrease algorithms for
-congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviation: late is measured against
-the deadline instead of the fastest answer seen, and counts how far the event loop lags behind: what waits for it is not
-seen.
+congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviations: what waits for the engine
+alone does not count, neither its number nor its time: the engine has limits of its own (``admission``), and requests
+that are parked there would fill this one with what costs nothing while cheap answers are refused. Slow is measured
+against a part of the service's deadline instead of the fastest answer seen; and how far the event loop lags behind
+counts, too, in time and by itself: requests wait for it before anybody sees them, those that are refused as well.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
-_LATE = 0.8  # of the deadline
+_SLOW = 0.2  # of the deadline
 _BACK_OFF, _LEAST = 0.8, 4.0
-_LOOK_S = 0.02
+_LAG_S = 0.005  # a refusal waits for two turns of the loop
+_EASY = 16.0  # up to here the limit grows also while nobody needs more: short bursts are no overload
+_LOOK_S, _JUST_NOW_S = 0.02, 0.1
 
 
 class Limiter:
     """The limit of one listener.
 
     Args:
-        most: the limit never passes this.
-        deadline_s: at most one step back in so long.
+        most: requests on their way, at most, those that are parked among them.
+        deadline_s: of requests that name none.
+
+    Attributes:
+        parked: requests that wait for the engine.
     """
 
     def __init__(self, most: int, deadline_s: float) -> None:
-        self._most, self._deadline_s = float(most), deadline_s
-        self.limit = min(32.0, self._most)
-        self.lag_s = 0.0
+        self._most, self._slow_s = most, _SLOW * deadline_s
+        self.limit = min(32.0, float(most))
+        self.lag_s, self.parked = 0.0, 0
         self._stepped_back = time.monotonic()
+        self._refused = -math.inf
 
-    def answered(self, seconds: float, deadline_s: float, inflight: int) -> None:
-        """An answer went out after so many seconds, with so many others on their way."""
-        if seconds + self.lag_s > _LATE * deadline_s:
-            now = time.monotonic()
-            if now - self._stepped_back > self._deadline_s:
-                self.limit = max(self.limit * _BACK_OFF, _LEAST)
-                self._stepped_back = now
-        elif inflight + 1 >= self.limit / 2:
-            self.limit = min(self.limit + 1 / self.limit, self._most)
+    def is_full(self, inflight: int) -> bool:
+        """Whether there is no room for another, with so many on their way; then it is to be refused."""
+        if inflight - self.parked < self.limit and inflight < self._most:
+            return False
+        self._refused = time.monotonic()
+        return True
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether there was no room just now."""
+        return time.monotonic() - self._refused < _JUST_NOW_S
+
+    def answered(self, seconds: float, inflight: int) -> None:
+        """An answer took so many seconds beside the engine's, with so many on their way, itself among them."""
+        if seconds + self.lag_s > self._slow_s:
+            # What was on its way at a step back knows nothing of it yet.
+            if time.monotonic() - self._stepped_back > seconds:
+                self._step_back()
+        elif inflight - self.parked >= self.limit / 2 or self.limit < _EASY:
+            self.limit = min(self.limit + max(1 - self.lag_s / _LAG_S, 0.0) / self.limit, float(self._most))
 
     async def watch(self) -> None:
         """Measure how late the event loop comes round; runs until cancelled."""
@@ -50,3 +71,9 @@ class Limiter:
             await asyncio.sleep(_LOOK_S)
             lag_s = time.monotonic() - begun - _LOOK_S
             self.lag_s = max(lag_s, 0.7 * self.lag_s)
+            if lag_s > _LAG_S:
+                self._step_back()
+
+    def _step_back(self) -> None:
+        self.limit = max(self.limit * _BACK_OFF, _LEAST)
+        self._stepped_back = time.monotonic()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from genrecall.errors import ConfigError, DependencyError
@@ -153,12 +153,3 @@ def reserve(config: ServeConfig, port: int | None = None) -> socket.socket:
     found = int(alone.getsockname()[1])
     alone.close()
     return listen(config, found, shared=True)
-
-
-def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Makes uvloop's event loop, where that is installed; Python's own else."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return None
-    return uvloop.new_event_loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,14 @@ import numpy as np
 from genrecall.experiment.exploring import explored
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
-from genrecall.serve import answering, arranging, ranking
+from genrecall.serve import answering, arranging, ranking, recalling
 from genrecall.serve.admission import NARROWEST, grant
 from genrecall.serve.answering import Outcome
 from genrecall.serve.arms import Arms, Draft
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed
+from genrecall.serve.lanes import Asked, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -39,7 +40,7 @@ from genrecall.serve.tracing import Tracing
 from genrecall.serve.worker.supervisor import Supervisor
 
 _STATE_SHARE = 0.3  # of the deadline, for a store behind a network
-_RESERVE = 0.1  # of the deadline, for everything after the channels
+_RESERVE = 0.15  # of the deadline, for everything after the channels
 _NOTHING = np.empty(0, np.int32)
 _NARROWED = "narrowed: generative"
 _AS_THE_BUNDLE_SAYS = Scenario()
@@ -92,6 +93,9 @@ class Service:
         self.fellows: Relay | None = None
         self.gateways: dict[str, Supervisor] = {}
         self.inflight = 0
+        # One answer is put together in each turn of the loop: what came meanwhile (a request to be refused, a channel's
+        # reply) must not wait for all that are ready.
+        self._turn = asyncio.Lock()
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
         """Answer one request by its deadline, with whatever is there by then."""
@@ -112,9 +116,10 @@ class Service:
             recalled = time.perf_counter()
             orders = await self._orders(request, release, plan, outcomes, begun)
             rank_s = max(order.took_s for order in orders.values())
-            answer, teams, chances = self._pack(
-                request, request_id, release, role, plan, outcomes, orders, self.arms.explore(arms)
-            )
+            async with self._turn:
+                answer, teams, chances = self._pack(
+                    request, request_id, release, role, plan, outcomes, orders, self.arms.explore(arms)
+                )
             answer.versions.arms.update(arms)
         finally:
             release.inflight.add(-1)
@@ -130,7 +135,9 @@ class Service:
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
         tier = self.tiers.of(request, len(plan.query.history))
         self._measure(answer, request.k, tier, marks)
-        self.limiter.answered(done - begun, self._deadline_s(request), self.inflight)
+        self.limiter.answered(
+            done - recalled - rank_s + planned - begun + recalling.classic_s(outcomes), self.inflight + 1
+        )
         self.arms.exposed(request, answer, draft, teams, chances)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
@@ -266,7 +273,8 @@ class Service:
         if "generative" in channels and release.worker is not None:
             beam = beam_asked
             if (worker := release.worker.of(request.user_id)) is not None:
-                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s)
+                refusing = self.limiter.is_refusing
+                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s, refusing=refusing)
                 beam = granted.beam
                 if granted.reason:
                     reasons.append(f"{granted.reason}: generative")
@@ -291,28 +299,22 @@ class Service:
         parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
         if request.exclude_seen:
             parts.append(history)
-        return np.unique(np.concatenate(parts)).astype(np.int32)
+        return np.unique(np.concatenate([part for part in parts if len(part)] or [_NOTHING]))
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
         wanted = plan.rules.depth(request.k, request.spread or plan.rules.spread)
         depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
-        tasks = {}
-        for name in plan.channels:
-            if name == "generative" and plan.beam == 0 and plan.beam_asked:
-                continue
-            asked = Asked(
+        asked = {
+            name: Asked(
                 query=plan.query, k=depth, beam=plan.beam, trace=request.explain and name == "generative",
                 budget_s=plan.rules.budget_s(name, plan.budget_s), narrowest=min(plan.beam, max(request.k, NARROWEST)),
                 user=request.user_id,
-            )  # fmt: skip
-            tasks[name] = asyncio.create_task(_ask(release.lanes[name], asked))
-        try:
-            found = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
-        except asyncio.CancelledError:
-            for task in tasks.values():
-                task.cancel()
-            raise
+            )
+            for name in plan.channels
+            if not (name == "generative" and plan.beam == 0 and plan.beam_asked)
+        }  # fmt: skip
+        found = await recalling.recalled(release.lanes, asked, self.limiter)
         if len(found) < len(plan.channels):
             found["generative"] = Outcome(coverage=ChannelCoverage("shed", 0, 0.0, "no room for its beams"))
         return found
@@ -347,7 +349,8 @@ class Service:
         rules, ranked = plan.rules, _is_ranked(request, release)
         fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
         own = {name: outcome for name, outcome in outcomes.items() if name in channels}
-        found = answering.fuse(release, channels, own, plan.query, fetch, rules)
+        async with self._turn:
+            found = answering.fuse(release, channels, own, plan.query, fetch, rules)
         if not ranked:
             return Order(found=self._kept(release, found))
         assert release.ranks is not None
@@ -428,9 +431,9 @@ class Service:
             metrics.channel.labels(name, channel.outcome).inc()
             if channel.outcome == "timeout":
                 metrics.late.labels(name).inc()
-        for item in answer.items:
-            if len(item.channels) == 1:
-                metrics.unique.labels(next(iter(item.channels))).inc()
+        alone = collections.Counter(next(iter(item.channels)) for item in answer.items if len(item.channels) == 1)
+        for name, items in alone.items():
+            metrics.unique.labels(name).inc(items)
         if coverage.degraded:
             metrics.degraded.inc()
         if 0 < coverage.beam < coverage.beam_asked:
@@ -443,26 +446,3 @@ class Service:
 def _is_ranked(request: Recommend | Search, release: Release) -> bool:
     """Rankers learn from histories, not from searches."""
     return release.ranks is not None and isinstance(request, Recommend)
-
-
-async def _ask(lane: Lane, asked: Asked) -> Outcome:
-    """One channel's outcome; it never raises but for cancellation."""
-    begun = time.perf_counter()
-
-    def outcome(name: str, items: int = 0, why: str = "") -> ChannelCoverage:
-        return ChannelCoverage(name, items, round((time.perf_counter() - begun) * 1e3, 3), why)  # type: ignore[arg-type]
-
-    try:
-        async with asyncio.timeout(asked.budget_s):
-            listed = await lane.ask(asked)
-    except TimeoutError:
-        return Outcome(coverage=outcome("timeout", why="not waited for"))
-    except LaneShedError:
-        return Outcome(coverage=outcome("shed", why="too many requests wait for it"))
-    except LaneFailedError:
-        return Outcome(coverage=outcome("error", why="it failed"))
-    if len(listed.items) == 0:
-        return Outcome(
-            coverage=outcome("empty", why="nothing is known of this user" if listed.cold else ""), listed=listed
-        )
-    return Outcome(coverage=outcome("ok", len(listed.items)), listed=listed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -49,25 +49,31 @@ class Pool:
             depth: places that are joined; ``top`` if None.
         """
         num_requests, num_items = len(candidates[0].items), len(popularity)
-        keys, channels, ranks, scores = [], [], [], []
-        for number, answer in enumerate(candidates):
-            assert len(answer.items) == num_requests, "channels answer the same requests"
-            rows, columns = np.nonzero(answer.items[:, : depth or top] >= 0)
-            keys.append(rows * num_items + answer.items[rows, columns])
-            channels.append(np.full(len(rows), number))
-            ranks.append(np.where(columns < top, columns + 1, 0))
-            scores.append(answer.scores[rows, columns])
-        joined, where = np.unique(np.concatenate(keys), return_inverse=True)
-        rows, items = np.divmod(joined, max(num_items, 1))
+        assert all(len(answer.items) == num_requests for answer in candidates), "channels answer the same requests"
+        cut = depth or top
+        items = np.concatenate([answer.items[:, :cut] for answer in candidates], axis=1)
+        scores = np.concatenate([answer.scores[:, :cut] for answer in candidates], axis=1)
+        places, channels = _columns(tuple(min(answer.items.shape[1], cut) for answer in candidates))
+        listed = np.flatnonzero(items >= 0)
+        rows, columns = np.divmod(listed, items.shape[1])
+        keys = rows * num_items + items.ravel()[listed]
+        # np.unique with its inverse, without its detours: a service joins few lists at a time.
+        order = keys.argsort(kind="stable")
+        keys, listed, columns = keys[order], listed[order], columns[order]
+        is_new = np.ones(len(keys), dtype=bool)
+        is_new[1:] = keys[1:] != keys[:-1]
+        joined, where = keys[is_new], is_new.cumsum() - 1
+        rows = joined // max(num_items, 1)
         all_ranks = np.zeros((len(joined), len(candidates)), dtype=np.int32)
         all_scores = np.full((len(joined), len(candidates)), np.nan, dtype=np.float32)
-        all_ranks[where, np.concatenate(channels)] = np.concatenate(ranks)
-        all_scores[where, np.concatenate(channels)] = np.concatenate(scores)
+        channel, place = channels[columns], places[columns]
+        all_ranks[where, channel] = np.where(place <= top, place, 0)
+        all_scores[where, channel] = scores.ravel()[listed]
         all_ranks[_fillers(rows, all_scores, num_requests)] = 0
         all_scores[all_ranks == 0] = np.nan
         return cls(
             offsets=offsets_of(np.bincount(rows, minlength=num_requests)),
-            items=items.astype(np.int32),
+            items=(joined - rows * num_items).astype(np.int32),
             ranks=all_ranks,
             scores=all_scores,
             popularity=popularity,
@@ -89,8 +95,12 @@ class Pool:
     @cached_property
     def tie(self) -> np.ndarray:
         """int64 (P,) what orders equal scores: the best place in any list, then popularity, then the index."""
-        first = np.where(self.ranks > 0, self.ranks, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
-        return first.astype(np.int64) * max(len(self.popularity), 1) + self.popularity.place[self.items]
+        return self._tie(slice(None))
+
+    def _tie(self, where: np.ndarray | slice) -> np.ndarray:
+        ranks, nowhere = self.ranks[where], np.iinfo(np.int32).max
+        first = np.where(ranks > 0, ranks, nowhere).min(axis=1, initial=nowhere)
+        return first.astype(np.int64) * max(len(self.popularity), 1) + self.popularity.place[self.items[where]]
 
     def find(self, targets: np.ndarray) -> np.ndarray:
         """int64 (R,) where each request's target (R,) stands among the candidates; −1 where it does not."""
@@ -136,10 +146,16 @@ class Pool:
 
         Candidates without evidence come last, by popularity, with the last score before them (0 if there is none).
         """
-        order = np.lexsort((self.tie, np.where(self.known, -values, np.inf), self.rows))
-        column = np.arange(len(order)) - self.offsets[self.rows]
+        key = np.where(self.known, -values, np.inf)
+        if len(self) == 1 and 0 < k < len(key):  # what k others stand before needs no order
+            near = np.flatnonzero(key <= np.partition(key, k - 1)[k - 1])
+            order = near[np.lexsort((self._tie(near), key[near]))]
+        else:
+            order = np.lexsort((self.tie, key, self.rows))
+        rows = self.rows[order]
+        column = np.arange(len(order)) - self.offsets[rows]
         kept = column < k
-        order, rows, column = order[kept], self.rows[kept], column[kept]
+        order, rows, column = order[kept], rows[kept], column[kept]
         items = np.full((len(self), k), -1, dtype=np.int32)
         scores = np.full((len(self), k), -np.inf, dtype=np.float32)
         items[rows, column] = self.items[order]
@@ -151,7 +167,17 @@ class Pool:
 
 def _fillers(rows: np.ndarray, scores: np.ndarray, num_requests: int) -> np.ndarray:
     """bool (P, C): scores of exactly 0 in lists that hold no negative score."""
+    zero = scores == 0
+    if not zero.any():
+        return zero
     signed = np.zeros((num_requests, scores.shape[1]), dtype=bool)
     below = np.nonzero(scores < 0)
     signed[rows[below[0]], below[1]] = True
-    return np.asarray((scores == 0) & ~signed[rows])
+    return np.asarray(zero & ~signed[rows])
+
+
+@lru_cache(maxsize=256)
+def _columns(lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (Σ lengths,) place from 1 and channel of each column of lists that stand side by side."""
+    places = np.concatenate([np.arange(1, length + 1) for length in lengths])
+    return places, np.repeat(np.arange(len(lengths)), lengths)

@@ -1,21 +1,39 @@
 """An open-loop load generator: requests leave when they are due, whether or not earlier ones have come back.
 
-A latency counts from when a request was due, so that a slow server cannot hide its queue by slowing the generator down
-("coordinated omission", Tene 2013). Keep-alive connections, one request at a time on each; no HTTP library, because the
-generator shares the machine with what it measures.
+    latency = arrival of the answer's last byte in this machine's kernel − when the request was sent
+
+Nobody waits for an answer before the next request leaves, so that a slow server cannot hide its queue ("coordinated
+omission", Tene 2013). Deviation: a latency counts from when a request was really sent, and how late that was is told
+apart, because the generator shares the machine with what it measures: its own turns at the processor are neither the
+server's time before a request nor after an answer (Linux stamps what arrives, ``SO_TIMESTAMPNS``; elsewhere it counts
+until it is read). Keep-alive connections, one request at a time on each; no HTTP library, for the same reason.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-_PATIENCE_S = 30.0
+_PATIENCE_S, _REFUSED_S, _WINDOW_S = 30.0, 0.1, 0.5
+_STAMPS = 35 if sys.platform == "linux" else None  # SO_TIMESTAMPNS, which Python does not name
+_STAMP = struct.Struct("@ll")
+
+
+class _Arrived(NamedTuple):
+    """An answer's head, in lower case, and body, and when (perf_counter) it arrived."""
+
+    head: bytes
+    body: bytes
+    came: float
 
 
 class _Coverage(msgspec.Struct):
@@ -37,7 +55,8 @@ class Outcomes:
 
     Attributes:
         due: seconds since the phase began.
-        latency_s: from due to the last byte.
+        latency_s: from when it was sent to the last byte's arrival.
+        late_s: from due to when it was sent: the generator's own.
         status: of HTTP; 0 where the connection failed.
         degraded: whether the answer said so.
         channels_ms: what the answer spent waiting for channels.
@@ -46,6 +65,7 @@ class Outcomes:
 
     due: list[float] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
     degraded: list[bool] = field(default_factory=list)
     channels_ms: list[float] = field(default_factory=list)
@@ -55,6 +75,74 @@ class Outcomes:
         """float64 seconds of the requests with these statuses."""
         wanted = np.isin(self.status, statuses)
         return np.asarray(self.latency_s)[wanted]
+
+
+class _Link:
+    """One connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._loop = sock, asyncio.get_running_loop()
+        self._read, self.lost = bytearray(), False
+        self._answer: asyncio.Future[_Arrived] = self._loop.create_future()
+        self._loop.add_reader(sock, self._readable)
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> _Link:
+        """Connect."""
+        loop = asyncio.get_running_loop()
+        family, kind, protocol, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _STAMPS is not None:
+                sock.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
+            await loop.sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    async def ask(self, request: bytes) -> _Arrived:
+        """Send, and wait for the answer.
+
+        Raises:
+            OSError, EOFError: the connection is lost.
+        """
+        self._answer = self._loop.create_future()
+        await self._loop.sock_sendall(self._sock, request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Hang up."""
+        self.lost = True
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def _readable(self) -> None:
+        try:
+            data, notes, _, _ = self._sock.recvmsg(1 << 16, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, notes = b"", []
+        came = time.perf_counter()
+        for _, kind, stamp in notes:
+            if kind == _STAMPS:
+                seconds, nanoseconds = _STAMP.unpack(stamp)
+                came -= max(time.time() - seconds - nanoseconds / 1e9, 0.0)
+        self._read += data
+        head, end, body = self._read.partition(b"\r\n\r\n")
+        head = head.lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0]) if end else 0
+        if not data:
+            self.close()
+            if not self._answer.done():
+                self._answer.set_exception(EOFError("it hung up"))
+                self._answer.exception()  # seen: nobody may be asking
+        elif end and len(body) >= length and not self._answer.done():
+            self._read.clear()
+            self._answer.set_result(_Arrived(bytes(head), bytes(body), came))
 
 
 class Client:
@@ -73,16 +161,20 @@ class Client:
         self._host, self._port, self._body = host, port, body
         secret = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[_Link] = []
         self._number = 0
 
     async def closed(self, workers: int, seconds: float) -> Outcomes:
-        """``workers`` that each ask again as soon as they are answered: what the service can do at most."""
+        """``workers`` that each ask again as soon as they are answered: what the service can do at most.
+
+        One that is refused waits a moment, as it was told to: else capacity would be spent on refusing.
+        """
         outcomes, begun = Outcomes(), time.perf_counter()
 
         async def work() -> None:
             while (now := time.perf_counter()) - begun < seconds:
-                await self._ask(outcomes, begun, now - begun)
+                if await self._ask(outcomes, begun, now - begun) in (429, 503):
+                    await asyncio.sleep(_REFUSED_S)
 
         await asyncio.gather(*(work() for _ in range(workers)))
         return outcomes
@@ -101,32 +193,54 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        for _, writer in self._free:
-            writer.close()
+        for link in self._free:
+            link.close()
 
-    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> None:
+    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> int:
         self._number += 1
         body = self._body(self._number)
-        status, told, retry = 0, b"", False
+        link, arrived, sent = None, None, time.perf_counter()
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                reader, writer = self._free.pop() if self._free else await self._connect()
-                writer.write(f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body)
-                head = await reader.readuntil(b"\r\n\r\n")
-                status = int(head[9:12])
-                lower = head.lower()
-                retry = b"\r\nretry-after:" in lower
-                told = await reader.readexactly(int(lower.partition(b"content-length:")[2].split(b"\r\n")[0]))
-                self._free.append((reader, writer))
+                link = await self._link()
+                sent = time.perf_counter()
+                arrived = await link.ask(f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body)
         except (OSError, EOFError, TimeoutError):
-            status = 0
+            if link is not None:
+                link.close()
+        else:
+            self._free.append(link)
+        status = 0 if arrived is None else int(arrived.head[9:12])
         outcomes.due.append(due)
-        outcomes.latency_s.append(time.perf_counter() - begun - due)
+        outcomes.late_s.append(sent - begun - due)
+        outcomes.latency_s.append((time.perf_counter() if arrived is None else arrived.came) - sent)
         outcomes.status.append(status)
-        outcomes.retry_after.append(retry)
-        answer = _read(told) if status == 200 else None
+        outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
+        answer = _read(arrived.body) if arrived is not None and status == 200 else None
         outcomes.degraded.append(answer is not None and answer.coverage.degraded)
         outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
+        return status
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(self._host, self._port)
+    async def _link(self) -> _Link:
+        while self._free:
+            if not (link := self._free.pop()).lost:
+                return link
+        return await _Link.open(self._host, self._port)
+
+
+def recovered(before: Outcomes, after: Outcomes) -> float:
+    """Seconds until no half second was refused, or had a median twice that of the slowest half second before."""
+    usual, last = max((median for _, median, _ in _half_seconds(before)), default=0.0), 0.0
+    for begin, median, whole in _half_seconds(after):
+        if median > 2 * usual or not whole:
+            last = begin + _WINDOW_S
+    return last
+
+
+def _half_seconds(outcomes: Outcomes) -> Iterator[tuple[float, float, bool]]:
+    """When each begins, its median latency, and whether all of it was answered."""
+    due, latency, status = (np.asarray(values) for values in (outcomes.due, outcomes.latency_s, outcomes.status))
+    for begin in np.arange(0.0, due.max(initial=0.0), _WINDOW_S).tolist():
+        inside = (due >= begin) & (due < begin + _WINDOW_S)
+        if inside.any():
+            yield begin, float(np.median(latency[inside])), bool((status[inside] == 200).all())

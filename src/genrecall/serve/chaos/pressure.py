@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrecall.serve.chaos.load import Client, Outcomes
+from genrecall.serve.chaos.load import Client, Outcomes, recovered
 from genrecall.serve.chaos.scenario import DEADLINE_MS, Setting, good, shown
 from genrecall.serve.chaos.target import Target, wait_until
 
@@ -38,24 +38,13 @@ def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
     refused = float(np.percentile(over.latencies(429, 503), 99)) * 1e3 if len(over.latencies(429, 503)) else 0.0
     other = sum(status not in (200, 429, 503) for status in over.status)
     told = all(retry for retry, status in zip(over.retry_after, over.status, strict=True) if status in (429, 503))
-    back = _recovered(before, after)
+    back = recovered(before, after)
     text = (
         f"goodput {share:.0%} of {peak:.0f}/s, admitted p99 {late:.0f} ms (deadline {DEADLINE_MS}), refused p99 "
         f"{refused:.0f} ms, {np.mean(over.degraded):.0%} degraded, {other} other errors, back to normal after "
         f"{back:.1f} s"
     )
     return text, share >= 0.9 and late <= DEADLINE_MS and refused <= 10 and other == 0 and told and back <= 5
-
-
-def _recovered(before: Outcomes, after: Outcomes) -> float:
-    """Seconds until no half second was refused, or had a median twice that of before."""
-    usual, last = float(np.median(before.latency_s)), 0.0
-    due, latency, status = np.asarray(after.due), np.asarray(after.latency_s), np.asarray(after.status)
-    for begin in np.arange(0.0, due.max(initial=0.0), 0.5):
-        inside = (due >= begin) & (due < begin + 0.5)
-        if inside.any() and (float(np.median(latency[inside])) > 2 * usual or (status[inside] != 200).any()):
-            last = float(begin) + 0.5
-    return last
 
 
 def deadlines(setting: Setting, target: Target | None) -> tuple[str, bool]:

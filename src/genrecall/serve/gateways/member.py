@@ -26,9 +26,10 @@ from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler
 from genrecall.serve.config import ServeConfig
+from genrecall.serve.event_loop import event_loop
 from genrecall.serve.gateways.fellows import KINDS, tell, through
 from genrecall.serve.gateways.layout import Layout
-from genrecall.serve.listeners import Listeners, drain, event_loop, listen
+from genrecall.serve.listeners import Listeners, drain, listen
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.releases import Releases
 from genrecall.serve.service import Service

@@ -162,7 +162,7 @@ class Gate:
         if wait := self._rate.wait_s(caller):
             self._metrics.shed.labels("rate").inc()
             raise Problem("rate_limited", "too many requests of this caller", retry_after_s=math.ceil(wait))
-        if self.inflight >= self.limiter.limit:
+        if self.limiter.is_full(self.inflight):
             self._metrics.shed.labels("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
         return caller

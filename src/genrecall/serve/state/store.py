@@ -111,8 +111,11 @@ class UserState:
             return [] if found is None else _pasts(found)
 
     def known(self, user_id: str) -> tuple[list[Past], dict[str, str]]:
-        """History and profile."""
-        return self.history(user_id), self.profile(user_id)
+        """History and profile, as of one moment."""
+        user = user_id.encode()
+        with self._env.begin(buffers=True) as txn:
+            pasts, profile = (txn.get(user, db=self._dbs[name]) for name in (b"history", b"profile"))
+            return [] if pasts is None else _pasts(pasts), {} if profile is None else _profile(profile)
 
     def profile(self, user_id: str) -> dict[str, str]:
         """Profile columns of a user; empty for an unknown one."""

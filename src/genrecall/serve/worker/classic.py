@@ -4,7 +4,8 @@
 |---|---|---|
 | open | | opened: channels |
 | recall | channels, k, budgets_s, profile, text; history int32, exclude int32, times int64 | lists: outcomes
-  (by channel ``ok``, ``timeout``, ``shed`` or ``error``); ``items NAME`` int32 (n,), ``scores NAME`` float32 (n,) |
+  (by channel ``ok``, ``timeout``, ``shed`` or ``error``), seconds; ``items NAME`` int32 (n,), ``scores NAME``
+  float32 (n,) |
 
 Each channel has a thread of its own, so that one which hangs or fails leaves the others as they are.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +28,21 @@ from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
 
-_BEAT_S, _SWITCH_S = 0.25, 0.0005
+_BEAT_S, _SWITCH_S, _BEHIND = 0.25, 0.005, 10
 
 
-async def _outcome(lane: Lane, asked: Asked) -> tuple[str, Listed | None]:
+async def _outcome(lane: Lane, asked: Asked) -> tuple[str, float, Listed | None]:
+    begun, listed = time.monotonic(), None
     try:
         async with asyncio.timeout(asked.budget_s):
-            return "ok", await lane.ask(asked)
+            outcome, listed = "ok", await lane.ask(asked)
     except TimeoutError:
-        return "timeout", None
+        outcome = "timeout"
     except LaneShedError:
-        return "shed", None
+        outcome = "shed"
     except LaneFailedError:
-        return "error", None
+        outcome = "error"
+    return outcome, time.monotonic() - begun, listed
 
 
 def main(directory: str, bundle: str) -> None:
@@ -57,6 +61,7 @@ def main(directory: str, bundle: str) -> None:
             beating.append(asyncio.create_task(_beat(record)))
             record.moved([], (0, 0))
             settle()
+            life.step_back(_BEHIND)
         return Frame(head={"kind": "opened", "channels": list(lanes)})
 
     async def recall(frame: Frame) -> Frame:
@@ -65,10 +70,11 @@ def main(directory: str, bundle: str) -> None:
         asked = [Asked(query=query, k=k, budget_s=budget_s) for budget_s in frame.head["budgets_s"]]
         found = await asyncio.gather(*(_outcome(lanes[n], one) for n, one in zip(names, asked, strict=True)))
         arrays: dict[str, np.ndarray] = {}
-        for name, (_, listed) in zip(names, found, strict=True):
+        for name, (_, _, listed) in zip(names, found, strict=True):
             if listed is not None:
                 arrays |= {f"items {name}": listed.items, f"scores {name}": listed.scores}
-        return Frame(head={"kind": "lists", "outcomes": [outcome for outcome, _ in found]}, arrays=arrays)
+        head = {"outcomes": [outcome for outcome, _, _ in found], "seconds": [seconds for _, seconds, _ in found]}
+        return Frame(head={"kind": "lists", **head}, arrays=arrays)
 
     handlers: dict[str, Handler] = {"open": open_, "recall": recall}
     life.answer(Path(directory), handlers)

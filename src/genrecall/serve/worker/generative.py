@@ -41,6 +41,7 @@ from genrecall.serve.worker.messages import query_of
 from genrecall.serve.worker.ranking import RankingDesk
 
 _SWITCH_S = 0.0005
+_BEHIND = 15
 _NOTHING = np.empty(0, np.int32)
 _KNOWN = 8
 
@@ -219,6 +220,8 @@ def main(
             if desk[0].ranking is not None:
                 handlers["rank"] = desk[0].ranking.rank
             settle()
+            if desk[0].members[0].engine.device.type == "cpu":  # a GPU's work is only launched here
+                life.step_back(_BEHIND)
         return Frame(head=desk[0].opened)
 
     handlers: dict[str, Handler] = {"open": open_}

@@ -118,6 +118,11 @@ class WorkerLane:
         """Beams of the requests on their way, of all gateways."""
         return self._rows.total
 
+    def batches_s(self, beam: int) -> float:
+        """Expected time of the batches that hold what is on its way and one search more, of this width."""
+        passes = 1 if self.facts is None else self.facts.passes
+        return self.cost.seconds(passes * (self.rows + beam), beam)
+
     @property
     def is_ready(self) -> bool:
         """Whether it may be asked."""
@@ -145,9 +150,11 @@ class WorkerLane:
             "k": asked.k, "beam": asked.beam, "narrowest": asked.narrowest, "timeout_s": max(asked.budget_s, 1e-6),
             "trace": asked.trace, "user": asked.user, "profile": dict(query.profile), "text": query.text, "tag": tag,
         }  # fmt: skip
+        cost, expected_s, begun, answered = self.cost, self.batches_s(asked.beam), time.monotonic(), False
         self._rows.add(asked.beam)
         try:
             reply = await child.connection.ask("recall", head, messages.arrays_of(query))
+            answered = True
         except WorkerDied:
             if tag in child.record.tags:
                 self.suspects.blame(fingerprint)
@@ -156,6 +163,7 @@ class WorkerLane:
             raise LaneFailedError(error.what) from error
         finally:
             self._rows.add(-asked.beam)
+            cost.waited(expected_s, time.monotonic() - begun, answered=answered)
         self._learn(child)
         return _listed(reply)
 

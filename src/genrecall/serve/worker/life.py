@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -13,6 +14,7 @@ from multiprocessing import connection as sentinels
 from pathlib import Path
 
 from genrecall.engine.worker.server import Handler, Server
+from genrecall.serve.event_loop import event_loop
 
 _BEHIND = 5
 
@@ -24,9 +26,21 @@ def answer(directory: Path, handlers: Mapping[str, Handler]) -> None:
         directory: as ``Child.start`` gave it.
         handlers: by kind of request.
     """
-    # On a full machine the gateway goes first: its refusals must not wait for a search's turn.
     alive(directory, nice=_BEHIND)
-    asyncio.run(served(directory, handlers))
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        runner.run(served(directory, handlers))
+
+
+def step_back(nice: int) -> None:
+    """Let others go first from now on: once a bundle is open, which should take no longer than it must.
+
+    On a full machine the gateway goes first, for its refusals must not wait for a channel's turn; then the channels
+    that answer quickly; and the engine last, for its searches are what is left out when there is too much to do.
+    """
+    threads = Path("/proc/self/task")  # of Linux, where each has a niceness of its own
+    for thread in threads.iterdir() if threads.is_dir() else [Path("0")]:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 def alive(directory: Path, *, nice: int) -> None:
