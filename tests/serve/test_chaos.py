@@ -141,6 +141,26 @@ def test_the_generators_own_turns_are_no_latency() -> None:
     assert seen.channels_ms == [1.0] * 20
 
 
+def test_a_server_that_hangs_up_while_nobody_asks_is_asked_anew() -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"HTTP/1.1 503 \r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def scenario() -> Outcomes:
+        server = await asyncio.start_server(answers, "127.0.0.1", 0)
+        client = Client("127.0.0.1", server.sockets[0].getsockname()[1], lambda _: b"{}")
+        seen = await client.closed(2, 0.3)
+        await asyncio.sleep(0.05)  # the last connections are lost while they are free
+        client.close()
+        server.close()
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert set(seen.status) == {503}
+    assert len(seen.status) > 2
+
+
 def test_names_are_unlike() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     assert len(set(names)) == len(names) >= 20

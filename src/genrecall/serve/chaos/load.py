@@ -114,7 +114,9 @@ class _Link:
         return await self._answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; once is enough."""
+        if self.lost:
+            return
         self.lost = True
         self._loop.remove_reader(self._sock)
         self._sock.close()
