@@ -57,8 +57,8 @@ def main(options: argparse.Namespace) -> None:
         prompts = PromptBuilder(vocabulary, template, recipe.history, table.sids, max_tokens=shape.window)
         device = hardware.pick_device(options.device)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        spare = max(shape.words + table.space.num_tokens - vocabulary.size, 0)
-        model = random_model(shape, vocabulary.size + spare - shape.words, device=device, dtype=dtype, seed=0)
+        rows = max(table.space.num_tokens, vocabulary.size - shape.words)
+        model = random_model(shape, rows, device=device, dtype=dtype, seed=0)
         metrics = out / "metrics.jsonl"
         metrics.write_text("", encoding="utf-8")
         write_model(

@@ -46,7 +46,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "library": {},
     "by tokens": {"sequence_tokens": 24},
     "one shot": {"all_reduce": "one_shot"},
+    "levels without forced beams": {"forced": "skip"},
 }
+"""``Parallel``'s settings, and ``forced``."""
 SWAPPED = (3, 90)
 SEED = 7
 ENDS_WITHIN_S = 30.0
@@ -93,8 +95,9 @@ def play_on_gpus(ranks: int, directory: Path) -> None:
     """The same requests until their graphs were captured and replayed, however ranks add and read."""
     told: dict[str, Any] = {}
     for way, more in WAYS.items():
-        before = config(ranks, "qwen3_tied")
-        plain = replace(before, device="cuda", forced="run", parallel=Parallel(ranks=ranks, **more))
+        before, spread = config(ranks, "qwen3_tied"), dict(more)
+        forced = spread.pop("forced", "run")
+        plain = replace(before, device="cuda", forced=forced, parallel=Parallel(ranks=ranks, **spread))
         engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), plain)
         runner: Any = engine.loop.runner
         answers = [engine.generate(ask(histories(1), catalog(0), users=False)) for _ in range(4)]
@@ -344,6 +347,8 @@ def test_heads_that_cannot_be_shared_are_refused():
         Parallel(ranks=7, sequence_tokens=2048)
     with pytest.raises(ConfigError, match="shared by tokens"):
         EngineConfig(batch_invariant=True, parallel=Parallel(ranks=2, sequence_tokens=2048))
+    with pytest.raises(ConfigError, match="are rounded"):
+        EngineConfig(batch_invariant=True, parallel=Parallel(ranks=2, all_reduce="one_shot"))
 
 
 def test_ranks_that_share_a_kv_head_read_the_same_rows():

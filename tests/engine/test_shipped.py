@@ -85,6 +85,7 @@ def test_kept_prefixes_filters_and_mixed_widths(setting):
     # The same prompts of nobody are read anew and give the same.
     for request, answer in zip(ask(longer, trie), engine.generate(ask(longer, trie, users=False)), strict=True):
         check(answer, request, trie, near)
+    assert (engine.loop.runner.graphs.replayed > 0) == (config.device == "cuda")
 
 
 @pytest.mark.slow

@@ -149,6 +149,7 @@ def run_cases(
     Raises:
         ConfigError: as ``measure``.
     """
+    hardware.spare_workspace()
     found = _resume(bench, same, out)
     make_current(bench.torch_device)
     rig: Rig | None = None
@@ -193,7 +194,8 @@ def failed(found: dict[str, Any]) -> list[str]:
 def told_of(figures: dict[str, Any]) -> str:
     """The figures that a line has room for."""
     known = {
-        "requests_per_s": "{:.1f} requests/s", "share_of_floor": "{:.0%} of the floor", "ratio": "{:.2f} of the other",
+        "requests_per_s": "{:.1f} requests/s", "share_of_floor": "{:.0%} of the floor",
+        "share_of_rested_floor": "{:.0%} of that of a rested device", "ratio": "{:.2f} of the other",
         "alone_ms": "{:.1f} ms alone", "slo_of_saturated": "{:.0%} of it within the objective",
         "returned": "{:,} SIDs, all valid and distinct", "times_one": "{:.2f} times one",
     }  # fmt: skip

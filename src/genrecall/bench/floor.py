@@ -3,9 +3,10 @@
     floor(B) = Σ_layers Σ_{M ∈ B·(T, min(W, C), W, …)} time( (M × in) · (in × out) for qkv, out, gate + up, down )
 
 All products of one batch in one CUDA graph, every layer with weights of its own, so that they come from memory as they
-do in a model; random inputs, because zeros are multiplied faster. Batches are repeated for as long as an engine is kept
-saturated, since a GPU that meets its power limit after a moment slows products down by 2 to 6% (H100 at 700 W). On a
-CPU the same products are timed one by one.
+do in a model; random inputs, because zeros are multiplied faster. A GPU that meets its power limit after a moment slows
+products down (H100 at 700 W: by 2 to 20%), so there are two floors: of batches that are repeated for as long as an
+engine is kept saturated, and of the first few after a rest, which no engine under load can reach. On a CPU the same
+products are timed one by one.
 """
 
 from __future__ import annotations
@@ -27,16 +28,21 @@ class Floor:
     """The best batch size of a sweep.
 
     Attributes:
-        requests_per_s: at that size.
+        requests_per_s: at that size, under load.
         requests: the size.
         batch_s: its seconds.
         alone_s: seconds of one request alone.
+        rested_per_s: requests a second of the first few batches after a rest, at whichever size is best for that.
     """
 
     requests_per_s: float
     requests: int
     batch_s: float
     alone_s: float
+    rested_per_s: float
+
+
+_REST_S = 1.0
 
 
 class Products:
@@ -80,11 +86,20 @@ def rows_of(prompt: int, beam: int, codes: Sequence[int]) -> tuple[int, ...]:
 
 
 def floor(products: Products, rows: Sequence[int], sizes: Sequence[int], least_s: float = 0.0) -> Floor:
-    """Sweep batch sizes, each repeated for ``least_s``."""
+    """Sweep batch sizes, each after a rest and then repeated for ``least_s``; without it, under load is rested."""
     alone = products.seconds(rows)
-    found = {size: products.seconds([size * count for count in rows], least_s=least_s) for size in sizes}
+    rested: dict[int, float] = {}
+    found: dict[int, float] = {}
+    for size in sizes:
+        batch = [size * count for count in rows]
+        time.sleep(_REST_S if least_s else 0.0)
+        rested[size] = products.seconds(batch)
+        found[size] = products.seconds(batch, least_s=least_s) if least_s else rested[size]
     best = max(found, key=lambda size: size / found[size])
-    return Floor(requests_per_s=best / found[best], requests=best, batch_s=found[best], alone_s=alone)
+    return Floor(
+        requests_per_s=best / found[best], requests=best, batch_s=found[best], alone_s=alone,
+        rested_per_s=max(size / seconds for size, seconds in rested.items()),
+    )  # fmt: skip
 
 
 def graphed(run: Callable[[], None], device: torch.device) -> Callable[[], Any]:

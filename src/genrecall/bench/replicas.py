@@ -24,6 +24,7 @@ from genrecall.bench.load import saturated
 from genrecall.bench.rig import Setup, make_current, open_rig
 from genrecall.bench.suites import Case, setup_of
 from genrecall.errors import ConfigError, DataError
+from genrecall.hardware import spare_workspace
 
 if TYPE_CHECKING:
     from genrecall.bench.engine import EngineBench
@@ -115,4 +116,5 @@ def play(told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    spare_workspace()
     play(json.loads(sys.argv[1]))

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+from genrecall.hardware import spare_workspace
+
 
 def main(options: dict[str, Any]) -> dict[str, float]:
     """Seconds of each step, ``first_answer`` from the start of this function, and of the second answer."""
@@ -36,4 +38,5 @@ def main(options: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    spare_workspace()
     print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -91,6 +91,7 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     return {
         "precision": rig.setup.precision, "beam": beam, "rows": rows, "floor": asdict(floor), **found,
         "share_of_floor": found["requests_per_s"] / floor.requests_per_s,
+        "share_of_rested_floor": found["requests_per_s"] / floor.rested_per_s,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 
 import typer
 
@@ -95,7 +96,9 @@ def main() -> None:
 
 
 def _extra_with(module: str) -> str | None:
-    """The first extra that brings a package of this name; None: it is not one that may be missing."""
+    """The first extra that brings a package of this name; None: it is not one that may be missing, or it is there."""
+    if find_spec(module.partition(".")[0]) is not None:
+        return None
     try:
         required = metadata.requires("genrecall") or ()
     except metadata.PackageNotFoundError:  # run from its sources

@@ -112,8 +112,8 @@ class EngineConfig:
         prompt_kv: in what keys and values of prompts are kept: ``plain`` (as ``dtype`` says) or ``fp8``, which takes
             half of bfloat16's bytes. What beams add is always plain.
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
-            of the device a level and the graph over all levels) or not (``run``); ``auto`` skips on the CPU. Under
-            ``normalise="level"`` nothing is forced.
+            of the device a level, and a graph a level for every number of rows) or not (``run``); ``auto`` skips on
+            the CPU. Under ``normalise="level"`` nothing is forced.
         batch_invariant: the same request gets the same bits whatever else is in its batch; slower, because every
             product has the same few rows.
         max_rows: the most beams of a level of a batch; None: what suits model and device.
@@ -170,6 +170,13 @@ class EngineConfig:
                 seen=f"batch_invariant and sequence_tokens={self.parallel.sequence_tokens}",
                 allowed="one of both",
                 fix="leave sequence_tokens at 0",
+            )
+        if self.batch_invariant and self.parallel.all_reduce == "one_shot":
+            raise ConfigError(
+                "how sums over ranks are rounded depends on how many rows a batch has",
+                seen="batch_invariant and all_reduce=one_shot",
+                allowed="all_reduce=library",
+                fix="leave one of both out",
             )
         for name in ("beam", "max_rows", "max_prompt_tokens"):
             value = getattr(self, name)

@@ -5,7 +5,6 @@ pages · bytes(token) · P ≤ 0.4 · free memory,    U · N ≤ 512 MB
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,14 +42,6 @@ if TYPE_CHECKING:
     from genrecall.engine.device.parallel import Group
 
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
-_PRODUCTS = {
-    "CUBLAS_WORKSPACE_CONFIG": ":0:0",
-    "CUBLASLT_WORKSPACE_SIZE": "0",
-    "TORCH_CUBLASLT_UNIFIED_WORKSPACE": "0",
-}
-"""Given a workspace, cuBLAS clears it before every product of many tiles, and the device waits 6 us for that: 4% of a
-batch in fp8. It then takes kernels that need none, which are as fast. PyTorch reads this at a process's first product.
-"""
 KV_SHARE, MOST_KV_TOKENS = 0.4, 1_000_000
 
 
@@ -98,9 +89,10 @@ def _build_all(
     for rank in range(config.parallel.ranks):  # before any process is started
         Shard(rank=rank, ranks=config.parallel.ranks).of(plan.shape)
     leader = lead(config.parallel, pick_device(config.device))
-    number, source = told_of(leader, plan, trie, sid_tokens, config)
-    make = partial(LeadingRunner, leader=leader, number=number)
-    return build(replace(plan, source=source), trie, sid_tokens, config, group=leader.group, make=make)
+    with leader.group.lock:  # another engine of these ranks may be serving: sums must meet in one order
+        number, source = told_of(leader, plan, trie, sid_tokens, config)
+        make = partial(LeadingRunner, leader=leader, number=number)
+        return build(replace(plan, source=source), trie, sid_tokens, config, group=leader.group, make=make)
 
 
 def build(
@@ -119,9 +111,6 @@ def build(
     """
     device, budgets = pick_device(config.device) if group is None else group.device, config.budgets
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
-    if device.type == "cuda":
-        for name, value in _PRODUCTS.items():
-            os.environ.setdefault(name, value)
     arithmetic: Arithmetic = ARITHMETIC[config.weights]()
     arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
     shard, total = (Shard(), alone) if group is None else (group.shard, group.sum(config.parallel, dtype))

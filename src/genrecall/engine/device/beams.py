@@ -93,6 +93,11 @@ class BeamSearch:
         """L."""
         return len(self.sid_tokens)
 
+    def wipe(self) -> None:
+        """Overwrite what levels left behind."""
+        if self._memory is not None:
+            self._memory.wipe()
+
     def search(
         self,
         batch: Batch,

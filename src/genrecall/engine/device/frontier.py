@@ -38,6 +38,11 @@ class Frontier:
     parent: torch.Tensor
     broken: torch.Tensor
 
+    def wipe(self) -> None:
+        """Overwrite what was found."""
+        for tensor in (self.node, self.codes, self.score, self.key, self.ancestry, self.parent):
+            tensor.zero_()
+
 
 class FrontierMemory:
     """Room for one frontier of each level.
@@ -73,3 +78,8 @@ class FrontierMemory:
             node=kept(frontier.node), codes=kept(frontier.codes), score=kept(frontier.score), key=kept(frontier.key),
             ancestry=kept(frontier.ancestry), parent=kept(frontier.parent), broken=kept(frontier.broken),
         )  # fmt: skip
+
+    def wipe(self) -> None:
+        """Overwrite all of them."""
+        for memory in self._memory:
+            memory.zero_()

@@ -14,7 +14,7 @@ call ``cut`` on their way and become several graphs, of which all but the first 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -115,6 +115,10 @@ class Graphs:
         self._seen.add(key)
         self.eager += 1
         return function()
+
+    def results(self) -> Iterator[Any]:
+        """What graphs returned last."""
+        return (result for _, result in self._kept.values())
 
     def _room(self, now: int) -> bool:
         """Whether another graph may be kept, in place of an idle one if need be."""

@@ -5,8 +5,8 @@
 
 Two groups of torch.distributed: NCCL (on CPUs gloo) sums, gloo tells. The one-shot sum (``kernels.rank_sum``) goes over
 PyTorch's symmetric memory: every rank reads what all others have written and adds it in the order of the ranks, so that
-all hold the same bits. Crash-only, after Candea & Fox 2003: whoever finds
-another rank gone ends, since nothing that it waits for will ever come.
+all hold the same bits. Crash-only, after Candea & Fox 2003: whoever finds another rank gone ends, since nothing that it
+waits for will ever come.
 """
 
 from __future__ import annotations

@@ -225,10 +225,19 @@ class Runner:
         return Flight(plan, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
 
     def wipe(self) -> None:
-        """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams."""
+        """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams, SIDs, scores."""
         self._hidden.zero_()
         self._state.zero_()
         self.decoder.wipe()
+        self.search.wipe()
+        for found in self.graphs.results():
+            if isinstance(found, torch.Tensor):
+                found.zero_()
+            elif isinstance(found, tuple):
+                results, trail = found
+                results.zero_()
+                for frontier in trail:
+                    frontier.wipe()
         self._batches.wipe()
         self._forests.wipe()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.worker.server import Server, handlers_of
+from genrecall.hardware import spare_workspace
 
 
 async def _main(socket: Path, factory: str, arguments: str) -> None:
@@ -38,4 +39,5 @@ async def _watch(parent: int, serving: asyncio.Task[None]) -> None:
 
 
 if __name__ == "__main__":
+    spare_workspace()
     asyncio.run(_main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

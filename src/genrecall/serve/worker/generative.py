@@ -30,6 +30,7 @@ from genrecall.engine.host.request import Answer, LevelTrace, Scores
 from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler, handlers_of
+from genrecall.hardware import spare_workspace
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
 from genrecall.recall.generative import GenerativeChannel
@@ -194,6 +195,7 @@ def main(
     """The process; 0 stands for automatic."""
     import torch
 
+    spare_workspace()
     sys.setswitchinterval(_SWITCH_S)  # the engine's thread must not wait for a whole turn of the sockets' thread
     if int(threads):
         torch.set_num_threads(int(threads))
