@@ -97,13 +97,6 @@ def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
     assert good(Outcomes(latency_s=[0.1, 0.3, 0.1], due=[0.0, 0.0, 0.9], status=[200, 200, 503])) == pytest.approx(1.0)
 
 
-def test_what_half_seconds_were_before_is_normal() -> None:
-    due = list(np.arange(20) / 10)
-    before = Outcomes(latency_s=[0.01] * 15 + [0.03] * 5, due=due, status=[200] * 20)
-    assert recovered(before, Outcomes(latency_s=[0.05] * 20, due=due, status=[200] * 20)) == 0.0
-    assert recovered(before, Outcomes(latency_s=[0.07] * 20, due=due, status=[200] * 20)) == 2.0
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="arrivals are stamped by Linux")
 def test_the_generators_own_turns_are_no_latency() -> None:
     body = json.dumps({"coverage": {"degraded": False, "beam": 1}, "timing_ms": {"channels": 1.0}}).encode()

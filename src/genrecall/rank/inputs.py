@@ -2,7 +2,7 @@
 
     row(f, p) = rows_f[item(p)]        for features of items whose bags hold one row each
 
-Many small copies, each of which the host waits for, took longer than the network (H100, 1,000 candidates).
+One copy, because the host waits for each of the small ones that it replaces.
 """
 
 from __future__ import annotations

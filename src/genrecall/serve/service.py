@@ -93,9 +93,6 @@ class Service:
         self.fellows: Relay | None = None
         self.gateways: dict[str, Supervisor] = {}
         self.inflight = 0
-        # One answer is put together in each turn of the loop: what came meanwhile (a request to be refused, a channel's
-        # reply) must not wait for all that are ready.
-        self._turn = asyncio.Lock()
 
     async def answer(self, request: Recommend | Search, request_id: str) -> Answer:
         """Answer one request by its deadline, with whatever is there by then."""
@@ -116,10 +113,9 @@ class Service:
             recalled = time.perf_counter()
             orders = await self._orders(request, release, plan, outcomes, begun)
             rank_s = max(order.took_s for order in orders.values())
-            async with self._turn:
-                answer, teams, chances = self._pack(
-                    request, request_id, release, role, plan, outcomes, orders, self.arms.explore(arms)
-                )
+            answer, teams, chances = self._pack(
+                request, request_id, release, role, plan, outcomes, orders, self.arms.explore(arms)
+            )
             answer.versions.arms.update(arms)
         finally:
             release.inflight.add(-1)
@@ -349,8 +345,7 @@ class Service:
         rules, ranked = plan.rules, _is_ranked(request, release)
         fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
         own = {name: outcome for name, outcome in outcomes.items() if name in channels}
-        async with self._turn:
-            found = answering.fuse(release, channels, own, plan.query, fetch, rules)
+        found = answering.fuse(release, channels, own, plan.query, fetch, rules)
         if not ranked:
             return Order(found=self._kept(release, found))
         assert release.ranks is not None

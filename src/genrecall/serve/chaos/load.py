@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -231,18 +231,11 @@ class Client:
 
 
 def recovered(before: Outcomes, after: Outcomes) -> float:
-    """Seconds until no half second was refused, or had a median twice that of the slowest half second before."""
-    usual, last = max((median for _, median, _ in _half_seconds(before)), default=0.0), 0.0
-    for begin, median, whole in _half_seconds(after):
-        if median > 2 * usual or not whole:
-            last = begin + _WINDOW_S
-    return last
-
-
-def _half_seconds(outcomes: Outcomes) -> Iterator[tuple[float, float, bool]]:
-    """When each begins, its median latency, and whether all of it was answered."""
-    due, latency, status = (np.asarray(values) for values in (outcomes.due, outcomes.latency_s, outcomes.status))
+    """Seconds until no half second was refused, or had a median twice that of before."""
+    usual, last = float(np.median(before.latency_s)), 0.0
+    due, latency, status = np.asarray(after.due), np.asarray(after.latency_s), np.asarray(after.status)
     for begin in np.arange(0.0, due.max(initial=0.0), _WINDOW_S).tolist():
         inside = (due >= begin) & (due < begin + _WINDOW_S)
-        if inside.any():
-            yield begin, float(np.median(latency[inside])), bool((status[inside] == 200).all())
+        if inside.any() and (float(np.median(latency[inside])) > 2 * usual or (status[inside] != 200).any()):
+            last = begin + _WINDOW_S
+    return last
