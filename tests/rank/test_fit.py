@@ -108,8 +108,8 @@ def test_a_warm_up_is_told_no_counts_of_the_events_it_learns_from(tmp_path: Path
     told: list[np.ndarray] = []
 
     class Seen(Features):
-        def of(self, asked: Asked, *, counted: bool = True) -> Rows:
-            told.append((rows := super().of(asked, counted=counted)).told)
+        def of(self, asked: Asked, *, counted: bool = True, whole: bool = True) -> Rows:
+            told.append((rows := super().of(asked, counted=counted, whole=whole)).told)
             return rows
 
     seen = Seen(SCHEMA, features.items, {"item": features.items.texts["item.id"].values}, features.relations)

@@ -109,8 +109,10 @@ class Pass:
 
     def _frame(self, number: int, query: Query, items: np.ndarray, unvisited: int) -> Frame:
         visited = items[: self.bench.candidates - unvisited]
-        others = np.random.default_rng(number).integers(0, self.items, unvisited).astype(np.int32)
-        candidates = np.concatenate([visited, np.setdiff1d(others, items)])
+        candidates = visited
+        if unvisited:
+            others = np.random.default_rng(number).integers(0, self.items, unvisited).astype(np.int32)
+            candidates = np.concatenate([visited, np.setdiff1d(others, items)])
         place = np.zeros(len(candidates), np.int32)
         place[: len(visited)] = np.arange(1, len(visited) + 1)
         return Frame(

@@ -64,9 +64,10 @@ def random_ranker(items: int, state: int, sparse: Sparse, device: torch.device, 
     weights = {f.name: large_table(1 + f.size, f.width, device, seed) for f in schema.tabled}
     vectors = rng.standard_normal((items, sparse.vectors), np.float32)
     tables = Tables(weights).serve_on(device, sparse.room)
-    others = rng.integers(0, items, items * _NEIGHBOURS, np.int32)
+    many = min(_NEIGHBOURS, items)
+    others = ((rng.integers(0, items, (items, 1)) + np.arange(many) * (items // many)) % items).astype(np.int32).ravel()
     relation = Relation(
-        items=Ragged(offsets=np.arange(items + 1, dtype=np.int64) * _NEIGHBOURS, values=others),
+        items=Ragged(offsets=np.arange(items + 1, dtype=np.int64) * many, values=others),
         values=rng.random(len(others), np.float32),
     )
     return Ranker(Features(schema, columns, {}, {RELATION: relation}), {}, vectors, network.to(device), tables)

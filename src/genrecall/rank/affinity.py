@@ -22,16 +22,21 @@ _SCATTERED = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Relation:
-    """M by rows: ``items`` int32 that each of I items goes with, and how much, float32 of the same length."""
+    """M by rows: ``items`` int32 that each of I items goes with, none twice, and how much, float32 as many."""
 
     items: Ragged
     values: np.ndarray
 
 
+def weights_of(told: Affinity) -> np.ndarray:
+    """float64 (last,), the newest item's last."""
+    return np.asarray(told.decay ** np.arange(told.last, dtype=np.float64)[::-1])
+
+
 def affinity(told: Affinity, relation: Relation, histories: Ragged, candidates: Ragged) -> np.ndarray:
     """float32 (P,) of R histories and the P candidates of each; a request answers in a batch as it does alone."""
     newest = histories.newest(told.last)
-    weights = told.decay ** np.arange(told.last, dtype=np.float64)[::-1]
+    weights = weights_of(told)
     begins = relation.items.offsets[newest.values]
     lengths = relation.items.offsets[newest.values + 1] - begins
     found = np.empty(len(candidates.values))

@@ -27,7 +27,7 @@ from genrecall.rank.begin import conditional_logit
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
-from genrecall.rank.inputs import Inputs, ItemSide, to_inputs
+from genrecall.rank.inputs import Inputs, ItemSide, inputs_of
 from genrecall.rank.lists import ListReader, Lists
 from genrecall.rank.loss import listwise, platt
 from genrecall.rank.metrics import auc, grouped_auc, log_loss, ndcg, places
@@ -271,8 +271,7 @@ class _Fit:
 
     def _inputs(self, lists: Lists, *, warm: bool = False) -> Inputs:
         """What the network is told; of training events no numbers, since they are among what was counted."""
-        rows = self.data.features.of(lists.asked, counted=not warm)
-        return to_inputs(rows, self.network.schema, self._items, self.device)
+        return inputs_of(self.data.features, lists.asked, self._items, self.device, counted=not warm)
 
     def _held(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Logits, probabilities, labels (P,) and offsets of the held-out requests."""

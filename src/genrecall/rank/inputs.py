@@ -14,8 +14,11 @@ from typing import Self
 import numpy as np
 import torch
 
-from genrecall.rank.columns import Ragged
+from genrecall.kernels.crossed_rows import Codes
+from genrecall.kernels.history_sums import Past
+from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.features import Features, Rows
+from genrecall.rank.pairs import PairSide
 from genrecall.rank.schema import Behaviour, Schema
 
 _ALIGNED = 16
@@ -27,18 +30,28 @@ class ItemSide:
     """What is known of the I items, on the device.
 
     Attributes:
-        rows: int64 (I,) by feature, see ``Features.item_rows``.
+        names: of the features that ``rows`` are of.
+        rows: int64 (n, I), see ``Features.item_rows``.
         vectors: float32 (I, D); None where the schema reads none.
+        pairs: on a GPU: for what concerns requests and candidates together.
     """
 
-    rows: Mapping[str, torch.Tensor]
+    names: tuple[str, ...]
+    rows: torch.Tensor
     vectors: torch.Tensor | None
+    pairs: PairSide | None
 
     @classmethod
     def of(cls, features: Features, vectors: np.ndarray | None, device: torch.device) -> Self:
         """Send it."""
-        rows = {name: sent(values, device) for name, values in features.item_rows.items()}
-        return cls(rows=rows, vectors=None if vectors is None else sent(vectors, device))
+        rows = features.item_rows
+        stacked = np.stack(list(rows.values())) if rows else np.empty((0, features.num_items), np.int64)
+        return cls(
+            names=tuple(rows),
+            rows=sent(stacked, device),
+            vectors=None if vectors is None else sent(vectors, device),
+            pairs=PairSide.of(features, device) if device.type == "cuda" else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,11 +75,24 @@ class Inputs:
     vectors: torch.Tensor | None
 
 
-def to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device) -> Inputs:
+def inputs_of(
+    features: Features, asked: Asked, items: ItemSide, device: torch.device, *, counted: bool = True
+) -> Inputs:
+    """What the network is told of requests; without ``counted`` no number of the schema is known."""
+    rows = features.of(asked, counted=counted, whole=items.pairs is None)
+    return _to_inputs(rows, features.schema, items, device)
+
+
+def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device) -> Inputs:
     """Send a batch to the device."""
     arrays: dict[str, np.ndarray] = {"owner": rows.owner, "items": rows.items, "told": rows.told}
     if schema.state and rows.state is not None:
         arrays["state"] = rows.state
+    if rows.halves:
+        arrays["folded"] = np.stack([half.folded for half in rows.halves.values()]).view(np.int64)
+        arrays["there"] = np.stack([half.there for half in rows.halves.values()])
+    if rows.past is not None:
+        arrays["past"], arrays["past begins"] = rows.past.values, rows.past.offsets
     behaviours = {feature.name for feature in schema.features if isinstance(feature, Behaviour)}
     for name, bag in rows.bags.items():
         if name in behaviours:
@@ -76,16 +102,22 @@ def to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device)
         if len(bag.values) != len(bag):  # no bag is empty
             arrays[f"{name} begins"] = bag.offsets[:-1]
     found = _sent_together(arrays, device)
-    candidates = found["items"].long()
-    bags: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {
-        name: (own[candidates], None) for name, own in items.rows.items()
-    }
+    owner, candidates, told = found["owner"], found["items"].long(), found["told"]
+    of_items = zip(items.names, items.rows[:, candidates], strict=True)
+    bags: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {name: (row, None) for name, row in of_items}
     bags |= {name: (found[f"{name} rows"], found.get(f"{name} begins")) for name in rows.bags if name not in behaviours}
+    if items.pairs is not None and rows.halves:
+        requests = Codes(folded=found["folded"], there=found["there"])
+        crossed = items.pairs.rows(requests, owner, found["items"])
+        bags |= {name: (row, None) for name, row in crossed.items()}
+    if items.pairs is not None and rows.past is not None:
+        past = Past(items=found["past"], offsets=found["past begins"])
+        told = items.pairs.told(told, past, owner, found["items"])
     return Inputs(
         bags=bags,
         past={name: (found[f"{name} rows"], found[f"{name} there"]) for name in rows.bags if name in behaviours},
-        owner=found["owner"],
-        told=found["told"],
+        owner=owner,
+        told=told,
         state=found.get("state"),
         vectors=None if items.vectors is None or not schema.vectors else items.vectors[candidates],
     )

@@ -20,7 +20,7 @@ from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
-from genrecall.rank.inputs import Inputs, ItemSide, to_inputs
+from genrecall.rank.inputs import Inputs, ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.schema import FORMAT, Schema
 
@@ -90,9 +90,8 @@ class Ranker:
             ConfigError: evidence or states of another width than the schema's.
         """
         self._require(asked)
-        rows = self.features.of(asked)
         with torch.inference_mode(), self.tables.streaming():
-            inputs = to_inputs(rows, self.schema, self._items, self.device)
+            inputs = self.inputs(asked)
             with self.tables.reading() as version:
                 x = self.network(inputs, self.tables)
             found = torch.stack([x, self.network.probability(x)]).cpu().numpy()
@@ -100,7 +99,7 @@ class Ranker:
 
     def inputs(self, asked: Asked) -> Inputs:
         """What the network is told of requests."""
-        return to_inputs(self.features.of(asked), self.schema, self._items, self.device)
+        return inputs_of(self.features, asked, self._items, self.device)
 
     def _require(self, asked: Asked) -> None:
         width = 0 if asked.state is None else asked.state.shape[1]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,10 +37,18 @@ Read = Callable[[Query, np.ndarray, str | None], Awaitable[Scores]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Known:
-    """What a search left: the state, and scores by item."""
+    """What a search left: the state, the items that it found, ascending, and their scores."""
 
     state: np.ndarray
-    scores: Mapping[int, float]
+    items: np.ndarray
+    scores: np.ndarray
+
+    def of(self, items: np.ndarray) -> np.ndarray:
+        """float32 (n,), NaN for what it did not find."""
+        if len(self.items) == 0:
+            return np.full(len(items), np.nan, np.float32)
+        at = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)
+        return np.where(self.items[at] == items, self.scores[at], np.float32(np.nan))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,7 +77,8 @@ class RankingDesk:
 
     def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""
-        self._known[_key(query)] = _Known(state=state, scores=dict(zip(items.tolist(), scores.tolist(), strict=True)))
+        order = np.argsort(items)
+        self._known[_key(query)] = _Known(state=state, items=items[order], scores=scores[order])
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
@@ -123,7 +132,7 @@ class RankingDesk:
         if known is None:
             read = await self._read(query, items, user)
             return read.state, read.scores
-        scores = np.array([known.scores.get(item, np.nan) for item in items.tolist()], np.float32)
+        scores = known.of(items)
         missing = np.flatnonzero(np.isnan(scores))
         if len(missing):
             scores[missing] = (await self._read(query, items[missing], user)).scores
