@@ -319,10 +319,11 @@ def test_four_ranks_answer_as_one_and_end_with_the_first(tmp_path):
 
 
 @pytest.mark.gpu
-def test_two_gpus_answer_as_the_reference(tmp_path):
-    if torch.cuda.device_count() < 2:
-        pytest.skip("fewer than two GPUs on this machine")
-    played = start(2, tmp_path, "play_on_gpus")
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_gpus_answer_as_the_reference(tmp_path, ranks):
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"fewer than {ranks} GPUs on this machine")
+    played = start(ranks, tmp_path, "play_on_gpus")
     played.leader.kill()
     played.leader.wait()
     for way in WAYS:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
 KV_SHARE, MOST_KV_TOKENS = 0.4, 1_000_000
+_WORTH = 0.1
+"""Of the nodes before the last level, those with one child: from there on leaving them out wins more than it costs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,7 +142,7 @@ def build(
     )
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
-    skip = device.type == "cpu" if config.forced == "auto" else config.forced == "skip"
+    skip = _skips(config, trie, device, isinstance(model, ItemTrunk))
     widest = limits.widest if config.batch_invariant else None
     rows = max(fit(limits.widest), places)
     search = BeamSearch(decoder, catalog, tokens, config.normalise, skip, rows=rows, widest=widest)
@@ -153,6 +155,15 @@ def build(
     )
     runner = make(search, Scoring(decoder, catalog, tokens, config.normalise), room, graphs=budgets.graphs)
     return Built(runner=runner, limits=limits, pages=pages)
+
+
+def _skips(config: EngineConfig, trie: Trie, device: torch.device, trunk: bool) -> bool:
+    """Whether forced levels are left out: on a GPU where they are worth one wait for the device a level."""
+    if config.forced != "auto" or device.type == "cpu":
+        return config.forced != "run"
+    begin, end = trie.level_begin[-3:-1]  # nodes before the last level
+    single = np.diff(trie.child_begin[begin : end + 1]) == 1
+    return not trunk and bool(single.mean() >= _WORTH)
 
 
 def _pages(decoder: SidDecoder, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> int:
