@@ -4,7 +4,8 @@
     genrecall run --recipe amazon_beauty --data DATA --out runs/b --first-seed 1 --final
     python benchmarks/quality.py runs/a/report.json runs/b/report.json --out benchmarks/results/quality/beauty.json
 
-Seeds may come from different days and machines; what must be equal (study, protocol, cases) is compared first.
+Seeds may come from different days and machines, and a result file may stand for the reports that it was made of; what
+must be equal (study, protocol) is compared first. A part that not all seeds have (refit) says whose it is.
 """
 
 from __future__ import annotations
@@ -21,69 +22,84 @@ SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10")
 PARTS = ("valid", "final", "refit")
 
 
-def gathered(reports: list[dict[str, Any]]) -> dict[str, Any]:
+def gathered(found: list[dict[str, Any]]) -> dict[str, Any]:
     """One document: what all runs share, then each run's own, then the figures by part, channel, metric and run."""
-    first = reports[0]
-    for report in reports:
-        if len(report["seeds"]) != 1:
-            sys.exit(f"reports of one seed each are gathered, this one has {report['seeds']}")
-        for part in set(PARTS) & set(report) & set(first):
-            for fact in ("split", "repeats", "history", "ties", "cases_digest"):
-                if report[part]["protocol"][fact] != first[part]["protocol"][fact]:
-                    sys.exit(f"{part}: {fact} differs between reports")
-        if _unseeded(report["study"]) != _unseeded(first["study"]):
-            sys.exit("the studies differ in more than their seeds")
-    parts = [part for part in PARTS if all(part in report for report in reports)]
-    return {
+    documents = [one if "runs" in one else _document(one) for one in found]
+    first = documents[0]
+    for document in documents:
+        for part in set(PARTS) & set(document) & set(first):
+            if document["protocols"][part] != first["protocols"][part]:
+                sys.exit(f"the protocol of {part} differs between reports")
+        if _alike(document["study"]) != _alike(first["study"]):
+            sys.exit("the studies differ in more than their seeds and devices")
+    merged: dict[str, Any] = {
         "study": first["study"],
-        "protocols": {part: first[part]["protocol"]["sentence"] for part in parts},
-        "runs": [
-            {
-                "seed": report["seeds"][0],
-                "machine": report["machine"],
-                "seconds": report["seconds"][str(report["seeds"][0])],
-                "beams": report["beams"],
-                "readings of the test split": {
-                    part: report[part]["protocol"]["readings"] for part in parts if part != "valid"
-                },
+        "protocols": {part: text for document in documents for part, text in document["protocols"].items()},
+        "runs": [run for document in documents for run in document["runs"]],
+    }
+    for part in PARTS:
+        having = [document for document in documents if part in document]
+        if having:
+            merged[part] = _joined([document[part] for document in having])
+            if len(having) < len(documents):
+                merged[f"{part} seeds"] = [run["seed"] for document in having for run in document["runs"]]
+    return merged
+
+
+def _document(report: dict[str, Any]) -> dict[str, Any]:
+    """Of one report."""
+    if len(report["seeds"]) != 1:
+        sys.exit(f"reports of one seed each are gathered, this one has {report['seeds']}")
+    seed, parts = report["seeds"][0], [part for part in PARTS if part in report]
+    readings = {part: report[part]["protocol"]["readings"] for part in parts if part != "valid"}
+    run = {"seed": seed, "machine": report["machine"], "seconds": report["seconds"][str(seed)],
+           "beams": report["beams"], "readings of the test split": readings}  # fmt: skip
+    figures = {
+        part: {
+            channel: {
+                name: {
+                    "runs": [round(metrics[name]["mean"], 5)],
+                    "95%": [[round(metrics[name][end], 4) for end in ("low", "high")]],
+                }
+                for name in METRICS
             }
-            for report in reports
-        ],
-        **{part: _figures([report[part]["metrics"] for report in reports]) for part in parts},
+            for channel, metrics in report[part]["metrics"].items()
+        }
+        for part in parts
+    }
+    protocols = {part: report[part]["protocol"]["sentence"] for part in parts}
+    return {"study": report["study"], "protocols": protocols, "runs": [run], **figures}
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same part of several documents, of the channels that all of them have."""
+    channels = [channel for channel in parts[0] if all(channel in part for part in parts)]
+    return {
+        channel: {
+            name: {kind: [one for part in parts for one in part[channel][name][kind]] for kind in ("runs", "95%")}
+            for name in METRICS
+        }
+        for channel in channels
     }
 
 
 def table(result: dict[str, Any], part: str) -> str:
     """Markdown: a row a channel, mean and standard deviation over the runs."""
-    runs = len(result["runs"])
     lines = ["| channel | " + " | ".join(SHOWN) + " |", "| --- |" + " ---: |" * len(SHOWN)]
     for channel, metrics in result[part].items():
         cells = []
         for name in SHOWN:
             values = metrics[name]["runs"]
-            spread = f" ±{statistics.stdev(values):.4f}" if runs > 1 else ""
+            spread = f" ±{statistics.stdev(values):.4f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.4f}{spread}")
         lines.append(f"| {channel} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _figures(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        channel: {
-            name: {
-                "runs": [round(run[channel][name]["mean"], 5) for run in metrics],
-                "95%": [[round(run[channel][name][end], 4) for end in ("low", "high")] for run in metrics],
-            }
-            for name in METRICS
-        }
-        for channel in metrics[0]
-    }
-
-
-def _unseeded(value: Any) -> Any:
+def _alike(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _unseeded(inner) for name, inner in value.items() if name != "seed"}
-    return [_unseeded(inner) for inner in value] if isinstance(value, list) else value
+        return {name: _alike(inner) for name, inner in value.items() if name not in ("seed", "device")}
+    return [_alike(inner) for inner in value] if isinstance(value, list) else value
 
 
 def main() -> None:
