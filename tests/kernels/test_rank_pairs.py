@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrecall.kernels.crossed_rows import Codes, crossed_rows
-from genrecall.kernels.history_sums import Matrix, Past, history_sums
+from genrecall.kernels.history_sums import Matrices, Past, Readings, history_sums
 from genrecall.rank.hashing import mix, rows_of
 
 
@@ -39,27 +39,38 @@ def test_no_pair_is_no_row(device):
 @pytest.mark.parametrize(("items", "longest", "last"), [(60, 20, 5), (300, 7, 1), (12, 12, 13), (5, 0, 3)])
 def test_sums_over_histories(device, items, longest, last):
     rng = np.random.default_rng(items)
-    rows = [np.sort(rng.permutation(items)[: rng.integers(0, longest + 1)]) for _ in range(items)]
-    lengths = np.array([len(row) for row in rows])
-    entries = np.concatenate(rows).astype(np.int32) if longest else np.zeros(0, np.int32)
-    values, weights = rng.random(len(entries)).astype(np.float32), 0.7 ** np.arange(last)[::-1]
-    dense = np.zeros((items, items), np.float32)
-    dense[np.repeat(np.arange(items), lengths), entries] = values
+    offsets, entries, values, dense = [], [], [], np.zeros((2, items, items), np.float32)
+    for matrix in dense:
+        rows = [np.sort(rng.permutation(items)[: rng.integers(0, longest + 1)]) for _ in range(items)]
+        ends = np.cumsum([len(row) for row in rows])
+        offsets.append(np.concatenate([[0], ends]) + sum(map(len, entries)))
+        entries.append(np.concatenate(rows).astype(np.int32))
+        values.append(rng.random(len(entries[-1])).astype(np.float32))
+        matrix[np.repeat(np.arange(items), [len(row) for row in rows]), entries[-1]] = values[-1]
+    weights = np.stack(
+        [0.7 ** np.arange(last)[::-1], 1.0 * (np.arange(last) == last - 1), 0.3 ** np.arange(last)[::-1]]
+    )
+    reads = np.array([1, 0, 0], np.int32)
     histories = [rng.integers(0, items, many) for many in (9, 0, 2, 30)]
     owner, candidates = np.sort(rng.integers(0, 4, 400)), rng.integers(0, items, 400).astype(np.int32)
-    matrix = Matrix(
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(device),
-        items=torch.from_numpy(entries).to(device), values=torch.from_numpy(values).to(device),
-        longest=int(lengths.max()),
+
+    def sent(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    matrices = Matrices(
+        offsets=sent(np.stack(offsets)), items=sent(np.concatenate(entries)), values=sent(np.concatenate(values)),
+        longest=int(np.diff(np.stack(offsets)).max()),
     )  # fmt: skip
     past = Past(
-        items=torch.from_numpy(np.concatenate(histories).astype(np.int32)).to(device),
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum([len(h) for h in histories])])).to(device),
+        items=sent(np.concatenate(histories).astype(np.int32)),
+        offsets=sent(np.concatenate([[0], np.cumsum([len(h) for h in histories])])),
     )
-    told = (torch.from_numpy(array).to(device) for array in (weights, owner, candidates))
-    found = history_sums(matrix, past, *told).cpu().numpy()
-    for place, (request, item) in enumerate(zip(owner, candidates, strict=True)):
-        total, newest = 0.0, histories[request][-last:]
-        for weight, own in zip(weights[last - len(newest) :], newest, strict=True):
-            total += weight * np.float64(dense[own, item])
-        assert found[place] == total, (request, item)
+    lasts = np.array([last, 1, last], np.int32)
+    readings = Readings(matrix=sent(reads), last=sent(lasts), weights=sent(weights))
+    found = history_sums(matrices, readings, past, sent(owner), sent(candidates)).cpu().numpy()
+    for reading, read in enumerate(reads):
+        for place, (request, item) in enumerate(zip(owner, candidates, strict=True)):
+            total, newest = 0.0, histories[request][-last:]
+            for weight, own in zip(weights[reading, last - len(newest) :], newest, strict=True):
+                total += weight * np.float64(dense[read, own, item])
+            assert found[reading, place] == total, (reading, request, item)

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from genrecall.kernels import dispatch
+from genrecall.rank.fused import Fused
 from genrecall.rank.inputs import ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig
 from genrecall.rank.pairs import PairSide
 from genrecall.rank.schema import Column, Crossed, Schema
+from genrecall.rank.score import Ranker
 from tests.rank import worlds
 from tests.rank.test_model import ranker
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["reference", "interpreter"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which implementation runs on the CPU."""
+    if request.param == "interpreter":
+        if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+            pytest.skip("Triton's interpreter is not there")
+        monkeypatch.setattr(dispatch, "choice", lambda kind: "triton")
+    return str(request.param)
 
 
 @pytest.mark.parametrize("kind", DEVICES)
@@ -58,11 +74,61 @@ def test_an_order_that_no_word_stands_for_is_left_to_the_features() -> None:
         assert torch.equal(other.bags[name][0], rows), name
 
 
+def fused(config: NetworkConfig, schema: Schema = worlds.SCHEMA, kept: int | None = None) -> tuple[Ranker, Fused]:
+    """A ranker of random weights and its fused form on the CPU, the first ``kept`` of its tables packed."""
+    found = ranker(config, schema)
+    found.tables.pack(found.tables.names[:kept], CPU)
+    side = replace(found._items, pairs=PairSide.of(found.features, CPU))
+    return found, Fused(found.features, found.network, found.tables, side)
+
+
+CONFIGS = [
+    NetworkConfig(),
+    NetworkConfig(pooling="mean", joint=3),
+    NetworkConfig(cross_layers=0, deep=(20,), attention=5),
+    NetworkConfig(deep=(), cross_rank=3, cross_layers=3),
+    NetworkConfig(deep=(7, 40, 3)),
+]
+
+
+@pytest.mark.parametrize("kept", [None, 6])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_the_fused_network_is_the_network(kernels: str, config: NetworkConfig, kept: int | None) -> None:
+    found, whole = fused(config, kept=kept)
+    for seed in range(2):
+        asked = worlds.asked(7, seed)
+        rows = found.features.of(asked, whole=False)
+        with torch.inference_mode():
+            logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
+            both = whole(rows)
+            expected = torch.stack([logits, found.network.probability(logits)])
+        np.testing.assert_allclose(both, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["state", "vectors", "both", "numbers"])
+def test_a_fused_network_without_some_of_its_parts(kernels: str, missing: str) -> None:
+    changes = {"state": {"state": 0}, "vectors": {"vectors": 0}, "both": {"state": 0, "vectors": 0},
+               "numbers": {"numbers": (), "evidence": ()}}[missing]  # fmt: skip
+    schema = replace(worlds.SCHEMA, **changes)
+    found, whole = fused(NetworkConfig(), schema)
+    asked = worlds.asked(5)
+    if missing == "numbers":
+        asked = replace(asked, evidence=np.zeros((len(asked.evidence), 0), np.float32))
+    with torch.inference_mode():
+        logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
+        both = whole(found.features.of(asked, whole=False))
+    np.testing.assert_allclose(both[0], logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.gpu
-def test_a_ranker_on_a_gpu_answers_as_on_a_cpu(tmp_path) -> None:
-    found = ranker(NetworkConfig(joint=3))
-    found.save(tmp_path)
-    near, far = (type(found).load(tmp_path, device=kind) for kind in ("cuda", "cpu"))
+@pytest.mark.parametrize("room", [None, 600])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_a_ranker_on_a_gpu_answers_as_on_a_cpu(tmp_path: Path, config: NetworkConfig, room: int | None) -> None:
+    ranker(config).save(tmp_path)
+    near, far = Ranker.load(tmp_path, device="cuda", room=room), Ranker.load(tmp_path, device="cpu")
+    assert bool(near.tables.hosted) == (room is not None)
     for seed in range(4):
         asked = worlds.asked(6, seed)
-        np.testing.assert_allclose(near.score(asked).logits, far.score(asked).logits, rtol=1e-4, atol=1e-4)
+        one, other = near.score(asked), far.score(asked)
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -34,7 +34,8 @@ class Pass:
     def __init__(self, bench: RankBench, rig: Rig, ranker: Ranker) -> None:
         self.bench, self.rig, self.ranker = bench, rig, ranker
         self.make, leaves = rig.maker(bench.beam, *bench.input), np.asarray(rig.trie.leaves)
-        self.first, self.sids = int(leaves[0]), _sids_of(rig, leaves)
+        self.sids = _sids_of(rig, leaves)
+        self.keys = _key(self.sids, rig.space.codes)  # leaves stand in SID order
         self.items = len(leaves) * bench.owners
         self.queries = random_queries(self.items, 1024, bench.seed)
         self._switch_s = sys.getswitchinterval()
@@ -103,7 +104,7 @@ class Pass:
 
     def _expanded(self, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
         """All items of the SIDs that came back, with the SIDs' scores."""
-        leaf = self.rig.trie.paths(np.array(answer.sids))[:, -1] - self.first
+        leaf = np.searchsorted(self.keys, _key(np.array(answer.sids), self.rig.space.codes))
         items = (leaf[:, None] * self.bench.owners + np.arange(self.bench.owners)).ravel()
         return items.astype(np.int32), np.repeat(np.array(answer.scores, np.float32), self.bench.owners)
 
@@ -129,6 +130,14 @@ class Pass:
         assert user is not None, "every request of this benchmark has a user"
         request = replace(self._request(int(user)), beam=1)
         return await self.engine.read(request, self.sids[items // self.bench.owners])
+
+
+def _key(sids: np.ndarray, codes: Sequence[int]) -> np.ndarray:
+    """int64 (n,) in the order of SIDs (n, L)."""
+    key = np.zeros(len(sids), np.int64)
+    for code, size in zip(sids.T, codes, strict=True):
+        key = key * size + code
+    return key
 
 
 def _user(number: int) -> str:

@@ -276,7 +276,7 @@ def _checksum(flight: Flight) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is rank 0's to answer; it ends this process
-    # cuBLAS's settings are rank 0's, by its environment: with others a rank would take other kernels, and get other bits.
+    # cuBLAS's settings are rank 0's, by its environment: with others a rank would take other kernels for other bits.
     Follower(follow(sys.argv[1:])).run()
     # Without the end of an interpreter, which would wait for connections that rank 0 does not close.
     os._exit(0)

@@ -37,6 +37,8 @@ class Tables(nn.Module):
         version: deltas that are in them.
 
     Attributes:
+        flat: all tables that lie on a GPU as a whole, after each other; None elsewhere.
+        starts: where each begins in it.
         stream: of all reading and writing; None on a CPU. Before others', so that nobody who waits for an order waits
             for the engine's batches, too.
     """
@@ -47,6 +49,8 @@ class Tables(nn.Module):
         self.lock = threading.Lock()
         self.names = list(weights)
         self.hosted: dict[str, HostedTable] = {}
+        self.flat: torch.Tensor | None = None
+        self.starts: dict[str, int] = {}
         self.stream: torch.cuda.Stream | None = None
         for place, name in enumerate(weights):
             trains = weights[name].dtype == torch.float32
@@ -87,15 +91,26 @@ class Tables(nn.Module):
         for place, name in enumerate(names):
             table = self.of(name)
             if place < whole:
-                setattr(self, self._key(name), nn.Parameter(table.detach().to(device), table.requires_grad))
                 continue
             share = min(left * sizes[name] // far, int(sizes[name] * _CACHED_SHARE))
             self.hosted[name] = HostedTable(table, device, share)
             self.register_parameter(self._key(name), None)
         if device.type == "cuda":
+            self.pack(names[:whole], device)
             self.stream = torch.cuda.Stream(device, priority=-1)
             torch.cuda.synchronize(device)
         return self
+
+    def pack(self, names: Sequence[str], device: torch.device) -> None:
+        """Move tables into one piece of memory, of which they become parts; float16 if all of them are."""
+        tables = [self.of(name).detach() for name in names]
+        half = all(table.dtype == torch.float16 for table in tables)
+        sizes = [table.numel() for table in tables]
+        self.flat = torch.empty(sum(sizes), dtype=torch.float16 if half else torch.float32, device=device)
+        for name, table, part in zip(names, tables, self.flat.split(sizes), strict=True):
+            self.starts[name] = int(part.storage_offset())
+            trains = self.of(name).requires_grad
+            setattr(self, self._key(name), nn.Parameter(part.view(table.shape).copy_(table), requires_grad=trains))
 
     def of(self, name: str) -> torch.Tensor:
         """A feature's table; that of a hosted one lies on the host."""

@@ -96,12 +96,12 @@ def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device
     behaviours = {feature.name for feature in schema.features if isinstance(feature, Behaviour)}
     for name, bag in rows.bags.items():
         if name in behaviours:
-            arrays[f"{name} rows"], arrays[f"{name} there"] = _padded(bag)
+            arrays[f"{name} rows"], arrays[f"{name} there"] = padded(bag)
             continue
         arrays[f"{name} rows"] = bag.values
         if len(bag.values) != len(bag):  # no bag is empty
             arrays[f"{name} begins"] = bag.offsets[:-1]
-    found = _sent_together(arrays, device)
+    found = sent_together(arrays, device)
     owner, candidates, told = found["owner"], found["items"].long(), found["told"]
     of_items = zip(items.names, items.rows[:, candidates], strict=True)
     bags: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {name: (row, None) for name, row in of_items}
@@ -128,7 +128,7 @@ def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)
 
 
-def _sent_together(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+def sent_together(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
     """All of them, on a GPU by one copy out of page-locked memory, which the host does not wait for."""
     if device.type != "cuda":
         return {name: sent(array, device) for name, array in arrays.items()}
@@ -146,7 +146,8 @@ def _sent_together(arrays: Mapping[str, np.ndarray], device: torch.device) -> di
     }
 
 
-def _padded(bag: Ragged) -> tuple[np.ndarray, np.ndarray]:
+def padded(bag: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (n, S) rows, 0 behind the end of a list, and which are there, bool (n, S)."""
     lengths = bag.lengths
     rows = np.zeros((len(bag), max(int(lengths.max(initial=0)), 1)), np.int64)
     there = np.arange(rows.shape[1]) < lengths[:, None]

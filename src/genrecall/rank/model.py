@@ -127,10 +127,7 @@ class RankNetwork(nn.Module):
         for behaviour in self.schema.behaviours:
             rows, there = inputs.past[behaviour.name]
             keys = tables.look(behaviour.like, rows)
-            if self.config.pooling == "attention":
-                parts.append(self.attention[behaviour.name](pooled[behaviour.like], keys, there, inputs.owner))
-            else:
-                parts.append(_mean(keys, there)[inputs.owner])
+            parts.append(self.pooled(behaviour.name, pooled[behaviour.like], keys, there, inputs.owner))
         if self.schema.told:
             parts.append(self.told(inputs.told))
         state = None
@@ -145,6 +142,15 @@ class RankNetwork(nn.Module):
             if state is not None:
                 parts.append(state * vector)
         return torch.cat(parts, 1)
+
+    def pooled(
+        self, behaviour: str, query: torch.Tensor, keys: torch.Tensor, there: torch.Tensor, owner: torch.Tensor
+    ) -> torch.Tensor:
+        """z, float32 (P, w), of the candidates' own rows (P, w), and histories (R, S, w) of which ``there`` (R, S)."""
+        if self.config.pooling == "attention":
+            found: torch.Tensor = self.attention[behaviour](query, keys, there, owner)
+            return found
+        return _mean(keys, there)[owner]
 
     def unlearn(self) -> None:
         """After a warm-up, which tells neither evidence, numbers nor states: let the logit depend on neither yet."""

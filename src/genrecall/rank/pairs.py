@@ -8,6 +8,7 @@ on a CPU; on a GPU they are two kernels, with the same rows and the same sums, b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from genrecall.kernels.crossed_rows import Codes, crossed_rows
-from genrecall.kernels.history_sums import Matrix, Past, history_sums
+from genrecall.kernels.history_sums import Matrices, Past, Readings, history_sums
 from genrecall.rank.affinity import Relation, weights_of
 from genrecall.rank.features import Features
 from genrecall.rank.schema import Affinity
@@ -30,7 +31,8 @@ class PairSide:
         codes: of the items, for the crosses; None without any.
         buckets: int64 (C,).
         logged: float32 (I, n): numbers of items alone.
-        affinities: matrix and weights float64 (A,) of each.
+        matrices: of all relations.
+        readings: of the affinities.
         floors: float64, of the affinities.
         order: int64 (F + N,), where evidence and numbers stand after evidence, logged ones, affinities.
     """
@@ -39,7 +41,8 @@ class PairSide:
     codes: Codes | None
     buckets: torch.Tensor
     logged: torch.Tensor
-    affinities: tuple[tuple[Matrix, torch.Tensor], ...]
+    matrices: Matrices
+    readings: Readings
     floors: torch.Tensor
     order: torch.Tensor
 
@@ -54,7 +57,11 @@ class PairSide:
                 folded=_sent(np.stack([halves[name].items.folded for name in names]), device),
                 there=_sent(np.stack([halves[name].items.there for name in names]), device),
             )
-        matrices = {name: _matrix(relation, device) for name, relation in features.relations.items()}
+        relations = list(features.relations)
+        affinities = schema.affinities
+        weights = np.zeros((len(affinities), max((n.last for n in affinities), default=1)))
+        for row, number in zip(weights, affinities, strict=True):
+            row[len(row) - number.last :] = weights_of(number)
         affine = np.array([isinstance(number, Affinity) for number in schema.numbers], bool)
         columns = [features.logged[n.name] for n in schema.numbers if not isinstance(n, Affinity)]
         behind = np.argsort(np.argsort(affine, kind="stable")) + len(schema.evidence)
@@ -63,8 +70,13 @@ class PairSide:
             codes=codes,
             buckets=_sent(np.array([halves[name].buckets for name in names], np.int64), device),
             logged=_sent(np.stack(columns, 1) if columns else np.empty((features.num_items, 0), np.float32), device),
-            affinities=tuple((matrices[n.of], _sent(weights_of(n), device)) for n in schema.affinities),
-            floors=_sent(np.array([n.floor for n in schema.affinities]), device),
+            matrices=_matrices(list(features.relations.values()), features.num_items, device),
+            readings=Readings(
+                matrix=_sent(np.array([relations.index(n.of) for n in affinities], np.int32), device),
+                last=_sent(np.array([n.last for n in affinities], np.int32), device),
+                weights=_sent(weights, device),
+            ),
+            floors=_sent(np.array([n.floor for n in affinities]), device),
             order=_sent(np.concatenate([np.arange(len(schema.evidence)), behind]), device),
         )
 
@@ -77,22 +89,26 @@ class PairSide:
 
     def told(self, evidence: torch.Tensor, past: Past, owner: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """float32 (P, F + N): evidence float32 (P, F), then all numbers."""
-        parts = [evidence, self.logged[candidates.long()]]
-        if self.affinities:
-            sums = [history_sums(matrix, past, weights, owner, candidates) for matrix, weights in self.affinities]
-            parts.append((torch.stack(sums, 1) + self.floors).log().float())
-        return torch.cat(parts, 1)[:, self.order]
+        sums = history_sums(self.matrices, self.readings, past, owner, candidates)
+        near = (sums + self.floors[:, None]).log().float().t()
+        return torch.cat([evidence, self.logged[candidates.long()], near], 1)[:, self.order]
 
 
-def _matrix(relation: Relation, device: torch.device) -> Matrix:
-    offsets, items, values = relation.items.offsets, relation.items.values, relation.values
-    owner = relation.items.owner
-    order = np.lexsort((items, owner))
-    items, values = items[order], values[order]
-    assert not ((items[1:] == items[:-1]) & (owner[1:] == owner[:-1])).any(), "a relation holds an entry twice"
-    return Matrix(
-        offsets=_sent(offsets, device), items=_sent(items, device), values=_sent(values, device),
-        longest=int(np.diff(offsets).max(initial=0)),
+def _matrices(relations: Sequence[Relation], num_items: int, device: torch.device) -> Matrices:
+    offsets, items, values, before = [], [np.empty(0, np.int32)], [np.empty(0, np.float32)], 0
+    for relation in relations:
+        owner = relation.items.owner
+        order = np.lexsort((relation.items.values, owner))
+        own = relation.items.values[order]
+        assert not ((own[1:] == own[:-1]) & (owner[1:] == owner[:-1])).any(), "a relation holds an entry twice"
+        offsets.append(relation.items.offsets + before)
+        items.append(own)
+        values.append(relation.values[order])
+        before += len(own)
+    rows = np.stack(offsets) if offsets else np.zeros((0, num_items + 1), np.int64)
+    return Matrices(
+        offsets=_sent(rows, device), items=_sent(np.concatenate(items), device),
+        values=_sent(np.concatenate(values), device), longest=int(np.diff(rows).max(initial=0)),
     )  # fmt: skip
 
 

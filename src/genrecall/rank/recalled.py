@@ -31,7 +31,7 @@ class Recalled:
     Attributes:
         candidates: int32 items; R lists.
         scores: float32 (P,) of the fusion.
-        places: int (P,) from 1 by channel; 0 where it does not list the item.
+        places: int (P,) from 1 by channel; 0 where it does not list the item, -1 where that is not known.
     """
 
     candidates: Ragged
@@ -54,7 +54,8 @@ class Recalled:
             elif name == SID_SCORE and sid_scores is not None:
                 found[:, column] = np.where(np.isfinite(sid_scores), sid_scores, np.nan)
             elif (place := self.places.get(name.removeprefix(NEAR))) is not None:
-                found[:, column] = np.where(place > 0, 1.0 / (np.maximum(place, 1) + _PLACE), 0.0)
+                near = (place > 0) / (np.maximum(place, 1) + _PLACE)
+                found[:, column] = np.where(place < 0, np.nan, near)
         return found
 
 

@@ -224,6 +224,10 @@ class Schema:
         """By name."""
         return next(f for f in self.features if f.name == name)
 
+    def width_of(self, name: str) -> int:
+        """Of the rows of a feature with a table."""
+        return next(f.width for f in self.tabled if f.name == name)
+
     def of_item(self, feature: Feature) -> bool:
         """Whether it differs between the candidates of a request."""
         if isinstance(feature, Behaviour):

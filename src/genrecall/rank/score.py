@@ -20,6 +20,7 @@ from genrecall.rank.affinity import Relation
 from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
+from genrecall.rank.fused import Fused
 from genrecall.rank.inputs import Inputs, ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.schema import FORMAT, Schema
@@ -67,6 +68,7 @@ class Ranker:
         self.features, self.vocabularies, self.vectors = features, vocabularies, vectors
         self.network, self.tables, self.digest = network.eval(), tables, digest
         self._items = ItemSide.of(features, vectors, self.device)
+        self._fused = None if tables.flat is None else Fused(features, self.network, tables, self._items)
 
     @property
     def schema(self) -> Schema:
@@ -91,10 +93,16 @@ class Ranker:
         """
         self._require(asked)
         with torch.inference_mode(), self.tables.streaming():
-            inputs = self.inputs(asked)
-            with self.tables.reading() as version:
-                x = self.network(inputs, self.tables)
-            found = torch.stack([x, self.network.probability(x)]).cpu().numpy()
+            if self._fused is not None:
+                rows = self.features.of(asked, whole=False)
+                with self.tables.reading() as version:
+                    both = self._fused(rows)
+            else:
+                inputs = self.inputs(asked)
+                with self.tables.reading() as version:
+                    x = self.network(inputs, self.tables)
+                both = torch.stack([x, self.network.probability(x)])
+            found = both.cpu().numpy()
         return Scored(logits=found[0], probabilities=found[1], version=version)
 
     def inputs(self, asked: Asked) -> Inputs:

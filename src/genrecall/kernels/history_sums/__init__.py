@@ -10,11 +10,11 @@ from genrecall.kernels.dispatch import implementation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Matrix:
-    """M (I, I) by rows.
+class Matrices:
+    """Several M (I, I) by rows, after each other.
 
     Attributes:
-        offsets: int64 (I+1,).
+        offsets: int64 (K, I+1), places in ``items`` and ``values``.
         items: int32 (n,), ascending within a row, none twice.
         values: float32 (n,).
         longest: entries of the longest row.
@@ -24,6 +24,21 @@ class Matrix:
     items: torch.Tensor
     values: torch.Tensor
     longest: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Readings:
+    """m ways to read histories.
+
+    Attributes:
+        matrix: int32 (m,), which M each reads.
+        last: int32 (m,), newest items that it reads, at most A.
+        weights: float64 (m, A), the newest item's last; 0 for older ones than it reads.
+    """
+
+    matrix: torch.Tensor
+    last: torch.Tensor
+    weights: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,21 +55,21 @@ class Past:
 
 
 def history_sums(
-    matrix: Matrix, past: Past, weights: torch.Tensor, owner: torch.Tensor, candidates: torch.Tensor
+    matrices: Matrices, readings: Readings, past: Past, owner: torch.Tensor, candidates: torch.Tensor
 ) -> torch.Tensor:
-    """Σ_a weights[a] · M[h_a, candidate] over the newest items h of the pair's request.
+    """Σ_a weights[a] · M[h_a, candidate] over the newest items h of the pair's request, by every reading.
 
     Args:
-        matrix: M.
+        matrices: all M.
+        readings: what is summed.
         past: histories.
-        weights: float64 (A,), of the A newest items, the newest one's last.
         owner: int64 (P,), the request of each pair.
         candidates: int32 (P,).
 
     Returns:
-        float64 (P,), added up from the oldest to the newest item, each product rounded on its own: the same bits
+        float64 (m, P), added up from the oldest to the newest item, each product rounded on its own: the same bits
         wherever it runs, and in any batch.
     """
     run = implementation(__name__, owner).history_sums
-    found: torch.Tensor = run(matrix, past, weights, owner, candidates)
+    found: torch.Tensor = run(matrices, readings, past, owner, candidates)
     return found

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import torch
 
-from genrecall.kernels.history_sums import Matrix, Past
+from genrecall.kernels.history_sums import Matrices, Past, Readings
 
 
 def history_sums(
-    matrix: Matrix, past: Past, weights: torch.Tensor, owner: torch.Tensor, candidates: torch.Tensor
+    matrices: Matrices, readings: Readings, past: Past, owner: torch.Tensor, candidates: torch.Tensor
 ) -> torch.Tensor:
     """See the contract in ``__init__``."""
-    num_items, last = len(matrix.offsets) - 1, len(weights)
-    total = torch.zeros(len(owner), dtype=torch.float64, device=owner.device)
-    if len(matrix.items) == 0 or len(past.items) == 0:
+    num_items, last = matrices.offsets.shape[1] - 1, readings.weights.shape[1]
+    total = torch.zeros(len(readings.matrix), len(owner), dtype=torch.float64, device=owner.device)
+    if len(matrices.items) == 0 or len(past.items) == 0:
         return total
-    row = torch.repeat_interleave(torch.arange(num_items, device=owner.device), matrix.offsets.diff())
-    keys = row * num_items + matrix.items
+    row = torch.repeat_interleave(
+        torch.arange(num_items * len(matrices.offsets), device=owner.device), matrices.offsets.diff(dim=1).flatten()
+    )
+    keys = row * num_items + matrices.items
     for age in range(last):
         place = past.offsets[owner + 1] - last + age
         there = place >= past.offsets[owner]
-        wanted = past.items[place.clamp(min=0)].long() * num_items + candidates
+        item = past.items[place.clamp(min=0)].long()
+        wanted = (readings.matrix[:, None].long() * num_items + item) * num_items + candidates
         at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        share = torch.where(there & (keys[at] == wanted), matrix.values[at], 0)
-        total = total + weights[age] * share.double()
+        share = torch.where(there & (keys[at] == wanted), matrices.values[at], 0)
+        total = total + readings.weights[:, age, None] * share.double()
     return total

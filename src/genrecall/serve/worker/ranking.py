@@ -24,7 +24,7 @@ import torch
 
 from genrecall.engine.host.request import Scores
 from genrecall.engine.worker.frames import Frame
-from genrecall.rank.columns import Asked, Ragged, joined
+from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.delta import read_delta
 from genrecall.rank.recalled import Recalled
 from genrecall.rank.score import Ranker, Scored
@@ -51,11 +51,21 @@ class _Known:
         return np.where(self.items[at] == items, self.scores[at], np.float32(np.nan))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Told:
+    """One request: what its frame says, and what the generator says of its candidates."""
+
+    frame: Frame
+    query: Query
+    state: np.ndarray
+    sid_scores: np.ndarray
+
+
 @dataclass(kw_only=True, eq=False)
 class _Batch:
     """Requests that will be scored together, and whoever does it."""
 
-    asked: list[Asked] = field(default_factory=list)
+    told: list[_Told] = field(default_factory=list)
     task: asyncio.Task[list[Scored]] | None = None
 
 
@@ -89,42 +99,50 @@ class RankingDesk:
         query, items = query_of(frame), arrays["items"]
         async with asyncio.timeout(head["timeout_s"]):
             state, sid_scores = await self._understood(query, items, head["user"])
-            places = {name[6:]: array for name, array in arrays.items() if name.startswith("place ")}
-            found = Recalled(
-                candidates=Ragged.of([items]),
-                scores=arrays.get("fused", np.full(len(items), np.nan, np.float32)),
-                places=places,
-            )
-            schema = self.ranker.schema
-            asked = Asked(
-                users=[head["user"]],
-                profiles=[head["profile"]],
-                histories=Ragged.of([query.history]),
-                candidates=found.candidates,
-                evidence=found.evidence(schema.evidence, sid_scores),
-                state=state[None] if schema.state else None,
-            )
-            scored = await self._score(asked)
+            scored = await self._score(_Told(frame=frame, query=query, state=state, sid_scores=sid_scores))
         return Frame(
             head={"kind": "ranked", "version": scored.version},
             arrays={"logits": scored.logits, "probabilities": scored.probabilities},
         )
 
-    async def _score(self, asked: Asked) -> Scored:
+    async def _score(self, told: _Told) -> Scored:
         batch = self._next
-        if batch is None or batch.task is None or len(batch.asked) == _MOST:
+        if batch is None or batch.task is None or len(batch.told) == _MOST:
             batch = self._next = _Batch()
             batch.task = asyncio.create_task(self._run(batch))
-        batch.asked.append(asked)
-        place = len(batch.asked) - 1
+        batch.told.append(told)
+        place = len(batch.told) - 1
         return (await asyncio.shield(batch.task))[place]  # whoever gives up leaves the others theirs
 
     async def _run(self, batch: _Batch) -> list[Scored]:
         async with self._scoring:
             if self._next is batch:
                 self._next = None
-            found = await asyncio.to_thread(self.ranker.score, joined(batch.asked))
-        return found.split([len(asked.candidates.values) for asked in batch.asked])
+            found = await asyncio.to_thread(lambda: self.ranker.score(self._asked(batch.told)))
+        return found.split([len(told.sid_scores) for told in batch.told])
+
+    def _asked(self, batch: Sequence[_Told]) -> Asked:
+        """Of all of a batch at once: a few calls of NumPy instead of a few dozen a request."""
+        arrays, schema = [told.frame.arrays for told in batch], self.ranker.schema
+        names = {name for own in arrays for name in own if name.startswith("place ")}
+
+        def all_of(name: str, unknown: float) -> np.ndarray:
+            parts = [own.get(name, np.full(len(own["items"]), unknown, np.float32)) for own in arrays]
+            return np.concatenate(parts)
+
+        found = Recalled(
+            candidates=Ragged.of([own["items"] for own in arrays]),
+            scores=all_of("fused", np.nan),
+            places={name.removeprefix("place "): all_of(name, -1) for name in names},
+        )
+        return Asked(
+            users=[told.frame.head["user"] for told in batch],
+            profiles=[told.frame.head["profile"] for told in batch],
+            histories=Ragged.of([told.query.history for told in batch]),
+            candidates=found.candidates,
+            evidence=found.evidence(schema.evidence, np.concatenate([told.sid_scores for told in batch])),
+            state=np.stack([told.state for told in batch]) if schema.state else None,
+        )
 
     async def _understood(self, query: Query, items: np.ndarray, user: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The state float32 (E,), and SID scores float32 (n,)."""
