@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genrecall.engine.config import EngineConfig
-from genrecall.engine.setup import _skips
+from genrecall.engine.setup import _compact_from
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
 
@@ -19,16 +19,19 @@ SPARSE = FULL[::5]
 
 
 @pytest.mark.parametrize(
-    ("sids", "kind", "trunk", "skips"),
+    ("sids", "kind", "trunk", "invariant", "rows"),
     [
-        (SPARSE, "cuda", False, True),
-        (FULL, "cuda", False, False),
-        (SPARSE, "cuda", True, False),
-        (FULL, "cpu", True, True),
+        (SPARSE, "cuda", False, False, 2048),
+        (SPARSE, "cuda", False, True, 0),
+        (FULL, "cuda", False, False, None),
+        (SPARSE, "cuda", True, False, None),
+        (FULL, "cpu", True, False, 0),
     ],
 )
-def test_forced_levels_are_left_out_where_it_pays(sids: np.ndarray, kind: str, trunk: bool, skips: bool) -> None:
+def test_forced_levels_are_left_out_where_it_pays(
+    sids: np.ndarray, kind: str, trunk: bool, invariant: bool, rows: int | None
+) -> None:
     trie, device = Trie.build(SPACE, sids), torch.device(kind)
-    assert _skips(EngineConfig(), trie, device, trunk) == skips
-    assert _skips(EngineConfig(forced="skip"), trie, device, trunk)
-    assert not _skips(EngineConfig(forced="run"), trie, device, trunk)
+    assert _compact_from(EngineConfig(batch_invariant=invariant), trie, device, trunk) == rows
+    assert _compact_from(EngineConfig(forced="skip"), trie, device, trunk) == 0
+    assert _compact_from(EngineConfig(forced="run"), trie, device, trunk) is None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrecall.engine import reference
+from genrecall.engine import reference, setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Refused, Request
@@ -53,10 +53,15 @@ def ask(tokens: list[list[int]], trie: Trie, *, users: bool = True, filters: boo
         pytest.param(("cpu", "run"), id="cpu-static"),
         pytest.param(("cuda", "run"), id="cuda-graphs", marks=pytest.mark.gpu),
         pytest.param(("cuda", "skip"), id="cuda-compact", marks=pytest.mark.gpu),
+        pytest.param(("cpu", "mixed"), id="cpu-mixed"),
+        pytest.param(("cuda", "mixed"), id="cuda-mixed", marks=pytest.mark.gpu),
     ]
 )
-def setting(request) -> tuple[EngineConfig, float, int]:
+def setting(request, monkeypatch) -> tuple[EngineConfig, float, int]:
     device, forced = request.param
+    if forced == "mixed":  # the larger batches leave forced levels out, and whoever is alone
+        forced = "auto"
+        monkeypatch.setattr(setup, "_compact_from", lambda *_: 60)
     budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600, catalog_headroom=3.0)
     config = EngineConfig(device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=70)
     return config, (1e-4 if device == "cpu" else 1e-3), (1 if device == "cpu" else 3)

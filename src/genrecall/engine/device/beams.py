@@ -40,6 +40,7 @@ class SearchShape:
         filtered: whether any request has an item filter.
         sampled: whether any request wants a sample.
         capped: whether any request has a most number of beams under one first code.
+        compact: whether beams whose rest is forced leave the forward passes.
     """
 
     rows: tuple[int, ...]
@@ -48,6 +49,7 @@ class SearchShape:
     filtered: bool
     sampled: bool
     capped: bool
+    compact: bool
 
 
 Run = Callable[[Hashable, Callable[[], Frontier]], Frontier]
@@ -64,8 +66,9 @@ class BeamSearch:
         normalise: see ``EngineConfig``.
         rows: the most of a level, and of requests.
         widest: what every batch counts as its widest beam; None: its own.
-        skip_forced: leave resolved beams out of forward passes; costs one read of the device a level, and a graph for
-            each number of rows that must run.
+        compact_from: rows of all levels of a batch from which on resolved beams are left out of its forward passes,
+            which costs one read of the device a level, and a graph for each number of rows that must run; a single
+            request pays it whatever its rows, since nothing waits behind it. None: never.
     """
 
     def __init__(
@@ -74,24 +77,28 @@ class BeamSearch:
         catalog: DeviceCatalog,
         sid_tokens: Sequence[torch.Tensor],
         normalise: Normalise,
-        skip_forced: bool,
+        compact_from: int | None,
         *,
         rows: int,
         widest: int | None = None,
     ) -> None:
         self.decoder, self.catalog, self.sid_tokens, self.normalise = decoder, catalog, sid_tokens, normalise
-        self.skip_forced, self.widest = skip_forced and normalise == "trie", widest
+        self.compact_from, self.widest = compact_from if normalise == "trie" else None, widest
         # Constants: made once, they are no launches of every level.
         self._row = torch.arange(rows * len(sid_tokens), dtype=torch.int32, device=catalog.device)
         self._root = torch.full((rows,), ROOT, dtype=torch.int32, device=catalog.device)
         self._nothing = torch.zeros(rows, dtype=torch.float32, device=catalog.device)
-        graphs = self.skip_forced and catalog.device.type == "cuda"
+        graphs = self.compact_from is not None and catalog.device.type == "cuda"
         self._memory = FrontierMemory(self.levels, rows, rows, catalog.device) if graphs else None
 
     @property
     def levels(self) -> int:
         """L."""
         return len(self.sid_tokens)
+
+    def compacts(self, rows: Sequence[int], requests: int) -> bool:
+        """Whether a batch of so many rows by level leaves resolved beams out."""
+        return self.compact_from is not None and (requests == 1 or sum(rows) >= self.compact_from)
 
     def wipe(self) -> None:
         """Overwrite what levels left behind."""
@@ -106,7 +113,7 @@ class BeamSearch:
         given_up: Callable[[], Sequence[int]] | None = None,
         run: Run | None = None,
     ) -> list[Frontier]:
-        """The surviving beams after each level. Without ``skip_forced`` nothing here waits for the device.
+        """The surviving beams after each level. Unless it is to be compact, nothing here waits for the device.
 
         Args:
             batch: the plan.
@@ -121,7 +128,7 @@ class BeamSearch:
             if before is not None:
                 for place in given_up() if given_up is not None else ():
                     before.ranges.count[place] = 0
-                if self.skip_forced:
+                if shape.compact:
                     must = int(self._compact(before).ranges.begin[-1])  # the one wait for the device
                     running = min(fit(must), len(before.node))
             step = partial(self._level, batch, reading, shape, level, before, running)
@@ -140,7 +147,7 @@ class BeamSearch:
             codes = ancestry = node.new_empty(places, 0)
         else:
             written = sum(shape.rows[: level - 1])
-            logits, logits_row, ancestry = self._forward(before, level, reading, written, shape.widest, running)
+            logits, logits_row, ancestry = self._forward(before, level, reading, written, shape, running)
             beams = Beams(node=before.node, score=before.score, logits_row=logits_row, ranges=before.ranges)
             key, codes = before.key, before.codes
         children, drawn = self.catalog.children(level), None
@@ -168,14 +175,14 @@ class BeamSearch:
             parent=best.parent,
             broken=best.broken,
         )
-        return found if self._memory is None else self._memory.hold(level, found)
+        return self._memory.hold(level, found) if shape.compact and self._memory is not None else found
 
     def _compact(self, frontier: Frontier) -> Compaction:
         """The beams that must pass the decoder."""
         return compact_rows(self.catalog.branching[frontier.node.long()], frontier.ranges)
 
     def _forward(
-        self, frontier: Frontier, level: int, reading: Reading, written: int, widest: int, running: int
+        self, frontier: Frontier, level: int, reading: Reading, written: int, shape: SearchShape, running: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run beams. Returns logits (B, C), the logits row of each beam or -1, and its ancestry (M, level)."""
         rows = len(frontier.node)
@@ -184,7 +191,7 @@ class BeamSearch:
         if running == 0:
             logits = frontier.score.new_empty(0, len(self.sid_tokens[level]))
             return logits, torch.full_like(row, -1), torch.cat([ancestry, row[:, None]], dim=1)
-        if self.skip_forced:
+        if shape.compact:
             compact = self._compact(frontier)
             rows = running
             source = compact.source[:rows]
@@ -195,10 +202,10 @@ class BeamSearch:
         beams = BeamRows(
             ranges=ranges,
             request=request_of(ranges.begin, rows),
-            ancestry=ran if self.skip_forced else ancestry,
+            ancestry=ran if shape.compact else ancestry,
             table=reading.table,
             length=reading.length,
-            widest=widest,
+            widest=shape.widest,
         )
         hidden = self.decoder.step(self.sid_tokens[level - 1][code], beams)
         return self.decoder.level_logits(hidden, level), logits_row, ancestry

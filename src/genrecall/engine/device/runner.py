@@ -188,10 +188,11 @@ class Runner:
             filtered=any(row >= 0 for row in filters),
             sampled=any(seed >= 0 for seed in seeds),
             capped=any(cap is not None for cap in caps),
+            compact=self.search.compacts(plan.rows, len(plan.seats)),
         )
         self._reserve(plan)
 
-        between = None if self._cuda and not self.search.skip_forced else given_up
+        between = None if self._cuda and not sizes.compact else given_up
         key = ("levels", shape.requests, shape.pages, sizes)
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
@@ -200,7 +201,7 @@ class Runner:
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
 
-        if self.search.skip_forced:  # the host reads how many rows remain: no graph holds more than a level
+        if sizes.compact:  # the host reads how many rows remain: no graph holds more than a level
             results, trail = levels(lambda part, level: self.graphs.run((*key, part), level))
         else:
             results, trail = self.graphs.run(key, levels)

@@ -96,7 +96,8 @@ def logits(x: torch.Tensor, dense: Dense) -> torch.Tensor:
         x, dense.down, dense.up, dense.cross_bias, x if first is None else first, dense.rest, dense.deep_bias,
         dense.head, dense.deep_head, out, pairs, dense.bias, dense.slope, dense.shift, F=width, FP=columns,
         CROSSES=len(dense.down), K=dense.down.shape[1], KP=_padded(dense.down.shape[1]),
-        H=_LEAST if first is None else len(first), LAYERS=0 if first is None else len(dense.deep_bias), BLOCK=block, num_warps=8,
+        H=_LEAST if first is None else len(first), LAYERS=0 if first is None else len(dense.deep_bias), BLOCK=block,
+        num_warps=8,
     )  # fmt: skip
     return out
 
