@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
 KV_SHARE, MOST_KV_TOKENS = 0.4, 1_000_000
 _WORTH_SHARE, _WORTH_ROWS = 0.1, 2048
-"""Nodes before the last level that have one child, and rows of a batch, from which on leaving forced levels out pays: on
-an H100 a batch of 640 rows lost 27% to the waits, one of 3,200 won 24%, one of 9,600 56% (Qwen2-1.5B shape)."""
+"""Nodes before the last level that have one child, and rows of a batch, from which on leaving forced levels out pays: a
+batch of 640 rows lost 27% to the waits, one of 3,200 won 24%, one of 9,600 56% (Qwen2-1.5B shape, H100)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
