@@ -32,6 +32,12 @@ def test_a_size_is_captured_once_it_comes_back(graphs):
     assert (graphs.eager, graphs.captured, graphs.replayed) == (1, 1, 2)
 
 
+def test_a_size_may_have_to_come_more_often(graphs):
+    for _ in range(5):
+        graphs.run("a", lambda: None, after=3)
+    assert (graphs.eager, graphs.captured, graphs.replayed) == (3, 1, 1)
+
+
 def test_sizes_in_use_are_not_captured_again_when_more_come_than_are_kept(graphs):
     for _ in range(30):
         for key in "abcd":

@@ -1,7 +1,7 @@
 """CUDA graphs of functions of static shapes, captured when a shape comes back.
 
 A function that is called with a key for the first time runs as it is, which also compiles its kernels; the second time
-it is captured; from then on it is replayed. The function reads and writes the same addresses every time, and what it
+it is captured, or later where running it as it is costs nothing; from then on it is replayed. The function reads and writes the same addresses every time, and what it
 returns is overwritten by the next replay. Where there are no graphs (CPU), it just runs.
 
 A graph gives way to another only once it has not been used for long: where more sizes of batches come than are kept,
@@ -85,7 +85,7 @@ class Graphs:
 
     def __init__(self, device: torch.device, most: int) -> None:
         self._most = most if device.type == "cuda" else 0
-        self._seen: set[Hashable] = set()
+        self._seen: dict[Hashable, int] = {}
         self._kept: OrderedDict[Hashable, tuple[_Capture, Any]] = OrderedDict()  # least recently used first
         self._used: dict[Hashable, int] = {}
         self._pool: Any = None
@@ -97,8 +97,8 @@ class Graphs:
         """Runs so far that compiled or captured something: what they took says nothing of later ones."""
         return self.captured + len(self._seen) if self._most else 0
 
-    def run(self, key: Hashable, function: Callable[[], T]) -> T:
-        """The function's result, by whichever way."""
+    def run(self, key: Hashable, function: Callable[[], T], *, after: int = 1) -> T:
+        """The function's result, by whichever way; it is captured once it has run ``after`` times as it is."""
         now = self.captured + self.replayed + self.eager
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -107,12 +107,12 @@ class Graphs:
             graph.replay()
             self.replayed += 1
             return cast(T, result)
-        if self._most and key in self._seen and self._room(now):
+        if self._most and self._seen.get(key, 0) >= after and self._room(now):
             graph, result = self._capture(function)
             self._kept[key], self._used[key] = (graph, result), now
             graph.replay()
             return cast(T, result)
-        self._seen.add(key)
+        self._seen[key] = self._seen.get(key, 0) + 1
         self.eager += 1
         return function()
 

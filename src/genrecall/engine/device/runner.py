@@ -30,6 +30,8 @@ from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
 _NO_CAP = 2**31 - 1
+_LONG, _OFTEN = 8192, 8
+"""Prompt tokens of a batch from which on a graph is made only of sizes that have come so many times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,10 @@ class Runner:
             state.copy_(reading.state)
             return Reading(hidden=hidden, state=state, table=reading.table, length=reading.length)
 
-        return self.graphs.run(("prompts", shape), read)
+        # What computes for longer than it takes to launch needs no graph, and sums of long prompts come in too many
+        # sizes: to capture each stops the device again and again.
+        after = 1 if shape.tokens < _LONG else _OFTEN
+        return self.graphs.run(("prompts", shape), read, after=after)
 
 
 def _as_integers(values: torch.Tensor) -> torch.Tensor:
