@@ -1,8 +1,9 @@
 """CUDA graphs of functions of static shapes, captured when a shape comes back.
 
 A function that is called with a key for the first time runs as it is, which also compiles its kernels; the second time
-it is captured, or later where running it as it is costs nothing; from then on it is replayed. The function reads and writes the same addresses every time, and what it
-returns is overwritten by the next replay. Where there are no graphs (CPU), it just runs.
+it is captured, or later where running it as it is costs nothing; from then on it is replayed. The function reads and
+writes the same addresses every time, and what it returns is overwritten by the next replay. Where there are no graphs
+(CPU), it just runs.
 
 A graph gives way to another only once it has not been used for long: where more sizes of batches come than are kept,
 some run as they are, which takes no longer than to capture them, and nothing is captured again and again.
