@@ -65,6 +65,8 @@ class Fused:
         self.joint = self._joint() if schema.state or schema.vectors else None
         self.pooling = {b.name: self._pooling(b) for b in schema.behaviours if b.like in held}
         self.dense = _dense(network)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # what was laid out here is read in the tables' own stream
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         """float32 (2, P): logits and probabilities; launched, not waited for."""
