@@ -39,7 +39,7 @@ def engine(
     batch: Annotated[str, typer.Option(help="Batch sizes that are tried.")] = "8,16,32",
     seconds: Annotated[float, typer.Option(help="Of each load.")] = 3.0,
     checked_beams: Annotated[str, typer.Option(help="Returned SIDs that are looked at one by one.")] = "1M",
-    forced: Annotated[str, typer.Option(help="Forced levels: run or skip.")] = "run",
+    forced: Annotated[str, typer.Option(help="Forced levels: run, skip or auto.")] = "run",
     table: Annotated[
         Path | None, typer.Option(help="A real SID table (table.parquet, or a bundle's sid folder) for forced levels.")
     ] = None,
