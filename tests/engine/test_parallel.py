@@ -100,7 +100,7 @@ def play_on_gpus(ranks: int, directory: Path) -> None:
         plain = replace(before, device="cuda", forced=forced, parallel=Parallel(ranks=ranks, **spread))
         engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), plain)
         runner: Any = engine.loop.runner
-        answers = [engine.generate(ask(histories(1), catalog(0), users=False)) for _ in range(4)]
+        answers = [engine.generate(ask(histories(1), catalog(0), users=False)) for _ in range(5)]
         told[way] = {
             "answers": [listed(answer) for answer in answers[-1]],
             "equal_on_every_rank": runner.compare(),

@@ -32,6 +32,8 @@ from genrecall.index.trie import Trie
 _NO_CAP = 2**31 - 1
 _LONG, _OFTEN = 8192, 8
 """Prompt tokens of a batch from which on a graph is made only of sizes that have come so many times."""
+_OFTEN_COMPACT = 3
+"""The same of levels without forced beams, in batches of several requests: their rows are of many sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,8 @@ class Runner:
             return torch.cat((*parts, _as_integers(reading.state))), trail
 
         if sizes.compact:  # the host reads how many rows remain: no graph holds more than a level
-            results, trail = levels(lambda part, level: self.graphs.run((*key, part), level))
+            after = 1 if len(plan.seats) == 1 else _OFTEN_COMPACT
+            results, trail = levels(lambda part, level: self.graphs.run((*key, part), level, after=after))
         else:
             results, trail = self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
