@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -61,6 +62,17 @@ def spare_workspace() -> None:
     """
     for name, value in _WORKSPACE.items():
         os.environ.setdefault(name, value)
+
+
+def release_cached() -> None:
+    """Give GPU memory back that this process keeps but does not use: engines that are opened next size themselves by what
+    is free, and others may share the GPU.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def has_bf16(device: torch.device) -> bool:
