@@ -28,7 +28,6 @@ from genrecall.eval.document import Report, Section
 from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.report import evaluation_report
 from genrecall.eval.seeds import merge
-from genrecall.hardware import release_cached
 from genrecall.recall.basket import BasketConfig
 from genrecall.recall.item_cf import ItemCfConfig
 from genrecall.recall.linear import LinearConfig
@@ -193,7 +192,7 @@ def _train(
         lesson = generators.teacher(catalog, vectors, split, study, chosen, out / "teacher")
     with watch.stage(f"{label}train"):
         models = generators.generators(catalog, split, study, sids, lesson, out)
-    release_cached()
+    hardware.release_cached()
     with watch.stage(f"{label}export"):
         config = BundleConfig(
             generative=study.generative,
