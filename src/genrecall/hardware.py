@@ -65,8 +65,8 @@ def spare_workspace() -> None:
 
 
 def release_cached() -> None:
-    """Give GPU memory back that this process keeps but does not use: engines that are opened next size themselves by what
-    is free, and others may share the GPU.
+    """Give GPU memory back that this process keeps but does not use: engines that are opened next size themselves by
+    what is free, and others may share the GPU.
     """
     import torch
 
