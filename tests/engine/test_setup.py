@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrecall.engine.config import EngineConfig
+from genrecall.engine.config import EngineConfig, Parallel
 from genrecall.engine.setup import _compact_from
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -21,7 +21,7 @@ SPARSE = FULL[::5]
 @pytest.mark.parametrize(
     ("sids", "kind", "trunk", "invariant", "rows"),
     [
-        (SPARSE, "cuda", False, False, 2048),
+        (SPARSE, "cuda", False, False, 4096),
         (SPARSE, "cuda", False, True, 0),
         (FULL, "cuda", False, False, None),
         (SPARSE, "cuda", True, False, None),
@@ -33,5 +33,7 @@ def test_forced_levels_are_left_out_where_it_pays(
 ) -> None:
     trie, device = Trie.build(SPACE, sids), torch.device(kind)
     assert _compact_from(EngineConfig(batch_invariant=invariant), trie, device, trunk) == rows
+    two = EngineConfig(parallel=Parallel(ranks=2))
+    assert kind == "cpu" or _compact_from(two, trie, device, trunk) is None
     assert _compact_from(EngineConfig(forced="skip"), trie, device, trunk) == 0
     assert _compact_from(EngineConfig(forced="run"), trie, device, trunk) is None

@@ -277,3 +277,22 @@ def test_a_purge_leaves_nothing_in_scratch_memory_either(setting):
     held = (runner._batches.flat, runner._hidden, *runner.decoder.suffix.keys, *runner.decoder.suffix.values)
     assert not any(tensor.any() for tensor in held)
     assert all(isinstance(outcome, Answer) for outcome in told)
+
+
+def test_a_purge_between_levels_hurts_nobody_else(setting):
+    config, near, rounds = setting
+    trie = catalog(0)
+    engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
+    purged: list[str] = []
+
+    def purge() -> None:
+        purged.append("user 1")
+        engine.purge("user 1")
+
+    tokens = histories(2)
+    for _ in range(rounds):
+        engine.loop.meanwhile = purge
+        for request, answer in zip(ask(tokens, trie), engine.generate(ask(tokens, trie)), strict=True):
+            check(answer, request, trie, near)
+    assert purged or config.forced == "run"  # levels of one graph have nothing between them
+    assert not engine.loop._unclean, "scratch memory is wiped once the batch has ended"

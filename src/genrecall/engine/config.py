@@ -113,8 +113,9 @@ class EngineConfig:
             half of bfloat16's bytes. What beams add is always plain.
         forced: whether beams whose rest is forced leave the forward pass (``skip``: exact, saves rows, costs one read
             of the device a level, and a graph a level for every number of rows) or not (``run``); ``auto`` skips on
-            the CPU, and on a GPU, where the trie forces a tenth of its last codes or more, in batches of one request
-            or of many rows; item trunks' levels are too light for it. Under ``normalise="level"`` nothing is forced.
+            the CPU, and on one GPU, where the trie forces a tenth of its last codes or more, in batches of one
+            request or of many rows; item trunks' levels are too light for it. Under ``normalise="level"`` nothing is
+            forced.
         batch_invariant: the same request gets the same bits whatever else is in its batch; slower, because every
             product has the same few rows.
         max_rows: the most beams of a level of a batch; None: what suits model and device.

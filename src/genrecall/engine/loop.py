@@ -77,8 +77,10 @@ class Loop:
         """Called when other requests are being computed than before."""
         self.landed: Callable[[int, float], None] = lambda rows, seconds: None
         """Told of every batch that was done: its beams, and how long it took."""
-        self._unwiped = 0
-        """Batches that must end before their scratch memory holds nothing more of a purged user."""
+        self._launching = False
+        """A batch is between its levels: it is no flight yet, and its scratch memory is in use."""
+        self._unclean, self._unended = False, 0
+        """Whether scratch memory is to be wiped of a purged user, and how many batches must end before."""
 
     @property
     def idle(self) -> bool:
@@ -118,8 +120,8 @@ class Loop:
     def purge(self, user: str) -> None:
         """Forget a user; what running batches read and write is wiped when these end."""
         self.scheduler.purge(user)
-        self._unwiped = max(len(self._flights), 1)
-        self._wipe(ended=not self._flights)
+        self._unclean, self._unended = True, len(self._flights) + self._launching
+        self._wipe()
 
     def advance(self) -> None:
         """Launch what can be launched, end what has ended. Returns soon, having slept a moment if there was nothing."""
@@ -166,14 +168,26 @@ class Loop:
                 traced = any(task.request.trace for task in tasks)
                 seeds = [-1 if task.request.seed is None else task.request.seed for task in tasks]
                 caps, gone = [task.request.most_a_code for task in tasks], partial(self._given_up, plan)
-                flight = self.runner.launch(plan, prompts, filters, seeds, caps, trace=traced, given_up=gone)
+                self._launching = True
+                flight = self.runner.launch(
+                    plan, prompts, filters, seeds, caps, trace=traced, given_up=gone, idle=self._land_ended
+                )
             else:
                 flight = self.runner.launch_scoring(plan, prompts, [task.wanted for task in tasks if task.wanted])
         except torch.OutOfMemoryError as error:
+            self._launching = False
             self._lose(plan, tasks, error)
             return True
+        self._launching = False
         self._flights.append(flight)
+        self._wipe()
         return True
+
+    def _land_ended(self) -> bool:
+        """Answer what has ended while a launch waits for its levels; whether something else runs before it."""
+        while self._flights and self._flights[0].done:
+            self._land(self._flights.popleft())
+        return bool(self._flights)
 
     def _given_up(self, plan: StepPlan) -> Sequence[int]:
         self.meanwhile()
@@ -197,7 +211,7 @@ class Loop:
         if seconds is not None:
             self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
         self.moved()
-        self._wipe(ended=True)
+        self._ended()
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.plan), flight.plan
@@ -229,6 +243,7 @@ class Loop:
             if want:
                 del self._tasks[seat.job]
                 task.deliver(refusal)
+        self._ended()
 
     def _tell_dropped(self) -> None:
         for number, why in self.scheduler.dropped():
@@ -239,16 +254,20 @@ class Loop:
         if moves:
             self.runner.move([(move.way.value, move.page, move.slot) for move in moves])
 
-    def _wipe(self, *, ended: bool) -> None:
+    def _ended(self) -> None:
+        self._unended = max(self._unended - 1, 0)
+        self._wipe()
+
+    def _wipe(self) -> None:
+        """Wipe what nobody uses any more; scratch memory once all batches have ended that may hold a purged user."""
         pages, slots = self.scheduler.cache.wipeable(), self.scheduler.cache.slots.wipeable()
         if slots:
             self.runner.wipe_slots(slots)
         if pages:
             self.runner.wipe_pages(pages)
-        if self._unwiped and ended:
-            self._unwiped -= 1
-            if self._unwiped == 0:
-                self.runner.wipe()
+        if self._unclean and self._unended == 0 and not self._launching:
+            self._unclean = False
+            self.runner.wipe()
 
 
 def _scored(results: np.ndarray, tasks: Sequence[Task], places: int, width: int) -> list[Outcome]:

@@ -112,6 +112,7 @@ class BeamSearch:
         shape: SearchShape,
         given_up: Callable[[], Sequence[int]] | None = None,
         run: Run | None = None,
+        count_of: Callable[[torch.Tensor], int] = int,
     ) -> list[Frontier]:
         """The surviving beams after each level. Unless it is to be compact, nothing here waits for the device.
 
@@ -121,6 +122,7 @@ class BeamSearch:
             shape: static sizes.
             given_up: asked before every step of the decoder, names requests that lose all of their beams there.
             run: runs each level; None: as it is.
+            count_of: waits for a number.
         """
         trail: list[Frontier] = []
         for level in range(self.levels):
@@ -129,7 +131,7 @@ class BeamSearch:
                 for place in given_up() if given_up is not None else ():
                     before.ranges.count[place] = 0
                 if shape.compact:
-                    must = int(self._compact(before).ranges.begin[-1])  # the one wait for the device
+                    must = count_of(self._compact(before).ranges.begin[-1])  # the one wait for the device
                     running = min(fit(must), len(before.node))
             step = partial(self._level, batch, reading, shape, level, before, running)
             trail.append(step() if run is None else run((level, running), step))

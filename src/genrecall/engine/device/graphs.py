@@ -91,6 +91,8 @@ class Graphs:
         self._used: dict[Hashable, int] = {}
         self._pool: Any = None
         self._told = False
+        self.eager_to_capture = False
+        """Whether every key is captured the second time it comes, as while warming up."""
         self.captured = self.replayed = self.eager = 0
 
     @property
@@ -108,7 +110,7 @@ class Graphs:
             graph.replay()
             self.replayed += 1
             return cast(T, result)
-        if self._most and self._seen.get(key, 0) >= after and self._room(now):
+        if self._most and self._seen.get(key, 0) >= (1 if self.eager_to_capture else after) and self._room(now):
             graph, result = self._capture(function)
             self._kept[key], self._used[key] = (graph, result), now
             graph.replay()

@@ -32,6 +32,7 @@ from genrecall.index.trie import Trie
 _NO_CAP = 2**31 - 1
 _LONG, _OFTEN = 8192, 8
 """Prompt tokens of a batch from which on a graph is made only of sizes that have come so many times."""
+_NAP_S = 20e-6
 _OFTEN_COMPACT = 3
 """The same of levels without forced beams, in batches of several requests: their rows are of many sizes."""
 
@@ -169,6 +170,7 @@ class Runner:
         *,
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
+        idle: Callable[[], bool] | None = None,
     ) -> Flight:
         """Search. Results are, after each other: codes (M, L), scores (M,), counts (R,), broken (L, R), states (R, E).
 
@@ -180,6 +182,7 @@ class Runner:
             caps: most SIDs under a code, of each seat; None for any number.
             trace: keep the beams of every level.
             given_up: asked between levels where these are launched one by one; a graph of all levels runs through.
+            idle: called again and again while a level is waited for, for as long as it says that there is more to do.
         """
         began, unusual = self._begin(), self.graphs.unusual
         batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
@@ -200,7 +203,7 @@ class Runner:
         key = ("levels", shape.requests, shape.pages, sizes)
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch(), reading, sizes, between, run)
+            trail = self.search.search(batch(), reading, sizes, between, run, partial(self._count_of, idle))
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
@@ -246,6 +249,15 @@ class Runner:
                     frontier.wipe()
         self._batches.wipe()
         self._forests.wipe()
+
+    def _count_of(self, idle: Callable[[], bool] | None, count: torch.Tensor) -> int:
+        """A number from the device; what runs before it may be answered meanwhile."""
+        if self._cuda and idle is not None:
+            ended = torch.cuda.Event()
+            ended.record()
+            while idle() and not ended.query():
+                time.sleep(_NAP_S)
+        return int(count)
 
     def _reserve(self, plan: StepPlan) -> None:
         rows = sum(plan.rows[:-1])
