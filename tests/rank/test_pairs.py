@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from genrecall.kernels import dispatch
+from genrecall.kernels import dispatch, rank_network
 from genrecall.rank.fused import Fused
 from genrecall.rank.inputs import ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig
 from genrecall.rank.pairs import PairSide
-from genrecall.rank.schema import Column, Crossed, Schema
+from genrecall.rank.schema import Behaviour, Column, Crossed, Schema
 from genrecall.rank.score import Ranker
 from tests.rank import worlds
 from tests.rank.test_model import ranker
@@ -100,7 +100,7 @@ def test_the_fused_network_is_the_network(kernels: str, config: NetworkConfig, k
         rows = found.features.of(asked, whole=False)
         with torch.inference_mode():
             logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
-            both = whole(rows)
+            both = whole(whole.send(rows))
             expected = torch.stack([logits, found.network.probability(logits)])
         np.testing.assert_allclose(both, expected, rtol=1e-4, atol=1e-4)
 
@@ -116,8 +116,31 @@ def test_a_fused_network_without_some_of_its_parts(kernels: str, missing: str) -
         asked = replace(asked, evidence=np.zeros((len(asked.evidence), 0), np.float32))
     with torch.inference_mode():
         logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
-        both = whole(found.features.of(asked, whole=False))
+        both = whole(whole.send(found.features.of(asked, whole=False)))
     np.testing.assert_allclose(both[0], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["told", "state", "vector", "past", "request", "far"])
+def test_features_may_have_any_name(name: str) -> None:
+    features = [replace(f, name=name) if f.name == "colours" else f for f in worlds.SCHEMA.features]
+    features = [replace(f, like=name) if isinstance(f, Behaviour) and f.like == "colours" else f for f in features]
+    features = [replace(f, name=f"{name}s") if isinstance(f, Behaviour) and f.like == "item" else f for f in features]
+    schema = replace(worlds.SCHEMA, features=features)
+    found, whole = fused(NetworkConfig(), schema)
+    asked = worlds.asked(7)
+    with torch.inference_mode():
+        logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
+        both = whole(whole.send(found.features.of(asked, whole=False)))
+    np.testing.assert_allclose(both[0], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_too_large_for_a_kernel_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_network, "room", lambda tensor: 232_448)  # an H100's
+    for config in CONFIGS:
+        found, _ = fused(config)
+        assert Fused.fits(found.network, found.tables)
+    for config in (NetworkConfig(deep=(256, 128)), NetworkConfig(cross_rank=1024), NetworkConfig(attention=1024)):
+        assert not Fused.fits(ranker(config).network, ranker(config).tables)
 
 
 @pytest.mark.gpu

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 _MASK_BYTES, _MOST_FILTERS = 2**29, 64
 KV_SHARE, MOST_KV_TOKENS = 0.4, 1_000_000
 _WORTH_SHARE, _WORTH_ROWS = 0.1, 4096
-"""Forced codes of the last level, and rows of a batch, from which on leaving them out pays: a batch of 640 rows lost 27%
-to the waits, one of 3,200 won 6%, one of 6,400 24% (Qwen2-1.5B shape, H100)."""
+"""Forced codes of the last level, and rows of a batch, from which on leaving them out pays: batches of 640 rows lost
+27% to the waits, of 3,200 won 6%, of 6,400 24% (Qwen2-1.5B shape, H100)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

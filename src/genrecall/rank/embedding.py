@@ -10,7 +10,7 @@ a batch see one version: reads and writes are launched under it, into one stream
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -111,6 +111,11 @@ class Tables(nn.Module):
             self.starts[name] = int(part.storage_offset())
             trains = self.of(name).requires_grad
             setattr(self, self._key(name), nn.Parameter(part.view(table.shape).copy_(table), requires_grad=trains))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Tables:
+        assert self.flat is None, "packed tables stay where they are"
+        super()._apply(fn, recurse)
+        return self
 
     def of(self, name: str) -> torch.Tensor:
         """A feature's table; that of a hosted one lies on the host."""

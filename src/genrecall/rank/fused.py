@@ -6,6 +6,7 @@ that stay in host memory) is pooled as there, and written into its columns of x_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -21,7 +22,9 @@ from genrecall.rank.inputs import ItemSide, padded, sent_together
 from genrecall.rank.model import RankNetwork
 from genrecall.rank.schema import Behaviour, Bucketed, Crossed, Schema, Tabled
 
-_LEAST = 16
+_LEAST, _MOST_ROWS = 16, 2**31
+_MOST_WEIGHTS = 2048
+"""Of an attention's products: more do not stay in registers."""
 
 
 class Fused:
@@ -33,6 +36,23 @@ class Fused:
         tables: packed (``Tables.flat``).
         items: with ``pairs``, on the device.
     """
+
+    @staticmethod
+    def fits(network: RankNetwork, tables: Tables) -> bool:
+        """Whether its kernels' tiles have room on a multiprocessor, and rows are numbers of 32 bits."""
+        config, schema = network.config, network.schema
+        pooled = [(schema.width_of(behaviour.like), config.attention) for behaviour in schema.behaviours]
+        needed = rank_network.shared_bytes(
+            _columns(schema, config.joint)[1],
+            config.cross_rank,
+            _hidden(config.deep),
+            pooled,
+        )
+        return (
+            needed <= rank_network.room(network.head.weight)
+            and all(wide * asks <= _MOST_WEIGHTS for wide, asks in pooled)
+            and all(len(tables.of(name)) < _MOST_ROWS for name in tables.names)
+        )
 
     def __init__(self, features: Features, network: RankNetwork, tables: Tables, items: ItemSide) -> None:
         assert items.pairs is not None, "a GPU computes what concerns pairs"
@@ -49,18 +69,17 @@ class Fused:
         looked = [*of_items, *self.of_requests, *crosses]
         self.given = [f.name for f in schema.tabled if f.name not in looked]
         places = [(held[name], schema.width_of(name), self.columns[name]) for name in looked]
-        at = {name: place for place, name in enumerate(self.pairs.names)}
-        self._crosses = [at[name] for name in crosses]
-        self._hosted = [at[name] for name in self.given if name in at]
+        self._crosses, self._hosted = crosses, [name for name in self.given if name in self.pairs.names]
         chosen = torch.tensor([items.names.index(name) for name in of_items], dtype=torch.int64, device=device)
         self.lookups = Lookups(
             flat=tables.flat,
             places=torch.tensor(places, dtype=torch.int64, device=device).reshape(-1, 3),
             widest=max((width for _, width, _ in places), default=1),
             item_rows=items.rows[chosen].int(),
-            codes=self._codes(self._crosses),
-            buckets=self.pairs.buckets[self._crosses],
+            codes=self._codes(crosses),
+            buckets=self._buckets(crosses),
         )
+        self._far = (self._codes(self._hosted), self._buckets(self._hosted))
         self.numbers = self._numbers() if schema.told else None
         self.joint = self._joint() if schema.state or schema.vectors else None
         self.pooling = {b.name: self._pooling(b) for b in schema.behaviours if b.like in held}
@@ -68,9 +87,12 @@ class Fused:
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what was laid out here is read in the tables' own stream
 
-    def __call__(self, rows: Rows) -> torch.Tensor:
+    def send(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """What ``__call__`` takes, on its way to the device."""
+        return sent_together(self._arrays(rows), self.device)
+
+    def __call__(self, found: dict[str, torch.Tensor]) -> torch.Tensor:
         """float32 (2, P): logits and probabilities; launched, not waited for."""
-        found = sent_together(self._arrays(rows), self.device)
         pairs = Pairs(owner=found["owner"], items=found["items"])
         past = Past(items=found["past"], offsets=found["past begins"])
         state = None
@@ -81,12 +103,12 @@ class Fused:
             state = rank_network.brought(found["state"], *moments, *weights)
         told = Told(
             rows=found["request rows"],
-            codes=_chosen(found, self._crosses),
+            codes=Codes(folded=found["folded"], there=found["there"]),
             evidence=found["told"],
             sums=history_sums(self.pairs.matrices, self.pairs.readings, past, pairs.owner, pairs.items),
             state=state,
         )
-        x = torch.empty(len(rows.items), self.width, dtype=torch.float32, device=self.device)
+        x = torch.empty(len(pairs.items), self.width, dtype=torch.float32, device=self.device)
         rank_network.fill(x, pairs, told, self.lookups, self.numbers, self.joint)
         hosted = self._hosted_rows(found, pairs)
         for name in self.given:
@@ -104,33 +126,33 @@ class Fused:
             "owner": rows.owner, "items": rows.items, "told": rows.told, "past": rows.past.values,
             "past begins": rows.past.offsets,
             "request rows": np.stack(stacked).astype(np.int32) if stacked else np.zeros((0, requests), np.int32),
-            "folded": np.zeros((0, requests), np.int64), "there": np.zeros((0, requests), bool),
         }  # fmt: skip
-        if self.pairs.names:
-            halves = [rows.halves[name] for name in self.pairs.names]
-            arrays["folded"] = np.stack([half.folded for half in halves]).view(np.int64)
-            arrays["there"] = np.stack([half.there for half in halves])
+        for kind, names in (("", self._crosses), ("far ", self._hosted)):
+            folded, there = np.zeros((len(names), requests), np.uint64), np.zeros((len(names), requests), bool)
+            for place, name in enumerate(names):
+                folded[place], there[place] = rows.halves[name].folded, rows.halves[name].there
+            arrays[f"{kind}folded"], arrays[f"{kind}there"] = folded.view(np.int64), there
         if self.schema.state:
             assert rows.state is not None, "the schema reads the generator's state"
             arrays["state"] = rows.state
         for behaviour in self.schema.behaviours:
             bag = rows.bags[behaviour.name]
             events, there = padded(bag)
-            arrays[f"{behaviour.name} rows"], arrays[f"{behaviour.name} there"] = events.astype(np.int32), there
-            arrays[f"{behaviour.name} count"] = bag.lengths.astype(np.int32)
+            arrays[f"{behaviour.name}.rows"], arrays[f"{behaviour.name}.there"] = events.astype(np.int32), there
+            arrays[f"{behaviour.name}.count"] = bag.lengths.astype(np.int32)
         for name in self.given:
             if name in rows.bags:
                 bag = rows.bags[name]
-                arrays[f"{name} rows"], arrays[f"{name} begins"] = bag.values, bag.offsets[:-1]
+                arrays[f"{name}.rows"], arrays[f"{name}.begins"] = bag.values, bag.offsets[:-1]
         return arrays
 
     def _hosted_rows(self, found: dict[str, torch.Tensor], pairs: Pairs) -> dict[str, torch.Tensor]:
         """Rows of crosses whose tables stay in host memory."""
         if not self._hosted:
             return {}
-        codes, buckets = self._codes(self._hosted), self.pairs.buckets[self._hosted]
-        rows = crossed_rows(_chosen(found, self._hosted), codes, buckets, pairs.owner, pairs.items)
-        return {self.pairs.names[place]: row for place, row in zip(self._hosted, rows, strict=True)}
+        codes, buckets = self._far
+        requests = Codes(folded=found["far folded"], there=found["far there"])
+        return dict(zip(self._hosted, crossed_rows(requests, codes, buckets, pairs.owner, pairs.items), strict=True))
 
     def _give(
         self, x: torch.Tensor, name: str, found: dict[str, torch.Tensor], hosted: dict[str, torch.Tensor], pairs: Pairs
@@ -142,23 +164,23 @@ class Fused:
         elif name in self.items.names:
             own = self.tables.pool(name, self.items.rows[self.items.names.index(name)][pairs.items.long()], None)
         else:
-            own = self.tables.pool(name, found[f"{name} rows"], found[f"{name} begins"])
+            own = self.tables.pool(name, found[f"{name}.rows"], found[f"{name}.begins"])
         if not self.schema.of_item(feature):
             own = own[pairs.owner]
         x[:, column : column + own.shape[1]] = own
 
     def _pool(self, x: torch.Tensor, behaviour: Behaviour, found: dict[str, torch.Tensor], pairs: Pairs) -> None:
-        rows, count = found[f"{behaviour.name} rows"], found[f"{behaviour.name} count"]
+        rows, count = found[f"{behaviour.name}.rows"], found[f"{behaviour.name}.count"]
         if behaviour.name in self.pooling:
             assert self.tables.flat is not None
             rank_network.pool(x, pairs, self.tables.flat, rows, count, self.pooling[behaviour.name])
             return
         keys, wide = self.tables.look(behaviour.like, rows.long()), self.schema.width_of(behaviour.like)
         query = x[:, self.columns[behaviour.like] :][:, :wide]
-        own = self.network.pooled(behaviour.name, query, keys, found[f"{behaviour.name} there"], pairs.owner)
+        own = self.network.pooled(behaviour.name, query, keys, found[f"{behaviour.name}.there"], pairs.owner)
         x[:, self.columns[behaviour.name] :][:, :wide] = own
 
-    def _codes(self, places: list[int]) -> Codes:
+    def _codes(self, names: list[str]) -> Codes:
         """Of the items, for some of the crosses."""
         codes, many = self.pairs.codes, self.items.rows.shape[1]
         if codes is None:
@@ -166,16 +188,20 @@ class Fused:
                 folded=torch.zeros(0, many, dtype=torch.int64, device=self.device),
                 there=torch.zeros(0, many, dtype=torch.bool, device=self.device),
             )
-        if places == [*range(len(codes.folded))]:
+        if names == list(self.pairs.names):
             return codes
+        places = [self.pairs.names.index(name) for name in names]
         return Codes(folded=codes.folded[places], there=codes.there[places])
+
+    def _buckets(self, names: list[str]) -> torch.Tensor:
+        return self.pairs.buckets[[self.pairs.names.index(name) for name in names]]
 
     def _numbers(self) -> Numbers:
         own, pairs, evidence = self.network.get_submodule("told"), self.pairs, len(self.schema.evidence)
         place = torch.argsort(pairs.order).int()  # of what stands at each place after evidence, logged ones, sums
         first = evidence + pairs.logged.shape[1]
         return Numbers(
-            column=self.columns["told"],
+            column=self.columns[".told"],
             mean=own.get_buffer("mean"),
             spread=own.get_buffer("spread"),
             evidence=evidence,
@@ -188,9 +214,9 @@ class Fused:
     def _joint(self) -> Joint:
         weight = self.network.get_submodule("vector").get_parameter("weight").detach() if self.schema.vectors else None
         return Joint(
-            state_column=self.columns.get("state", -1),
-            column=self.columns.get("vector", -1),
-            product_column=self.columns.get("product", -1),
+            state_column=self.columns.get(".state", -1),
+            column=self.columns.get(".vector", -1),
+            product_column=self.columns.get(".product", -1),
             vectors=self.items.vectors if self.schema.vectors else None,
             weight=weight,
         )
@@ -215,13 +241,13 @@ class Fused:
 
 
 def _columns(schema: Schema, joint: int) -> tuple[dict[str, int], int]:
-    """Where each part of x_0 begins, and its width."""
+    """Where each part of x_0 begins, and its width; parts that are no features begin with a dot, as no feature does."""
     parts = [(f.name, f.width) for f in schema.tabled]
     parts += [(b.name, schema.width_of(b.like)) for b in schema.behaviours]
-    parts += [("told", schema.told)] if schema.told else []
-    parts += [("state", joint)] if schema.state else []
-    parts += [("vector", joint)] if schema.vectors else []
-    parts += [("product", joint)] if schema.vectors and schema.state else []
+    parts += [(".told", schema.told)] if schema.told else []
+    parts += [(".state", joint)] if schema.state else []
+    parts += [(".vector", joint)] if schema.vectors else []
+    parts += [(".product", joint)] if schema.vectors and schema.state else []
     ends = list(accumulate((width for _, width in parts), initial=0))
     return {name: begin for (name, _), begin in zip(parts, ends[:-1], strict=True)}, ends[-1]
 
@@ -231,14 +257,6 @@ def _has_one_row(feature: Tabled, schema: Schema) -> bool:
     bucketed = {f.name for f in schema.tabled if isinstance(f, Bucketed)}
     parts = feature.of if isinstance(feature, Crossed) else (feature.of,)
     return all(part in bucketed or schema.column(part).split is None for part in parts)
-
-
-def _chosen(found: dict[str, torch.Tensor], places: list[int]) -> Codes:
-    """Of the requests, for some of the crosses."""
-    folded, there = found["folded"], found["there"]
-    if places == [*range(len(folded))]:
-        return Codes(folded=folded, there=there)
-    return Codes(folded=folded[places], there=there[places])
 
 
 def _dense(network: RankNetwork) -> Dense:
@@ -253,7 +271,7 @@ def _dense(network: RankNetwork) -> Dense:
             torch.stack([weights[f"cross.{layer}.{name}"] for layer in crosses]) if crosses else head.new_empty(shape)
         )
 
-    hidden = max(_LEAST, 1 << (max(config.deep, default=1) - 1).bit_length())
+    hidden = _hidden(config.deep)
     layers = [_grown(weights[f"deep.{layer}.weight"], hidden) for layer in range(len(config.deep))]
     biases = [_grown(weights[f"deep.{layer}.bias"][:, None], hidden)[:, 0] for layer in range(len(config.deep))]
     slope, shift = weights["calibration"].tolist()
@@ -266,6 +284,11 @@ def _dense(network: RankNetwork) -> Dense:
         head=head[:width].contiguous(), deep_head=_grown(head[width:, None], hidden)[:, 0].contiguous(),
         bias=float(weights["head.bias"]), slope=slope, shift=shift,
     )  # fmt: skip
+
+
+def _hidden(deep: Sequence[int]) -> int:
+    """What all layers are brought to: a power of two."""
+    return max(_LEAST, 1 << (max(deep, default=1) - 1).bit_length())
 
 
 def _grown(matrix: torch.Tensor, rows: int) -> torch.Tensor:

@@ -84,7 +84,7 @@ def inputs_of(
 
 
 def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device) -> Inputs:
-    """Send a batch to the device."""
+    """Send a batch to the device; what belongs to a feature is named with a dot, which no feature's name has."""
     arrays: dict[str, np.ndarray] = {"owner": rows.owner, "items": rows.items, "told": rows.told}
     if schema.state and rows.state is not None:
         arrays["state"] = rows.state
@@ -96,16 +96,16 @@ def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device
     behaviours = {feature.name for feature in schema.features if isinstance(feature, Behaviour)}
     for name, bag in rows.bags.items():
         if name in behaviours:
-            arrays[f"{name} rows"], arrays[f"{name} there"] = padded(bag)
+            arrays[f"{name}.rows"], arrays[f"{name}.there"] = padded(bag)
             continue
-        arrays[f"{name} rows"] = bag.values
+        arrays[f"{name}.rows"] = bag.values
         if len(bag.values) != len(bag):  # no bag is empty
-            arrays[f"{name} begins"] = bag.offsets[:-1]
+            arrays[f"{name}.begins"] = bag.offsets[:-1]
     found = sent_together(arrays, device)
     owner, candidates, told = found["owner"], found["items"].long(), found["told"]
     of_items = zip(items.names, items.rows[:, candidates], strict=True)
     bags: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {name: (row, None) for name, row in of_items}
-    bags |= {name: (found[f"{name} rows"], found.get(f"{name} begins")) for name in rows.bags if name not in behaviours}
+    bags |= {name: (found[f"{name}.rows"], found.get(f"{name}.begins")) for name in rows.bags if name not in behaviours}
     if items.pairs is not None and rows.halves:
         requests = Codes(folded=found["folded"], there=found["there"])
         crossed = items.pairs.rows(requests, owner, found["items"])
@@ -115,7 +115,7 @@ def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device
         told = items.pairs.told(told, past, owner, found["items"])
     return Inputs(
         bags=bags,
-        past={name: (found[f"{name} rows"], found[f"{name} there"]) for name in rows.bags if name in behaviours},
+        past={name: (found[f"{name}.rows"], found[f"{name}.there"]) for name in rows.bags if name in behaviours},
         owner=owner,
         told=told,
         state=found.get("state"),

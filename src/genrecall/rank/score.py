@@ -24,6 +24,7 @@ from genrecall.rank.fused import Fused
 from genrecall.rank.inputs import Inputs, ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig, RankNetwork
 from genrecall.rank.schema import FORMAT, Schema
+from genrecall.telemetry import log
 
 RANKER, TABLES, VOCABULARIES = "ranker.json", "tables.safetensors", "vocabularies.safetensors"
 ITEMS, NETWORK, RELATIONS = "items.safetensors", "network.safetensors", "relations.safetensors"
@@ -68,7 +69,7 @@ class Ranker:
         self.features, self.vocabularies, self.vectors = features, vocabularies, vectors
         self.network, self.tables, self.digest = network.eval(), tables, digest
         self._items = ItemSide.of(features, vectors, self.device)
-        self._fused = None if tables.flat is None else Fused(features, self.network, tables, self._items)
+        self._fused = self._fuse()
 
     @property
     def schema(self) -> Schema:
@@ -94,9 +95,9 @@ class Ranker:
         self._require(asked)
         with torch.inference_mode(), self.tables.streaming():
             if self._fused is not None:
-                rows = self.features.of(asked, whole=False)
+                sent = self._fused.send(self.features.of(asked, whole=False))
                 with self.tables.reading() as version:
-                    both = self._fused(rows)
+                    both = self._fused(sent)
             else:
                 inputs = self.inputs(asked)
                 with self.tables.reading() as version:
@@ -108,6 +109,25 @@ class Ranker:
     def inputs(self, asked: Asked) -> Inputs:
         """What the network is told of requests."""
         return inputs_of(self.features, asked, self._items, self.device)
+
+    def warm_up(self) -> None:
+        """Compile what a first request would wait for."""
+        schema = self.schema
+        self.score(
+            Asked(
+                users=[None], profiles=[{}], histories=Ragged.of([[0]]), candidates=Ragged.of([[0]]),
+                evidence=np.zeros((1, len(schema.evidence)), np.float32),
+                state=np.zeros((1, schema.state), np.float32) if schema.state else None,
+            )
+        )  # fmt: skip
+
+    def _fuse(self) -> Fused | None:
+        if self.tables.flat is None:
+            return None
+        if not Fused.fits(self.network, self.tables):
+            log("the ranker's network or tables are too large for its GPU kernels: it runs by torch, in 150 launches")
+            return None
+        return Fused(self.features, self.network, self.tables, self._items)
 
     def _require(self, asked: Asked) -> None:
         width = 0 if asked.state is None else asked.state.shape[1]

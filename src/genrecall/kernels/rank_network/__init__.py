@@ -7,6 +7,7 @@ are worth more than fast ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,6 +158,33 @@ class Dense:
     bias: float
     slope: float
     shift: float
+
+
+def shared_bytes(width: int, cross_rank: int, hidden: int, pooled: Sequence[tuple[int, int]]) -> int:
+    """Of a multiprocessor's memory that the largest of the tiles take, at most.
+
+    Args:
+        width: F.
+        cross_rank: K.
+        hidden: H, a power of two.
+        pooled: width of the table and hidden units of every behaviour.
+    """
+    columns, low = _padded(width), _padded(cross_rank)
+    rows = max(16, min(64, 8192 // columns))
+    crosses = 4 * columns * (low + rows)
+    layers = 4 * hidden * (hidden + rows)
+    pools = [4 * (3 * _padded(own) * _padded(asks) + 64 * 2 * _padded(own)) for own, asks in pooled]
+    return max(crosses, layers, *pools)
+
+
+def room(tensor: torch.Tensor) -> int:
+    """Bytes that tiles may take where this tensor lies."""
+    found: int = implementation(__name__, tensor).room(tensor)
+    return found
+
+
+def _padded(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
 
 
 def brought(state: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor

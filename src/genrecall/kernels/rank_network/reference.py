@@ -12,6 +12,11 @@ from genrecall.kernels.crossed_rows.reference import crossed_rows
 from genrecall.kernels.rank_network import Dense, Joint, Lookups, Numbers, Pairs, Pooling, Told
 
 
+def room(tensor: torch.Tensor) -> int:
+    """Plain torch has no tiles."""
+    return 2**62
+
+
 def brought(state: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
             ) -> torch.Tensor:  # fmt: skip
     """See the contract in ``__init__``."""

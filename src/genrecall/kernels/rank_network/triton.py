@@ -13,6 +13,12 @@ _PAIRS, _LEAST, _TILE = 64, 16, 8192
 _OF_STATE = 256
 
 
+def room(tensor: torch.Tensor) -> int:
+    """See the contract in ``__init__``."""
+    index = tensor.device.index or 0
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
 def brought(state: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
             ) -> torch.Tensor:  # fmt: skip
     """See the contract in ``__init__``."""
@@ -78,7 +84,7 @@ def pool(
         x, pairs.owner, flat, rows, count, pooling.inner if asks else x, pooling.bias if asks else x,
         pooling.outer if asks else x, pooling.shift, len(pairs.items), x.shape[1], rows.shape[1], pooling.begin,
         pooling.query, pooling.column, W=pooling.width, WP=_padded(pooling.width), H=hidden, HP=_padded(hidden),
-        ASKS=asks, BLOCK=_PAIRS, num_warps=4,
+        ASKS=asks, BLOCK=_PAIRS, num_warps=4, num_stages=1,
     )  # fmt: skip
 
 
@@ -97,7 +103,7 @@ def logits(x: torch.Tensor, dense: Dense) -> torch.Tensor:
         dense.head, dense.deep_head, out, pairs, dense.bias, dense.slope, dense.shift, F=width, FP=columns,
         CROSSES=len(dense.down), K=dense.down.shape[1], KP=_padded(dense.down.shape[1]),
         H=_LEAST if first is None else len(first), LAYERS=0 if first is None else len(dense.deep_bias), BLOCK=block,
-        num_warps=8,
+        num_warps=8, num_stages=1,
     )  # fmt: skip
     return out
 
@@ -118,7 +124,7 @@ def _bring(
         inside = e < width
         value = tl.load(state + request * width + e, mask=inside, other=0.0) - tl.load(mean + e, mask=inside, other=0.0)
         value = value / tl.load(spread + e, mask=inside, other=1.0)
-        value = tl.where(value == value, value, 0.0)
+        value = _known(value)
         tile = tl.load(weight + j[:, None] * width + e[None, :], mask=(j < J)[:, None] & inside[None, :], other=0.0)
         total += tl.sum(tile * value[None, :], 1)
     tl.store(out + request * J + j, total + tl.load(bias + j, mask=j < J, other=0.0), mask=j < J)
@@ -135,9 +141,15 @@ def _look(flat, place, row, x, column_of, inside, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _known(value):
+    """As torch.nan_to_num."""
+    value = tl.where(value == value, value, 0.0)
+    return tl.minimum(tl.maximum(value, -3.4028234663852886e38), 3.4028234663852886e38)
+
+
+@triton.jit
 def _standard(value, mean, spread, place):
-    value = (value - tl.load(mean + place)) / tl.load(spread + place)
-    return tl.where(value == value, value, 0.0)
+    return _known((value - tl.load(mean + place)) / tl.load(spread + place))
 
 
 @triton.jit(do_not_specialize=["pairs", "requests", "worded", "items_known", "items_worded"])

@@ -24,6 +24,7 @@ import torch
 
 from genrecall.engine.host.request import Scores
 from genrecall.engine.worker.frames import Frame
+from genrecall.errors import DataError
 from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.delta import read_delta
 from genrecall.rank.recalled import Recalled
@@ -84,6 +85,8 @@ class RankingDesk:
         self._shapes = {name: (len(table), table.shape[1]) for name, table in tables}
         self._applying, self._scoring = asyncio.Lock(), asyncio.Lock()
         self._next: _Batch | None = None
+        if ranker.device.type == "cuda":
+            ranker.warm_up()
 
     def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""
@@ -97,6 +100,12 @@ class RankingDesk:
         head, arrays = frame.head, frame.arrays
         await self._catch_up(head["deltas"])
         query, items = query_of(frame), arrays["items"]
+        sizes = {name: len(own) for name, own in arrays.items() if name == "fused" or name.startswith("place ")}
+        if set(sizes.values()) - {len(items)}:
+            raise DataError(
+                "what is said of a request's candidates is not of as many", seen=f"{len(items)} items, {sizes}",
+                allowed="one number a candidate", fix="send them in one order, all of them",
+            )  # fmt: skip
         async with asyncio.timeout(head["timeout_s"]):
             state, sid_scores = await self._understood(query, items, head["user"])
             scored = await self._score(_Told(frame=frame, query=query, state=state, sid_scores=sid_scores))
