@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -25,25 +26,41 @@ PARTS = ("valid", "final", "refit")
 def gathered(found: list[dict[str, Any]]) -> dict[str, Any]:
     """One document: what all runs share, then each run's own, then the figures by part, channel, metric and run."""
     documents = [one if "runs" in one else _document(one) for one in found]
+    seeds = [run["seed"] for document in documents for run in document["runs"]]
+    if len(set(seeds)) < len(seeds):
+        sys.exit(f"a seed is there twice: {seeds}")
     first = documents[0]
-    for document in documents:
-        for part in set(PARTS) & set(document) & set(first):
-            if document["protocols"][part] != first["protocols"][part]:
-                sys.exit(f"the protocol of {part} differs between reports")
-        if _alike(document["study"]) != _alike(first["study"]):
-            sys.exit("the studies differ in more than their seeds and devices")
+    if any(_alike(document["study"]) != _alike(first["study"]) for document in documents):
+        sys.exit("the studies differ in more than their seeds and devices")
     merged: dict[str, Any] = {
         "study": first["study"],
-        "protocols": {part: text for document in documents for part, text in document["protocols"].items()},
+        "protocols": {},
         "runs": [run for document in documents for run in document["runs"]],
     }
     for part in PARTS:
         having = [document for document in documents if part in document]
-        if having:
-            merged[part] = _joined([document[part] for document in having])
-            if len(having) < len(documents):
-                merged[f"{part} seeds"] = [run["seed"] for document in having for run in document["runs"]]
+        if not having:
+            continue
+        told = [document["protocols"][part] for document in having]
+        if len({_lasting(sentence) for sentence in told}) > 1:
+            sys.exit(f"the protocol of {part} differs between reports")
+        merged["protocols"][part] = told[0]
+        own = [(_seeds_of(document, part), document[part]) for document in having]
+        merged[part] = _joined(own)
+        if (all_of := [seed for some, _ in own for seed in some]) != seeds:
+            merged[f"{part} seeds"] = all_of
     return merged
+
+
+def _seeds_of(document: dict[str, Any], part: str) -> list[int]:
+    """Whose figures a part holds."""
+    found: list[int] = document.get(f"{part} seeds", [run["seed"] for run in document["runs"]])
+    return found
+
+
+def _lasting(sentence: str) -> str:
+    """Of a protocol: all but how often the test part had been read, which each run says for itself."""
+    return re.sub(r";? ?[Tt]his test split was read.*$", "", sentence).rstrip(". ")
 
 
 def _document(report: dict[str, Any]) -> dict[str, Any]:
@@ -71,16 +88,20 @@ def _document(report: dict[str, Any]) -> dict[str, Any]:
     return {"study": report["study"], "protocols": protocols, "runs": [run], **figures}
 
 
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same part of several documents, of the channels that all of them have."""
-    channels = [channel for channel in parts[0] if all(channel in part for part in parts)]
-    return {
-        channel: {
-            name: {kind: [one for part in parts for one in part[channel][name][kind]] for kind in ("runs", "95%")}
+def _joined(parts: list[tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
+    """The same part of several documents; a channel that not all seeds have says whose figures it holds."""
+    channels = dict.fromkeys(channel for _, part in parts for channel in part)
+    everybody = [seed for seeds, _ in parts for seed in seeds]
+    merged: dict[str, Any] = {}
+    for channel in channels:
+        having = [(part[channel].get("seeds", seeds), part[channel]) for seeds, part in parts if channel in part]
+        merged[channel] = {
+            name: {kind: [one for _, own in having for one in own[name][kind]] for kind in ("runs", "95%")}
             for name in METRICS
         }
-        for channel in channels
-    }
+        if (seeds := [seed for some, _ in having for seed in some]) != everybody:
+            merged[channel]["seeds"] = seeds
+    return merged
 
 
 def table(result: dict[str, Any], part: str) -> str:
