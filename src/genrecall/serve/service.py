@@ -112,7 +112,8 @@ class Service:
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
-            await self._turns.take()
+            if self.limiter.is_refusing:  # else whoever is nearly done goes before whoever has just come
+                await self._turns.take()
             orders = await self._orders(request, release, plan, outcomes, begun)
             rank_s = max(order.took_s for order in orders.values())
             answer, teams, chances = self._pack(
