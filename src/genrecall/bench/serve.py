@@ -13,6 +13,7 @@ import numpy as np
 
 from genrecall.errors import ConfigError
 from genrecall.serve.chaos.load import Client, Outcomes, recovered
+from genrecall.serve.event_loop import event_loop
 
 _WORKERS = (4, 16, 48)
 
@@ -58,7 +59,8 @@ def measure(bench: ServeBench) -> dict[str, Any]:
     client = Client(
         parts.hostname or "127.0.0.1", parts.port or 80, lambda number: bodies[number % len(bodies)], key=bench.key
     )
-    return asyncio.run(_phases(bench, client, len(users)))
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        return runner.run(_phases(bench, client, len(users)))
 
 
 async def _phases(bench: ServeBench, client: Client, users: int) -> dict[str, Any]:

@@ -238,7 +238,8 @@ def products(left: Any, right: Any) -> Iterator[tuple[int, int, Any]]:
     while begin < left.shape[0]:
         end = int(np.searchsorted(work, work[begin] + _PAIRS_A_BLOCK, side="right")) - 1
         end = min(max(end, begin + 1), left.shape[0])
-        yield begin, end, left[begin:end] @ right
+        block = left if end - begin == left.shape[0] else left[begin:end]  # few queries are one block, as they are
+        yield begin, end, block @ right
         begin = end
 
 

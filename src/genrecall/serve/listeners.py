@@ -99,6 +99,8 @@ def http_server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Se
     except ModuleNotFoundError as error:
         raise DependencyError("uvicorn", extra="serve", purpose="the service") from error
 
+    from genrecall.serve.http.protocol import GatedProtocol
+
     class Quiet(uvicorn.Server):
         """Signals are the gateway's to handle: two servers share the process."""
 
@@ -107,8 +109,8 @@ def http_server(app: Gate, certificate: Certificate | None = None) -> uvicorn.Se
             yield
 
     settings = uvicorn.Config(
-        app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        timeout_keep_alive=30, timeout_graceful_shutdown=5,
+        app, http=GatedProtocol, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False,
+        proxy_headers=False, timeout_keep_alive=30, timeout_graceful_shutdown=5,
     )  # fmt: skip
     settings.load()
     if certificate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,6 +59,10 @@ class Metrics:
         self.progress = gauge("engine_last_progress_seconds", "Since the computing thread was last heard of.")
         self.restarts = gauge("engine_restarts", "Worker processes started after the first.")
         self.gateways = gauge("gateway_restarts", "Processes started after the first.", "started")
+        # Looking a series up takes longer than counting in it, and there are few of these.
+        self.request_of = functools.cache(self.request.labels)
+        self.stage_of, self.channel_of = functools.cache(self.stage.labels), functools.cache(self.channel.labels)
+        self.shed_of = functools.cache(self.shed.labels)
         self.bundle = gauge("bundle_info", "1 for each bundle in service.", "digest", "role")
 
     def totals(self) -> dict[str, dict[str, float]]:

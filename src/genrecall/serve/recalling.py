@@ -25,6 +25,8 @@ async def recalled(lanes: Mapping[str, Lane], asked: Mapping[str, Asked], limite
     """
     remote = {name: one for name, one in asked.items() if isinstance(lanes[name], RemoteLane)}
     rest = [name for name in asked if name not in remote]
+    if not rest:  # as while there is too much to do for the engine: no task but the request's own
+        return await _together(lanes, remote)
     asking = [_parked(lanes[n], asked[n], limiter) if n == _ENGINE else _alone(lanes[n], asked[n]) for n in rest]
     # What one process is asked travels together, and costs the loop one task.
     together, alone = await asyncio.gather(_together(lanes, remote), asyncio.gather(*asking))

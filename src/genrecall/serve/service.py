@@ -37,6 +37,7 @@ from genrecall.serve.state.state import State, StateUnavailableError
 from genrecall.serve.state.store import Past, shown
 from genrecall.serve.tiers import Tiers
 from genrecall.serve.tracing import Tracing
+from genrecall.serve.turns import Turns
 from genrecall.serve.worker.supervisor import Supervisor
 
 _STATE_SHARE = 0.3  # of the deadline, for a store behind a network
@@ -88,7 +89,7 @@ class Service:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
         self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
-        self.arms = Arms(config)
+        self.arms, self._turns = Arms(config), Turns()
         self.tracing: Tracing | None = None
         self.fellows: Relay | None = None
         self.gateways: dict[str, Supervisor] = {}
@@ -111,6 +112,8 @@ class Service:
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
+            if self.limiter.is_refusing:  # else whoever is nearly done goes before whoever has just come
+                await self._turns.take()
             orders = await self._orders(request, release, plan, outcomes, begun)
             rank_s = max(order.took_s for order in orders.values())
             answer, teams, chances = self._pack(
@@ -421,9 +424,9 @@ class Service:
     def _measure(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
         metrics, coverage = self.metrics, answer.coverage
         for stage, seconds in marks.items():
-            metrics.stage.labels(stage).observe(seconds)
+            metrics.stage_of(stage).observe(seconds)
         for name, channel in coverage.channels.items():
-            metrics.channel.labels(name, channel.outcome).inc()
+            metrics.channel_of(name, channel.outcome).inc()
             if channel.outcome == "timeout":
                 metrics.late.labels(name).inc()
         alone = collections.Counter(next(iter(item.channels)) for item in answer.items if len(item.channels) == 1)

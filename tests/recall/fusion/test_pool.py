@@ -45,13 +45,17 @@ def test_places_are_those_of_the_lists(candidates: dict[str, Candidates], data: 
 
 
 @settings(deadline=None, max_examples=30)
-@given(several(), st.permutations([0, 1, 2]))
-def test_some_requests_are_the_same_as_alone(candidates: dict[str, Candidates], order: list[int]) -> None:
-    chosen = np.array(order[:2])
+@given(several(), st.permutations([0, 1, 2]), st.integers(1, 2))
+def test_some_requests_are_the_same_as_alone(candidates: dict[str, Candidates], order: list[int], count: int) -> None:
+    chosen = np.array(order[:count])
     part = pool_of(candidates).take(chosen)
     alone = pool_of({n: Candidates(items=a.items[chosen], scores=a.scores[chosen]) for n, a in candidates.items()})
     for name in ("offsets", "items", "ranks", "scores", "rows", "tie"):
         np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
+    whole = pool_of(candidates).take(np.array(order))
+    listed, own = whole.best(-whole.tie.astype(float), 3), alone.best(-alone.tie.astype(float), 3)
+    np.testing.assert_array_equal(own.items, listed.items[:count])
+    np.testing.assert_array_equal(own.scores, listed.scores[:count])
 
 
 def test_fillers_are_no_evidence_and_come_last() -> None:

@@ -22,6 +22,7 @@ from genrecall.errors import DataError
 
 MOST_BYTES = 1 << 28
 _TYPES = {"int32", "int64", "float32", "uint8"}
+_NAMES = {np.dtype(name): name for name in _TYPES}
 _SIZES = struct.Struct("<II")
 
 
@@ -36,8 +37,8 @@ class Frame:
 def encode(frame: Frame) -> bytes:
     """A frame as bytes."""
     arrays = {name: np.asarray(array, order="C") for name, array in frame.arrays.items()}
-    listed = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
-    assert all(kind in _TYPES for _, kind, _ in listed), "arrays are of the types that a reader accepts"
+    assert all(array.dtype in _NAMES for array in arrays.values()), "arrays are of the types that a reader accepts"
+    listed = [[name, _NAMES[array.dtype], array.shape] for name, array in arrays.items()]
     head = json.dumps({**frame.head, "arrays": listed}).encode()
     body = b"".join(array.tobytes() for array in arrays.values())
     return _SIZES.pack(4 + len(head) + len(body), len(head)) + head + body

@@ -16,14 +16,15 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 _PATIENCE_S, _REFUSED_S, _WINDOW_S = 30.0, 0.1, 0.5
+_TICK_S, _LOOK_S = 0.001, 1.0  # no event loop sleeps for less than a tick
 _STAMPS = 35 if sys.platform == "linux" else None  # SO_TIMESTAMPNS, which Python does not name
 _STAMP = struct.Struct("@ll")
 
@@ -78,12 +79,18 @@ class Outcomes:
 
 
 class _Link:
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        lost: it is closed.
+        sent: when (perf_counter) what it is asked now was sent.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
-        self._read, self.lost = bytearray(), False
-        self._answer: asyncio.Future[_Arrived] = self._loop.create_future()
+        self._read = bytearray()
+        self._told: Callable[[_Arrived | None], None] = _nobody
+        self.lost, self.sent = False, 0.0
         self._loop.add_reader(sock, self._readable)
 
     @classmethod
@@ -103,15 +110,15 @@ class _Link:
             raise
         return cls(sock)
 
-    async def ask(self, request: bytes) -> _Arrived:
-        """Send, and wait for the answer.
-
-        Raises:
-            OSError, EOFError: the connection is lost.
-        """
-        self._answer = self._loop.create_future()
-        await self._loop.sock_sendall(self._sock, request)
-        return await self._answer
+    def ask(self, request: bytes, told: Callable[[_Arrived | None], None]) -> None:
+        """Send; ``told`` is given the answer, or None where the connection is lost before."""
+        self._told, self.sent = told, time.perf_counter()
+        try:
+            whole = self._sock.send(request) == len(request)
+        except OSError:
+            whole = False
+        if not whole:  # requests are small: a buffer that has no room for one belongs to somebody who does not read
+            self.close()
 
     def close(self) -> None:
         """Hang up; once is enough."""
@@ -120,6 +127,11 @@ class _Link:
         self.lost = True
         self._loop.remove_reader(self._sock)
         self._sock.close()
+        self._tell(None)
+
+    def _tell(self, arrived: _Arrived | None) -> None:
+        told, self._told = self._told, _nobody
+        told(arrived)
 
     def _readable(self) -> None:
         try:
@@ -133,18 +145,20 @@ class _Link:
             if kind == _STAMPS:
                 seconds, nanoseconds = _STAMP.unpack(stamp)
                 came -= max(time.time() - seconds - nanoseconds / 1e9, 0.0)
+        if not data:
+            self.close()
+            return
         self._read += data
         head, end, body = self._read.partition(b"\r\n\r\n")
         head = head.lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0]) if end else 0
-        if not data:
-            self.close()
-            if not self._answer.done():
-                self._answer.set_exception(EOFError("it hung up"))
-                self._answer.exception()  # seen: nobody may be asking
-        elif end and len(body) >= length and not self._answer.done():
+        if end and len(body) >= length:
             self._read.clear()
-            self._answer.set_result(_Arrived(bytes(head), bytes(body), came))
+            self._tell(_Arrived(bytes(head), bytes(body), came))
+
+
+def _nobody(_: _Arrived | None) -> None:
+    """Nobody asked."""
 
 
 class Client:
@@ -164,6 +178,8 @@ class Client:
         secret = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
         self._free: list[_Link] = []
+        self._busy: set[_Link] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
         self._number = 0
 
     async def closed(self, workers: int, seconds: float) -> Outcomes:
@@ -178,19 +194,23 @@ class Client:
                 if await self._ask(outcomes, begun, now - begun) in (429, 503):
                     await asyncio.sleep(_REFUSED_S)
 
-        await asyncio.gather(*(work() for _ in range(workers)))
+        await self._patiently(work() for _ in range(workers))
         return outcomes
 
     async def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
         """Poisson arrivals of ``rate`` a second."""
         count = int(rate * seconds)
         due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
-        outcomes, begun, tasks = Outcomes(), time.perf_counter(), []
-        for moment in due:
-            if (wait := moment - (time.perf_counter() - begun)) > 0:
-                await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(self._ask(outcomes, begun, moment)))
-        await asyncio.gather(*tasks)
+        outcomes, begun, asked = Outcomes(), time.perf_counter(), list[asyncio.Future[int]]()
+
+        async def ask() -> None:
+            for moment in due:
+                while (wait := moment - (time.perf_counter() - begun)) > 0:
+                    await asyncio.sleep(max(wait, _TICK_S))
+                asked.append(self._ask(outcomes, begun, moment))
+            await asyncio.gather(*asked)
+
+        await self._patiently([ask()])
         return outcomes
 
     def close(self) -> None:
@@ -198,36 +218,69 @@ class Client:
         for link in self._free:
             link.close()
 
-    async def _ask(self, outcomes: Outcomes, begun: float, due: float) -> int:
+    def _ask(self, outcomes: Outcomes, begun: float, due: float) -> asyncio.Future[int]:
+        """Send one request; the status, 0 where no answer came, once it is among the outcomes."""
         self._number += 1
         body = self._body(self._number)
-        link, arrived, sent = None, None, time.perf_counter()
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                link = await self._link()
-                sent = time.perf_counter()
-                arrived = await link.ask(f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        except (OSError, EOFError, TimeoutError):
-            if link is not None:
-                link.close()
-        else:
-            self._free.append(link)
-        status = 0 if arrived is None else int(arrived.head[9:12])
-        outcomes.due.append(due)
-        outcomes.late_s.append(sent - begun - due)
-        outcomes.latency_s.append((time.perf_counter() if arrived is None else arrived.came) - sent)
-        outcomes.status.append(status)
-        outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
-        answer = _read(arrived.body) if arrived is not None and status == 200 else None
-        outcomes.degraded.append(answer is not None and answer.coverage.degraded)
-        outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
-        return status
+        request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
+        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def _link(self) -> _Link:
+        def over(sent: float, arrived: _Arrived | None) -> None:
+            status = 0 if arrived is None else int(arrived.head[9:12])
+            outcomes.due.append(due)
+            outcomes.late_s.append(sent - begun - due)
+            outcomes.latency_s.append((time.perf_counter() if arrived is None else arrived.came) - sent)
+            outcomes.status.append(status)
+            outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
+            answer = _read(arrived.body) if arrived is not None and status == 200 else None
+            outcomes.degraded.append(answer is not None and answer.coverage.degraded)
+            outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
+            if not answered.done():
+                answered.set_result(status)
+
+        def ask(link: _Link) -> None:
+            def told(arrived: _Arrived | None) -> None:
+                self._busy.discard(link)
+                if arrived is not None:
+                    self._free.append(link)
+                over(link.sent, arrived)
+
+            self._busy.add(link)
+            link.ask(request, told)
+
+        async def connect() -> None:
+            sent = time.perf_counter()
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    link = await _Link.open(self._host, self._port)
+            except OSError:  # TimeoutError among them
+                over(sent, None)
+            else:
+                ask(link)
+
         while self._free:
             if not (link := self._free.pop()).lost:
-                return link
-        return await _Link.open(self._host, self._port)
+                ask(link)
+                return answered
+        connecting = asyncio.create_task(connect())
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+        return answered
+
+    async def _patiently(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Do it, and meanwhile hang up on whom no answer came for too long."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                for link in [one for one in self._busy if time.perf_counter() - one.sent > _PATIENCE_S]:
+                    link.close()
+
+        watching = asyncio.create_task(watch())
+        try:
+            await asyncio.gather(*work)
+        finally:
+            watching.cancel()
 
 
 def recovered(before: Outcomes, after: Outcomes) -> float:

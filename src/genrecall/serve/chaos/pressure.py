@@ -15,6 +15,7 @@ import numpy as np
 from genrecall.serve.chaos.load import Client, Outcomes, recovered
 from genrecall.serve.chaos.scenario import DEADLINE_MS, Setting, good, shown
 from genrecall.serve.chaos.target import Target, wait_until
+from genrecall.serve.event_loop import event_loop
 
 
 def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
@@ -33,7 +34,8 @@ def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
         client.close()
         return peak, before, over, after
 
-    peak, before, over, after = asyncio.run(phases())
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        peak, before, over, after = runner.run(phases())
     share, late = good(over) / peak, float(np.percentile(over.latencies(200), 99)) * 1e3
     refused = float(np.percentile(over.latencies(429, 503), 99)) * 1e3 if len(over.latencies(429, 503)) else 0.0
     other = sum(status not in (200, 429, 503) for status in over.status)

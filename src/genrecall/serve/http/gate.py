@@ -10,8 +10,8 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
@@ -43,6 +43,22 @@ CSP = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are written."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_STAMP = lines([*_HEADERS, (b"content-security-policy", CSP)])
+
+
+class Refusal(NamedTuple):
+    """An answer of the gate's own: status, lines of headers, body."""
+
+    status: int
+    head: bytes
+    body: bytes
 
 
 class Gate:
@@ -84,32 +100,44 @@ class Gate:
             with self.tracing.request(scope["method"], sent) as span:
                 await self._handle(scope, receive, send, span)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send, span: Traced | None) -> None:
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """What is answered to a request that is not let in; None lets it in, and what follows must call this object.
+
+        Only for servers that ask before they begin with a request; of others every call of this object asks itself.
+        Traced requests are not refused here: a span is as long as its task.
+        """
+        if self.tracing is not None and scope["path"] not in _UNLIMITED:
+            return None
         begun = time.perf_counter()
-        headers = dict(reversed(scope["headers"]))
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            self._enter(scope, begun)
+        except Problem as problem:
+            self._metrics.request_of("none", str(problem.status)).observe(time.perf_counter() - begun)
+            headers, body = _worded(problem, scope)
+            head = lines([*headers, (b"x-request-id", scope["state"]["request_id"].encode())])
+            return Refusal(problem.status, _STAMP + head, body)
+        return None
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, span: Traced | None) -> None:
         status = 0
 
         async def out(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                stamped = _stamped(message.get("headers", []), request_id)
+                stamped = _stamped(message.get("headers", []), scope["state"]["request_id"])
                 if span is not None:
                     stamped.append((b"traceparent", span.traceparent.encode()))
                 message = {**message, "headers": stamped}
             await send(message)
 
-        counted = scope["path"] not in _UNLIMITED
         try:
-            self._let_in(scope, headers, counted)
-            self.inflight += counted
+            if "let_in" not in scope.setdefault("state", {}):
+                self._enter(scope, time.perf_counter())
             try:
                 await self._app(scope, receive, out)
             finally:
-                self.inflight -= counted
+                self.inflight -= scope["state"]["let_in"]
         except Problem as problem:
             await _tell(problem, scope, out)
         except HTTPException as error:
@@ -119,23 +147,30 @@ class Gate:
             self._metrics.cancelled.inc()
             status = status or 499
         except Exception as error:  # the client gets an id and no more; the log gets the error
-            log(f"request {request_id} failed: {type(error).__name__}: {error}")
+            log(f"request {scope['state']['request_id']} failed: {type(error).__name__}: {error}")
             if status == 0:
                 await _tell(Problem("internal", "the service's log has more under this request id"), scope, out)
             raise
         finally:
             path = self._paths.get(scope["endpoint"], "none") if "endpoint" in scope else "none"
-            self._metrics.request.labels(path, str(status)).observe(time.perf_counter() - begun)
+            self._metrics.request_of(path, str(status)).observe(time.perf_counter() - scope["state"]["begun"])
             if span is not None:
                 span.route, span.status = path, status
 
-    def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes], counted: bool) -> None:
+    def _enter(self, scope: Scope, begun: float) -> None:
+        """Give a request its id, and let it in; from then on it takes room."""
+        headers, state = dict(reversed(scope["headers"])), scope["state"]
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        state["begun"], state["request_id"] = begun, given if _ID.fullmatch(given) else secrets.token_hex(8)
         if self._local_only and not _is_local(headers.get(b"host", b"")):
             # Without keys only this machine may call; a foreign page must not do it through a name of its own.
             raise Problem("forbidden_host", "call it by 127.0.0.1 or localhost, or set API keys")
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         client = scope["client"][0] if scope.get("client") else "all"
-        scope["state"]["caller"] = self.let_in(scope["path"], authorization, client, counted=counted)
+        counted = scope["path"] not in _UNLIMITED
+        state["caller"] = self.let_in(scope["path"], authorization, client, counted=counted)
+        state["let_in"] = counted
+        self.inflight += counted
 
     def let_in(self, path: str, authorization: str, client: str, *, counted: bool = True) -> str:
         """Who calls, if there is room: for requests of any protocol.
@@ -160,10 +195,10 @@ class Gate:
         if self.draining:
             raise Problem("draining", "this process is about to stop", retry_after_s=1)
         if wait := self._rate.wait_s(caller):
-            self._metrics.shed.labels("rate").inc()
+            self._metrics.shed_of("rate").inc()
             raise Problem("rate_limited", "too many requests of this caller", retry_after_s=math.ceil(wait))
         if self.limiter.is_full(self.inflight):
-            self._metrics.shed.labels("inflight").inc()
+            self._metrics.shed_of("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
         return caller
 
@@ -186,7 +221,11 @@ def _is_local(host: bytes) -> bool:
 
 
 async def _tell(problem: Problem, scope: Scope, send: Callable[[Message], Awaitable[None]]) -> None:
-    body = problem.document(scope["state"]["request_id"], scope["path"])
-    headers = [*problem.headers(), (b"content-length", str(len(body)).encode())]
+    headers, body = _worded(problem, scope)
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _worded(problem: Problem, scope: Scope) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    body = problem.document(scope["state"]["request_id"], scope["path"])
+    return [*problem.headers(), (b"content-length", str(len(body)).encode())], body
