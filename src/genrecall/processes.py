@@ -6,6 +6,7 @@ accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING
 
@@ -95,3 +96,12 @@ def _join() -> None:
         distributed.init_process_group("cpu:gloo,cuda:nccl")
     else:
         distributed.init_process_group("gloo")
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Let the group's threads end before the interpreter, which now and then ended by an abort (-6), all work done."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
