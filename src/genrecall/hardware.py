@@ -6,6 +6,7 @@ import gc
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _cpu_flag(flag: str) -> bool:
     return any(line.startswith("flags") and flag in line.split() for line in _cpuinfo())
 

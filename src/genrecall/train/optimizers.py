@@ -4,8 +4,9 @@ AdamW (Loshchilov & Hutter 2019) moves everything, or Muon moves the matrices of
 
     M ← μ M + G,   W ← W − lr · 0.2 √max(rows, columns) · NewtonSchulz₅(μ M + G) − lr · λ W
 
-(Jordan et al. 2024; the scale is that of Liu et al. 2025, arXiv 2502.16982, so one learning rate serves both). We use
-torch's Muon as it is. Embeddings, and with them the tied output rows, are no linear maps of activations: AdamW's.
+(Jordan et al. 2024; the scale is that of Liu et al. 2025, arXiv 2502.16982, so one learning rate serves both). It is
+torch's Muon, which computes in bfloat16; where that is not native, ours, which computes in float32. Embeddings, and
+with them the tied output rows, are no linear maps of activations: AdamW's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from genrecall.hardware import has_bf16
 from genrecall.train.config import TrainConfig
+from genrecall.train.sequence.optimizers import Muon
 
 _TABLES = ("embed_tokens", "lm_head")
 
@@ -33,10 +36,9 @@ def optimizers(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> l
     chosen: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
-    if muon:
-        chosen.append(
-            torch.optim.Muon(
-                muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+    rate, decay = config.learning_rate, config.weight_decay
+    if muon and has_bf16(muon[0].device):
+        chosen.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    elif muon:
+        chosen.append(Muon(muon, rate=rate, weight_decay=decay))
     return chosen
