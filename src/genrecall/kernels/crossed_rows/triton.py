@@ -28,6 +28,16 @@ def crossed_rows(
     return out
 
 
+@triton.jit
+def hashed(word, buckets):
+    """Rows 1 … buckets of folded words, int64 as bits."""
+    word = word.to(tl.uint64, bitcast=True)
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB
+    word = word ^ (word >> 31)
+    return 1 + (word % buckets.to(tl.uint64)).to(tl.int64)
+
+
 @triton.jit(do_not_specialize=["pairs", "num_requests", "num_items"])
 def _cross(
     of_request, request_there, of_item, item_there, buckets, owner, candidates, out,
@@ -39,10 +49,6 @@ def _cross(
     request = cross * num_requests + tl.load(owner + i, mask=inside, other=0)
     item = cross * num_items + tl.load(candidates + i, mask=inside, other=0)
     word = tl.load(of_request + request, mask=inside, other=0) ^ tl.load(of_item + item, mask=inside, other=0)
-    word = word.to(tl.uint64, bitcast=True)
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB
-    word = word ^ (word >> 31)
-    row = 1 + (word % tl.load(buckets + cross).to(tl.uint64)).to(tl.int64)
+    row = hashed(word, tl.load(buckets + cross))
     there = tl.load(request_there + request, mask=inside, other=0) & tl.load(item_there + item, mask=inside, other=0)
     tl.store(out + cross * pairs + i, tl.where(there != 0, row, 0), mask=inside)

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from genrecall.kernels.crossed_rows.triton import hashed
 from genrecall.kernels.dispatch import require_packed
 from genrecall.kernels.rank_network import Dense, Joint, Lookups, Numbers, Pairs, Pooling, Told
 
@@ -175,11 +176,7 @@ def _fill(
     for f in range(CROSS):
         ours, theirs = f * worded + request, f * items_worded.to(tl.int64) + item
         word = tl.load(request_words + ours, mask=inside, other=0) ^ tl.load(item_words + theirs, mask=inside, other=0)
-        word = word.to(tl.uint64, bitcast=True)
-        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9
-        word = (word ^ (word >> 27)) * 0x94D049BB133111EB
-        word = word ^ (word >> 31)
-        row = 1 + (word % tl.load(buckets + f).to(tl.uint64)).to(tl.int64)
+        row = hashed(word, tl.load(buckets + f))
         there = tl.load(request_there + ours, mask=inside, other=0) & tl.load(item_there + theirs, mask=inside, other=0)
         _look(flat, places + 3 * (ITEM + REQUEST + f), tl.where(there != 0, row, 0), x, row_of, inside, WIDTH)
     into = x + row_of + number_column
