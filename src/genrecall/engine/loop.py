@@ -180,7 +180,8 @@ class Loop:
             return True
         self._launching = False
         self._flights.append(flight)
-        self._wipe()
+        if self._unclean:
+            self._wipe()
         return True
 
     def _land_ended(self) -> bool:

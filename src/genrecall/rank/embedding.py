@@ -88,12 +88,9 @@ class Tables(nn.Module):
         while whole and _needed([sizes[name] for name in names], whole) > room:
             whole -= 1
         left, far = room - sum(sizes[name] for name in names[:whole]), sum(sizes[name] for name in names[whole:])
-        for place, name in enumerate(names):
-            table = self.of(name)
-            if place < whole:
-                continue
+        for name in names[whole:]:
             share = min(left * sizes[name] // far, int(sizes[name] * _CACHED_SHARE))
-            self.hosted[name] = HostedTable(table, device, share)
+            self.hosted[name] = HostedTable(self.of(name), device, share)
             self.register_parameter(self._key(name), None)
         if device.type == "cuda":
             self.pack(names[:whole], device)

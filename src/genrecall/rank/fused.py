@@ -6,7 +6,6 @@ that stay in host memory) is pooled as there, and written into its columns of x_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -22,7 +21,7 @@ from genrecall.rank.inputs import ItemSide, padded, sent_together
 from genrecall.rank.model import RankNetwork
 from genrecall.rank.schema import Behaviour, Bucketed, Crossed, Schema, Tabled
 
-_LEAST, _MOST_ROWS = 16, 2**31
+_MOST_ROWS = 2**31
 _MOST_WEIGHTS = 2048
 """Of an attention's products: more do not stay in registers."""
 
@@ -45,7 +44,7 @@ class Fused:
         needed = rank_network.shared_bytes(
             _columns(schema, config.joint)[1],
             config.cross_rank,
-            _hidden(config.deep),
+            rank_network.padded(max(config.deep, default=1)),
             pooled,
         )
         return (
@@ -271,7 +270,7 @@ def _dense(network: RankNetwork) -> Dense:
             torch.stack([weights[f"cross.{layer}.{name}"] for layer in crosses]) if crosses else head.new_empty(shape)
         )
 
-    hidden = _hidden(config.deep)
+    hidden = rank_network.padded(max(config.deep, default=1))
     layers = [_grown(weights[f"deep.{layer}.weight"], hidden) for layer in range(len(config.deep))]
     biases = [_grown(weights[f"deep.{layer}.bias"][:, None], hidden)[:, 0] for layer in range(len(config.deep))]
     slope, shift = weights["calibration"].tolist()
@@ -284,11 +283,6 @@ def _dense(network: RankNetwork) -> Dense:
         head=head[:width].contiguous(), deep_head=_grown(head[width:, None], hidden)[:, 0].contiguous(),
         bias=float(weights["head.bias"]), slope=slope, shift=shift,
     )  # fmt: skip
-
-
-def _hidden(deep: Sequence[int]) -> int:
-    """What all layers are brought to: a power of two."""
-    return max(_LEAST, 1 << (max(deep, default=1) - 1).bit_length())
 
 
 def _grown(matrix: torch.Tensor, rows: int) -> torch.Tensor:

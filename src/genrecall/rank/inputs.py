@@ -18,7 +18,7 @@ from genrecall.kernels.crossed_rows import Codes
 from genrecall.kernels.history_sums import Past
 from genrecall.rank.columns import Asked, Ragged
 from genrecall.rank.features import Features, Rows
-from genrecall.rank.pairs import PairSide
+from genrecall.rank.pairs import PairSide, sent
 from genrecall.rank.schema import Behaviour, Schema
 
 _ALIGNED = 16
@@ -121,11 +121,6 @@ def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device
         state=found.get("state"),
         vectors=None if items.vectors is None or not schema.vectors else items.vectors[candidates],
     )
-
-
-def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """On the device."""
-    return torch.from_numpy(np.require(array, requirements=("C", "W"))).to(device)
 
 
 def sent_together(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:

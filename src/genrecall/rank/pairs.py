@@ -54,8 +54,8 @@ class PairSide:
         codes = None
         if names:
             codes = Codes(
-                folded=_sent(np.stack([halves[name].items.folded for name in names]), device),
-                there=_sent(np.stack([halves[name].items.there for name in names]), device),
+                folded=sent(np.stack([halves[name].items.folded for name in names]), device),
+                there=sent(np.stack([halves[name].items.there for name in names]), device),
             )
         relations = list(features.relations)
         affinities = schema.affinities
@@ -68,16 +68,16 @@ class PairSide:
         return cls(
             names=names,
             codes=codes,
-            buckets=_sent(np.array([halves[name].buckets for name in names], np.int64), device),
-            logged=_sent(np.stack(columns, 1) if columns else np.empty((features.num_items, 0), np.float32), device),
+            buckets=sent(np.array([halves[name].buckets for name in names], np.int64), device),
+            logged=sent(np.stack(columns, 1) if columns else np.empty((features.num_items, 0), np.float32), device),
             matrices=_matrices(list(features.relations.values()), features.num_items, device),
             readings=Readings(
-                matrix=_sent(np.array([relations.index(n.of) for n in affinities], np.int32), device),
-                last=_sent(np.array([n.last for n in affinities], np.int32), device),
-                weights=_sent(weights, device),
+                matrix=sent(np.array([relations.index(n.of) for n in affinities], np.int32), device),
+                last=sent(np.array([n.last for n in affinities], np.int32), device),
+                weights=sent(weights, device),
             ),
-            floors=_sent(np.array([n.floor for n in affinities]), device),
-            order=_sent(np.concatenate([np.arange(len(schema.evidence)), behind]), device),
+            floors=sent(np.array([n.floor for n in affinities]), device),
+            order=sent(np.concatenate([np.arange(len(schema.evidence)), behind]), device),
         )
 
     def rows(self, requests: Codes, owner: torch.Tensor, candidates: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,11 +107,12 @@ def _matrices(relations: Sequence[Relation], num_items: int, device: torch.devic
         before += len(own)
     rows = np.stack(offsets) if offsets else np.zeros((0, num_items + 1), np.int64)
     return Matrices(
-        offsets=_sent(rows, device), items=_sent(np.concatenate(items), device),
-        values=_sent(np.concatenate(values), device), longest=int(np.diff(rows).max(initial=0)),
+        offsets=sent(rows, device), items=sent(np.concatenate(items), device),
+        values=sent(np.concatenate(values), device), longest=int(np.diff(rows).max(initial=0)),
     )  # fmt: skip
 
 
-def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device; unsigned words as int64 of the same bits."""
     plain = array.view(np.int64) if array.dtype == np.uint64 else array
     return torch.from_numpy(np.require(plain, requirements=("C", "W"))).to(device)

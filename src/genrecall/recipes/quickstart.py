@@ -39,7 +39,7 @@ USERS = 3
 
 
 def short() -> Recipe:
-    """Under five minutes on two cores, installation included; trains on each user's last events only."""
+    """Under three minutes on two cores; trains on each user's last events only."""
     return Recipe(
         name="quickstart",
         sid=SidConfig(levels=3, codes=128, quantizer="rq_vae", collaborative_weight=0.5),

@@ -32,9 +32,9 @@ from genrecall.index.trie import Trie
 _NO_CAP = 2**31 - 1
 _LONG, _OFTEN = 8192, 8
 """Prompt tokens of a batch from which on a graph is made only of sizes that have come so many times."""
-_NAP_S = 20e-6
 _OFTEN_COMPACT = 3
 """The same of levels without forced beams, in batches of several requests: their rows are of many sizes."""
+_NAP_S = 20e-6
 
 
 @dataclass(frozen=True, kw_only=True)

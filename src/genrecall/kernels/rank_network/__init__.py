@@ -15,6 +15,9 @@ import torch
 from genrecall.kernels.crossed_rows import Codes
 from genrecall.kernels.dispatch import implementation
 
+PAIRS = 64
+"""Candidates of a program of ``fill`` and ``pool``."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
@@ -169,11 +172,10 @@ def shared_bytes(width: int, cross_rank: int, hidden: int, pooled: Sequence[tupl
         hidden: H, a power of two.
         pooled: width of the table and hidden units of every behaviour.
     """
-    columns, low = _padded(width), _padded(cross_rank)
-    rows = max(16, min(64, 8192 // columns))
-    crosses = 4 * columns * (low + rows)
+    columns, rows = padded(width), rows_of(width)
+    crosses = 4 * columns * (padded(cross_rank) + rows)
     layers = 4 * hidden * (hidden + rows)
-    pools = [4 * (3 * _padded(own) * _padded(asks) + 64 * 2 * _padded(own)) for own, asks in pooled]
+    pools = [4 * padded(own) * (3 * padded(asks) + 2 * PAIRS) for own, asks in pooled]
     return max(crosses, layers, *pools)
 
 
@@ -183,8 +185,14 @@ def room(tensor: torch.Tensor) -> int:
     return found
 
 
-def _padded(width: int) -> int:
-    return max(16, 1 << (width - 1).bit_length())
+def padded(width: int) -> int:
+    """Of a tile that a product of tensor cores takes: a power of two."""
+    return max(16, 1 << max(width - 1, 0).bit_length())
+
+
+def rows_of(width: int) -> int:
+    """Candidates of a program of ``logits``: as many as leave x_0 in registers."""
+    return max(16, min(PAIRS, 8192 // padded(width)))
 
 
 def brought(state: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor

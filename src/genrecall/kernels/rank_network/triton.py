@@ -8,9 +8,8 @@ import triton.language as tl
 
 from genrecall.kernels.crossed_rows.triton import hashed
 from genrecall.kernels.dispatch import require_packed
-from genrecall.kernels.rank_network import Dense, Joint, Lookups, Numbers, Pairs, Pooling, Told
+from genrecall.kernels.rank_network import PAIRS, Dense, Joint, Lookups, Numbers, Pairs, Pooling, Told, padded, rows_of
 
-_PAIRS, _LEAST, _TILE = 64, 16, 8192
 _OF_STATE = 256
 
 
@@ -27,7 +26,7 @@ def brought(state: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, weigh
     requests, wide = len(state), len(weight)
     out = torch.empty(requests, wide, dtype=torch.float32, device=state.device)
     _bring[(requests,)](
-        state, mean, spread, weight, bias, out, state.shape[1], J=wide, JP=_padded(wide), BLOCK=_OF_STATE, num_warps=4
+        state, mean, spread, weight, bias, out, state.shape[1], J=wide, JP=padded(wide), BLOCK=_OF_STATE, num_warps=4
     )
     return out
 
@@ -59,7 +58,7 @@ def fill(
             depth, wide = vectors.shape[1], len(weight)
     if told.state is not None:
         wide = told.state.shape[1]
-    _fill[(triton.cdiv(len(pairs.items), _PAIRS),)](
+    _fill[(triton.cdiv(len(pairs.items), PAIRS),)](
         x, pairs.owner, pairs.items, lookups.flat, lookups.places, lookups.item_rows, told.rows, told.codes.folded,
         told.codes.there, codes.folded, codes.there, lookups.buckets, told.evidence, *standard, vectors, weight,
         none if told.state is None else told.state,
@@ -67,8 +66,8 @@ def fill(
         codes.folded.shape[1], number_column, *columns,
         ITEM=len(lookups.item_rows), REQUEST=len(told.rows), CROSS=len(lookups.buckets),
         WIDTH=triton.next_power_of_2(max(lookups.widest, 1)), EVIDENCE=evidence, LOGGED=logged, SUMMED=summed,
-        D=depth, J=wide, JP=_padded(wide), STATE=told.state is not None,
-        PRODUCT=told.state is not None and depth > 0, BLOCK=_PAIRS, num_warps=4,
+        D=depth, J=wide, JP=padded(wide), STATE=told.state is not None,
+        PRODUCT=told.state is not None and depth > 0, BLOCK=PAIRS, num_warps=4,
     )  # fmt: skip
 
 
@@ -81,11 +80,11 @@ def pool(
         return
     asks = pooling.inner is not None
     hidden = pooling.inner.shape[1] if pooling.inner is not None else 0
-    _pool[(triton.cdiv(len(pairs.items), _PAIRS),)](
+    _pool[(triton.cdiv(len(pairs.items), PAIRS),)](
         x, pairs.owner, flat, rows, count, pooling.inner if asks else x, pooling.bias if asks else x,
         pooling.outer if asks else x, pooling.shift, len(pairs.items), x.shape[1], rows.shape[1], pooling.begin,
-        pooling.query, pooling.column, W=pooling.width, WP=_padded(pooling.width), H=hidden, HP=_padded(hidden),
-        ASKS=asks, BLOCK=_PAIRS, num_warps=4, num_stages=1,
+        pooling.query, pooling.column, W=pooling.width, WP=padded(pooling.width), H=hidden, HP=padded(hidden),
+        ASKS=asks, BLOCK=PAIRS, num_warps=4, num_stages=1,
     )  # fmt: skip
 
 
@@ -96,21 +95,15 @@ def logits(x: torch.Tensor, dense: Dense) -> torch.Tensor:
     out = torch.empty(2, pairs, dtype=torch.float32, device=x.device)
     if pairs == 0:
         return out
-    columns = _padded(width)
-    block = max(_LEAST, min(_PAIRS, _TILE // columns))
-    first = dense.first
+    first, block = dense.first, rows_of(width)
     _logits[(triton.cdiv(pairs, block),)](
         x, dense.down, dense.up, dense.cross_bias, x if first is None else first, dense.rest, dense.deep_bias,
-        dense.head, dense.deep_head, out, pairs, dense.bias, dense.slope, dense.shift, F=width, FP=columns,
-        CROSSES=len(dense.down), K=dense.down.shape[1], KP=_padded(dense.down.shape[1]),
-        H=_LEAST if first is None else len(first), LAYERS=0 if first is None else len(dense.deep_bias), BLOCK=block,
+        dense.head, dense.deep_head, out, pairs, dense.bias, dense.slope, dense.shift, F=width, FP=padded(width),
+        CROSSES=len(dense.down), K=dense.down.shape[1], KP=padded(dense.down.shape[1]),
+        H=padded(1) if first is None else len(first), LAYERS=0 if first is None else len(dense.deep_bias), BLOCK=block,
         num_warps=8, num_stages=1,
     )  # fmt: skip
     return out
-
-
-def _padded(width: int) -> int:
-    return max(_LEAST, triton.next_power_of_2(max(width, 1)))
 
 
 @triton.jit
