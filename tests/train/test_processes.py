@@ -75,6 +75,7 @@ def play(world, directory: Path, names: list[str]) -> None:
 
         def step(self, progress, end=name[-1]):
             if progress.step == LAST_STEP and end == "!":
+                torch.distributed.barrier()  # the other's part of the checkpoint is published too
                 os._exit(9)  # as `kill -9`: nothing is flushed, nobody is told
             if progress.step == LAST_STEP and end == "?":
                 raise Interrupted
