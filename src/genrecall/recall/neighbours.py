@@ -21,10 +21,11 @@ import numpy as np
 from genrecall.catalog.histories import Histories, offsets_of
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates, Query
-from genrecall.recall.selection import Popularity, all_places, best_of, scipy_sparse
+from genrecall.recall.selection import Popularity, all_places, best_of, best_of_all, scipy_sparse
 
 # Products are cut into row blocks of about this many scored pairs (12 bytes each, a few copies).
 _PAIRS_A_BLOCK = 4_000_000
+_FEW_ITEMS = 1 << 16  # up to here a sparse product of one query costs more in steps than in sums
 
 
 class Neighbours:
@@ -62,6 +63,8 @@ class Neighbours:
 
     def recall(self, queries: Sequence[Query], k: int) -> Candidates:
         """The best ``k`` items of each query; history items that the matrix does not know are skipped."""
+        if len(queries) == 1 and len(self.popularity) <= _FEW_ITEMS:
+            return best_of_all(self._sums(queries), queries, self.popularity, k)
         return best_of(self._products(queries), queries, self.popularity, k)
 
     def places(self, queries: Sequence[Query], targets: np.ndarray) -> np.ndarray:
@@ -78,6 +81,19 @@ class Neighbours:
             queries, len(self.popularity), last=self.last, decay=self.decay, session_weight=self.session_weight
         )
 
+    def _sums(self, query: Sequence[Query]) -> np.ndarray:
+        """float64 (1, I) scores by place of the one query: what ``_products`` says, summed in the same order."""
+        num_items = len(self.popularity)
+        weights, items, _ = weighed(
+            query, num_items, last=self.last, decay=self.decay, session_weight=self.session_weight
+        )
+        begin = self.table.indptr[items]
+        lengths = self.table.indptr[items + 1] - begin
+        ends = lengths.cumsum()
+        pairs = np.arange(lengths.sum()) + np.repeat(begin - (ends - lengths), lengths)
+        worth = self.table.data[pairs] * np.repeat(weights, lengths)
+        return np.bincount(self.table.indices[pairs], worth, num_items)[None]
+
 
 def history_weights(
     queries: Sequence[Query], num_items: int, *, last: int | None, decay: float, session_weight: float = 1.0
@@ -88,6 +104,14 @@ def history_weights(
     """
     if not queries:
         return scipy_sparse().csr_matrix((0, num_items))
+    parts = weighed(queries, num_items, last=last, decay=decay, session_weight=session_weight)
+    return scipy_sparse().csr_matrix(parts, shape=(len(queries), num_items))
+
+
+def weighed(
+    queries: Sequence[Query], num_items: int, *, last: int | None, decay: float, session_weight: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``history_weights`` of R ≥ 1 queries as its arrays: float64 weights, int64 items, int64 (R+1,) offsets."""
     rows = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
     items = np.concatenate([query.history for query in queries]).astype(np.int64)
     known = (items >= 0) & (items < num_items)
@@ -98,8 +122,7 @@ def history_weights(
     if session_weight != 1:
         weights[_earlier(queries, known, ends[rows] - 1)] *= session_weight
     read = ages < (len(items) if last is None else last)
-    indptr = offsets_of(np.bincount(rows[read], minlength=len(queries)))
-    return scipy_sparse().csr_matrix((weights[read], items[read], indptr), shape=(len(queries), num_items))
+    return weights[read], items[read], offsets_of(np.bincount(rows[read], minlength=len(queries)))
 
 
 def _earlier(queries: Sequence[Query], known: np.ndarray, newest: np.ndarray) -> np.ndarray:

@@ -83,7 +83,22 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
     excluded_rows, excluded_items = exclusions(queries, items_I)
     excluded = excluded_rows, popularity.place[excluded_items].astype(np.int64)
     full = scores.nnz > _FULL * rows_R * items_I
-    values, place_of = _all_cells(scores, excluded) if full else _stored_cells(scores, excluded)
+    values, place_of = _all_cells(scores.toarray(), excluded) if full else _stored_cells(scores, excluded)
+    return _listed(values, place_of, queries, popularity, k)
+
+
+def best_of_all(scores: np.ndarray, queries: Sequence[Query], popularity: Popularity, k: int) -> Candidates:
+    """``best`` of scores float64 (R, I) by place that are not stored sparsely, 0 where there is none."""
+    rows, items = exclusions(queries, scores.shape[1])
+    values, _ = _all_cells(scores, (rows, popularity.place[items].astype(np.int64)))
+    return _listed(values, None, queries, popularity, k)
+
+
+def _listed(
+    values: np.ndarray, place_of: np.ndarray | None, queries: Sequence[Query], popularity: Popularity, k: int
+) -> Candidates:
+    """The best of cells float32 (R, C) with their places int64 (R, C); None: a cell's column is its place."""
+    rows_R, items_I = len(values), len(popularity)
     chosen, top = top_columns(values, min(k, values.shape[1]))
     places = chosen if place_of is None else np.take_along_axis(place_of, chosen, 1)
     items = np.full((rows_R, k), -1, dtype=np.int32)
@@ -102,9 +117,9 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
     return Candidates(items=items, scores=ranked)
 
 
-def _all_cells(scores: Any, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, None]:
+def _all_cells(scores: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, None]:
     """float32 (R, I) scores by place, −inf where there is none or the cell is excluded: for nearly full rows."""
-    values = scores.toarray().astype(np.float32)
+    values = scores.astype(np.float32)
     values[~(values > 0)] = -np.inf
     values[excluded] = -np.inf
     return values, None

@@ -192,9 +192,9 @@ class Release:
     def indices(self, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """int32 indices of the known of these items, and int64 their places in the list."""
         index = self.contents.items.index
-        known = [(index[item], place) for place, item in enumerate(item_ids) if item in index]
-        pairs = np.array(known, dtype=np.int64).reshape(-1, 2)
-        return pairs[:, 0].astype(np.int32), pairs[:, 1]
+        found = np.array([index.get(item, -1) for item in item_ids], dtype=np.int32)
+        places = np.flatnonzero(found >= 0)
+        return found[places], places
 
     def barred(self, filters: Sequence[Filter]) -> np.ndarray:
         """int32 items that the filters leave out."""

@@ -295,10 +295,12 @@ class Service:
         return indices, times, {**known.profile, **request.profile}
 
     def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
-        parts = [release.delisted, release.barred(request.filters), release.indices(request.exclude)[0]]
+        parts = [release.delisted, release.barred(request.filters)]
+        if request.exclude:
+            parts.append(release.indices(request.exclude)[0])
         if request.exclude_seen:
             parts.append(history)
-        return np.unique(np.concatenate([part for part in parts if len(part)] or [_NOTHING]))
+        return np.concatenate([part for part in parts if len(part)] or [_NOTHING])
 
     async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
