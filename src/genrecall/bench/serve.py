@@ -1,4 +1,8 @@
-"""What a running service does at half load, at three times its capacity, and afterwards."""
+"""What a running service does at half load, at three times its capacity, and afterwards.
+
+It has two capacities: what it answers whole, every channel asked at full width, and its peak, where the engine is left out
+of most answers. ``light`` is half of the first, ``quiet`` half of the second.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from genrecall.errors import ConfigError
 from genrecall.serve.chaos.load import Client, Outcomes, recovered
 from genrecall.serve.event_loop import event_loop
 
-_WORKERS = (4, 16, 48)
+_WORKERS = (1, 4, 16, 48)
+_LEAST_PER_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,7 @@ class ServeBench:
         k: items of a request.
         beam: width of its search; None: the service's own.
         deadline_ms: of every request, and what a good answer keeps.
-        load: share of the capacity in the quiet phases.
+        load: share of the capacity in the light and quiet phases.
         overload: multiple of the capacity in the overload.
         seed: of the arrivals.
     """
@@ -65,8 +70,10 @@ def measure(bench: ServeBench) -> dict[str, Any]:
 
 async def _phases(bench: ServeBench, client: Client, users: int) -> dict[str, Any]:
     await client.closed(4, min(bench.seconds, 2.0))
-    peaks = {workers: _good(await client.closed(workers, bench.seconds / 2), bench) for workers in _WORKERS}
-    peak = max(peaks.values())
+    closed = [await client.closed(workers, bench.seconds / 2) for workers in _WORKERS]
+    whole = max(_good(outcomes, bench, whole=True) for outcomes in closed)
+    peak = max(_good(outcomes, bench) for outcomes in closed)
+    light = await client.open(max(whole * bench.load, _LEAST_PER_S), bench.seconds, bench.seed)
     quiet = await client.open(peak * bench.load, bench.seconds, bench.seed)
     over = await client.open(peak * bench.overload, bench.seconds, bench.seed + 1)
     after = await client.open(peak * bench.load, bench.seconds, bench.seed + 2)
@@ -74,16 +81,19 @@ async def _phases(bench: ServeBench, client: Client, users: int) -> dict[str, An
     return {
         "users": users,
         "deadline_ms": bench.deadline_ms,
+        "whole_per_s": round(whole, 1),
         "peak_per_s": round(peak, 1),
+        "light": _figures(light, bench),
         "quiet": _figures(quiet, bench),
         "overload": {**_figures(over, bench), "goodput_of_peak": round(_good(over, bench) / peak, 3)},
         "after": {**_figures(after, bench), "recovery_s": recovered(quiet, after)},
     }
 
 
-def _good(outcomes: Outcomes, bench: ServeBench) -> float:
-    """Answers a second that kept the deadline."""
+def _good(outcomes: Outcomes, bench: ServeBench, *, whole: bool = False) -> float:
+    """Answers a second that kept the deadline; ``whole``: and of which nothing was left out."""
     kept = (np.asarray(outcomes.status) == 200) & (np.asarray(outcomes.latency_s) <= bench.deadline_ms / 1e3)
+    kept &= ~np.asarray(outcomes.degraded, dtype=bool) if whole else True
     span = max(np.asarray(outcomes.due) + np.asarray(outcomes.latency_s), default=1.0)
     return float(kept.sum() / span)
 

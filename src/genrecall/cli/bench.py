@@ -195,7 +195,7 @@ def serve(
     key: Annotated[str | None, typer.Option(envvar="GENRECALL_KEY", help="API key.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Open-loop load on a running service: half load, overload, recovery.
+    """Open-loop load on a running service: half of what it answers whole, half of its peak, overload, recovery.
 
     Example: genrecall bench serve http://127.0.0.1:8080 --seconds 30
     """
@@ -207,10 +207,11 @@ def serve(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"peak {found['peak_per_s']:.0f} answers/s within {deadline_ms} ms, closed loop")
+    print(f"within {deadline_ms} ms, closed loop: {found['whole_per_s']:.0f} whole answers/s, "
+          f"peak {found['peak_per_s']:.0f} answers/s")  # fmt: skip
     print(f"{'':10}{'asked':>8}{'answered':>10}{'refused':>9}{'failed':>8}{'good/s':>8}{'degraded':>10}"
           f"{'p50':>8}{'p99':>8}{'own p50':>9}{'own p99':>9}{'refused p99':>13}")  # fmt: skip
-    for phase in ("quiet", "overload", "after"):
+    for phase in ("light", "quiet", "overload", "after"):
         told = found[phase]
         answered, own, refused = told["answered_ms"], told["without_channels_ms"], told["refused_ms"]
         print(f"{phase:10}{told['asked']:8}{told['answered']:10}{told['refused']:9}{told['failed']:8}"

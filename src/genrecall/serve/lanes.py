@@ -149,11 +149,16 @@ class ThreadLane:
 
     async def ask(self, asked: Asked) -> Listed:
         """See :class:`Lane`."""
-        if self._asked.qsize() >= self._max_waiting:
-            raise LaneShedError(self.name)
+        return await self.begin(asked)
+
+    def begin(self, asked: Asked) -> asyncio.Future[Listed]:
+        """``ask``, without a task of its own."""
         future: asyncio.Future[Listed] = self._loop.create_future()
-        self._asked.put((asked, future, time.monotonic()))
-        return await future
+        if self._asked.qsize() < self._max_waiting:
+            self._asked.put((asked, future, time.monotonic()))
+        else:
+            future.set_exception(LaneShedError(self.name))
+        return future
 
     async def close(self) -> None:
         """See :class:`Lane`; a channel that hangs keeps its (daemon) thread."""

@@ -226,18 +226,15 @@ class Fusion:
         ranks, scores = pool.ranks[where].tolist(), pool.scores[where].tolist()
         parts = None if columns is None else (columns[where] * self.weights).tolist()
         found = []
-        names = self.config.channels
         for place, (item, value) in enumerate(zip(items.tolist(), values.tolist(), strict=True)):
-            row = ranks[place]
+            listed = [(c, name) for c, name in enumerate(self.config.channels) if ranks[place][c] > 0]
             found.append(
                 Explained(
                     item=item,
                     score=value,
-                    ranks={name: rank for name, rank in zip(names, row, strict=True) if rank},
-                    scores={name: own for name, own, rank in zip(names, scores[place], row, strict=True) if rank},
-                    parts={}
-                    if parts is None
-                    else {name: part for name, part, rank in zip(names, parts[place], row, strict=True) if rank},
+                    ranks={name: ranks[place][c] for c, name in listed},
+                    scores={name: scores[place][c] for c, name in listed},
+                    parts={} if parts is None else {name: parts[place][c] for c, name in listed},
                 )
             )
         return found

@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from genrecall.bundle.contents import Contents
 from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
 from genrecall.engine.worker.server import Handler
-from genrecall.serve.lanes import Asked, Lane, LaneFailedError, LaneShedError, Listed, ThreadLane
+from genrecall.serve.lanes import Asked, LaneFailedError, LaneShedError, Listed, ThreadLane
 from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
 from genrecall.serve.worker.messages import query_of
@@ -31,18 +33,48 @@ from genrecall.serve.worker.messages import query_of
 _BEAT_S, _SWITCH_S, _BEHIND = 0.25, 0.005, 10
 
 
-async def _outcome(lane: Lane, asked: Asked) -> tuple[str, float, Listed | None]:
-    begun, listed = time.monotonic(), None
-    try:
-        async with asyncio.timeout(asked.budget_s):
-            outcome, listed = "ok", await lane.ask(asked)
-    except TimeoutError:
-        outcome = "timeout"
-    except LaneShedError:
-        outcome = "shed"
-    except LaneFailedError:
-        outcome = "error"
-    return outcome, time.monotonic() - begun, listed
+class _Asking:
+    """One request to several channels, each within its budget; no task but the request's own.
+
+    Args:
+        lanes: of the channels.
+        asked: of each of them.
+    """
+
+    def __init__(self, lanes: Sequence[ThreadLane], asked: Sequence[Asked]) -> None:
+        self._begun = time.monotonic()
+        self._asked, self._ended = asked, [0.0] * len(lanes)
+        self._found = [lane.begin(one) for lane, one in zip(lanes, asked, strict=True)]
+        for place, future in enumerate(self._found):
+            future.add_done_callback(partial(self._end, place))
+
+    async def outcomes(self) -> list[tuple[str, float, Listed | None]]:
+        """What became of each: ``ok`` and its list, ``timeout``, ``shed`` or ``error``; and after how many seconds."""
+        waiting = {future: one.budget_s for future, one in zip(self._found, self._asked, strict=True)}
+        try:
+            while waiting:
+                await asyncio.wait(waiting, timeout=max(min(waiting.values()) - self._seconds(), 0.0))
+                gone_s = self._seconds()
+                waiting = {future: until for future, until in waiting.items() if not future.done() and until > gone_s}
+        finally:
+            for future in self._found:
+                future.cancel()
+        return [self._outcome(place, future) for place, future in enumerate(self._found)]
+
+    def _outcome(self, place: int, future: asyncio.Future[Listed]) -> tuple[str, float, Listed | None]:
+        if future.cancelled():
+            return "timeout", self._seconds(), None
+        error, took_s = future.exception(), self._ended[place]
+        if error is None:
+            return "ok", took_s, future.result()
+        assert isinstance(error, LaneShedError | LaneFailedError)
+        return "shed" if isinstance(error, LaneShedError) else "error", took_s, None
+
+    def _end(self, place: int, _: asyncio.Future[Listed]) -> None:
+        self._ended[place] = self._seconds()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._begun
 
 
 def main(directory: str, bundle: str) -> None:
@@ -50,7 +82,7 @@ def main(directory: str, bundle: str) -> None:
     from genrecall.serve.release import channels_of
 
     sys.setswitchinterval(_SWITCH_S)
-    lanes: dict[str, Lane] = {}
+    lanes: dict[str, ThreadLane] = {}
     record = Record(Path(directory) / "record")
     beating: list[asyncio.Task[None]] = []
 
@@ -68,7 +100,7 @@ def main(directory: str, bundle: str) -> None:
         names = frame.head["channels"]
         query, k = query_of(frame), frame.head["k"]
         asked = [Asked(query=query, k=k, budget_s=budget_s) for budget_s in frame.head["budgets_s"]]
-        found = await asyncio.gather(*(_outcome(lanes[n], one) for n, one in zip(names, asked, strict=True)))
+        found = await _Asking([lanes[name] for name in names], asked).outcomes()
         arrays: dict[str, np.ndarray] = {}
         for name, (_, _, listed) in zip(names, found, strict=True):
             if listed is not None:
