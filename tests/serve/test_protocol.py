@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -116,6 +117,23 @@ def test_a_refusal_is_written_as_soon_as_a_request_is_read(tmp_path: Path) -> No
         assert wire.closed
 
     on_a_wire(tmp_path, scenario, most=1)
+
+
+def test_a_fault_of_the_gates_own_is_a_500_with_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Gate, path: str, authorization: str, client: str, *, counted: bool = True) -> str:
+        raise OSError("the table of rates is gone")
+
+    monkeypatch.setattr(Gate, "let_in", broken)
+
+    async def scenario(protocol: GatedProtocol, wire: Wire, gate: Gate) -> None:
+        protocol.data_received(ASK % (b"POST", b""))
+        await _turns()
+        assert wire.written[0].startswith(b"HTTP/1.1 500 ")
+        assert b"\r\nx-request-id: mine\r\n" in wire.written[0]
+        assert b'"code":"internal"' in wire.written[0]
+        assert gate.inflight == 0
+
+    on_a_wire(tmp_path, scenario)
 
 
 def test_a_burst_of_requests_is_counted_before_any_begins(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ class GatedProtocol(HttpToolsProtocol):
         gate = self.config.app
         assert isinstance(gate, Gate)
         # Where more wait on this connection, each answer begins the next one: tasks keep that from nesting.
-        told = None if self.pipeline else gate.refusal(cast("Scope", cycle.scope))
+        try:
+            told = None if self.pipeline else gate.refusal(cast("Scope", cycle.scope))
+        except Exception:  # uvicorn would call it a malformed request; its task meets it again and answers 500
+            told = None
         if told is None:
             super()._start_asgi_task(cycle, app)
             return
