@@ -132,20 +132,19 @@ class Service:
             "total": done - begun,
         }
         answer.timing_ms.update({stage: round(seconds * 1e3, 3) for stage, seconds in marks.items()})
-        tier = self.tiers.of(request, len(plan.query.history))
-        self._measure(answer, request.k, tier, marks)
         self.limiter.answered(
             done - recalled - rank_s + planned - begun + recalling.classic_s(outcomes), self.inflight + 1
         )
         self.arms.exposed(request, answer, draft, teams, chances)
+        if self.tracing is not None:
+            self.tracing.answered(answer, request.k)
         lists: dict[str, Listed] = {
             name: outcome.listed for name, outcome in outcomes.items() if outcome.listed is not None
         }
-        self.metrics.invalid.inc(sum(listed.invalid for listed in lists.values()))
-        self.traffic.see(answer, request.k, tier)
-        if self.tracing is not None:
-            self.tracing.answered(answer, request.k)
-        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=len(plan.query.history)))
+        history = len(plan.query.history)
+        self.explanations.keep(Remembered(request=request, answer=answer, lists=lists, history=history))
+        # The answer leaves in this turn of the loop; what is only counted of it, in the next.
+        asyncio.get_running_loop().call_soon(self._count, request, answer, lists, marks, history)
         return answer
 
     async def rank(self, request: Rank, request_id: str) -> Ranked:
@@ -422,6 +421,19 @@ class Service:
         """Without what was delisted while the channels were at work."""
         gone = set(release.delisted.tolist())
         return [entry for entry in found if entry.item not in gone] if gone else list(found)
+
+    def _count(
+        self,
+        request: Recommend | Search,
+        answer: Answer,
+        lists: Mapping[str, Listed],
+        marks: Mapping[str, float],
+        history: int,
+    ) -> None:
+        tier = self.tiers.of(request, history)
+        self.traffic.see(answer, request.k, tier)
+        self.metrics.invalid.inc(sum(listed.invalid for listed in lists.values()))
+        self._measure(answer, request.k, tier, marks)
 
     def _measure(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
         metrics, coverage = self.metrics, answer.coverage
