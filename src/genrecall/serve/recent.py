@@ -116,6 +116,14 @@ class Traffic:
         """The last minute, for ``joined`` of another process; the machine's processes share a clock."""
         return _encode(_Told(self.requests, list(self._samples)[-_TOLD:], list(self._seconds), self._bundles))
 
+    def copied(self) -> Traffic:
+        """The same minute, which nothing is added to any more."""
+        found = Traffic()
+        found.requests, found._bundles = self.requests, dict(self._bundles)
+        found._samples.extend(self._samples)
+        found._seconds.extend(_by_number(self._seconds))
+        return found
+
     def joined(self, parts: Iterable[bytes]) -> Traffic:
         """This process's minute and those that others told, as one."""
         found, seconds = Traffic(), list[_Second]()

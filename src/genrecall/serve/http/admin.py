@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -64,7 +65,7 @@ class Admin:
 
     async def status(self, request: Request) -> Response:
         """What is in which role, and how each answered in the last minute."""
-        traffic = (await self._service.all_traffic()).by_release()
+        traffic = await asyncio.to_thread((await self._service.all_traffic()).by_release)
         gateways = {
             name: {"state": gateway.state, "pid": gateway.pid, "restarts": gateway.restarts}
             for name, gateway in self._service.gateways.items()

@@ -53,7 +53,7 @@ class Health:
                 "state": await asyncio.to_thread(service.state.counts),
                 "worker": self._worker(),
                 "inflight": self.gate.inflight if self.gate else 0,
-                "traffic": (await service.all_traffic()).summary(),
+                "traffic": await asyncio.to_thread((await service.all_traffic()).summary),
                 "gateways": service.config.gateways,
                 "totals": service.metrics.totals(),
                 "limits": {
@@ -70,11 +70,12 @@ class Health:
         metrics, fellows = self._service.metrics, self._service.fellows
         self._measured()
         if fellows is None:
-            rendered = metrics.render()
+            rendered = await asyncio.to_thread(metrics.render)
         else:
             seat = self._service.config.seat
             assert seat is not None
-            rendered = metrics.render_all({seat.name: metrics.told(), **await fellows("metrics", {})})
+            told = {seat.name: await asyncio.to_thread(metrics.told), **await fellows("metrics", {})}
+            rendered = await asyncio.to_thread(metrics.render_all, told)
         return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def measured(self) -> bytes:

@@ -87,7 +87,7 @@ class Insight:
         changes = None
         if before is not None and after is not None:
             changes = await asyncio.to_thread(differences, before.contents, after.contents)
-        traffic = (await self._service.all_traffic()).summary()["releases"]
+        traffic = (await asyncio.to_thread((await self._service.all_traffic()).summary))["releases"]
         return json_response({**releases.status(), "traffic": traffic, "differences": changes})
 
     def _contents(self) -> Contents:
