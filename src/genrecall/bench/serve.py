@@ -1,7 +1,7 @@
 """What a running service does at half load, at three times its capacity, and afterwards.
 
-It has two capacities: what it answers whole, every channel asked at full width, and its peak, where the engine is left out
-of most answers. ``light`` is half of the first, ``quiet`` half of the second.
+It has two capacities: what it answers whole, every channel asked at full width, and its peak, where the engine is left
+out of most answers. ``light`` is half of the first, ``quiet`` half of the second.
 """
 
 from __future__ import annotations

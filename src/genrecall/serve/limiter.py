@@ -2,14 +2,15 @@
 
     L ← L + (1 − lag/most) / L     for an answer that was quick while L was in use
     L ← L · 0.8                    for a slow one, at most once in its own time; and for each look that sees a lag
-                                   above the most
+                                   above the most while half of L or more was in use
 
 Additive increase, multiplicative decrease (Chiu & Jain, "Analysis of the increase and decrease algorithms for
 congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviations: what waits for the engine
 alone does not count, neither its number nor its time: the engine has limits of its own (``admission``), and requests
 that are parked there would fill this one with what costs nothing while cheap answers are refused. Slow is measured
 against a part of the service's deadline instead of the fastest answer seen; and how far the event loop lags behind
-counts, too, in time and by itself: requests wait for it before anybody sees them, those that are refused as well.
+counts, too, in time and by itself: requests wait for it before anybody sees them, those that are refused as well. A lag
+with little on its way is another program's, and letting in less would not mend it.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ class Limiter:
     def __init__(self, most: int, deadline_s: float) -> None:
         self._most, self._slow_s = most, _SLOW * deadline_s
         self.limit = min(32.0, float(most))
-        self.lag_s, self.parked = 0.0, 0
+        self.lag_s, self.parked, self._inflight = 0.0, 0, 0
         self._stepped_back = time.monotonic()
         self._refused = -math.inf
 
     def is_full(self, inflight: int) -> bool:
         """Whether there is no room for another, with so many on their way; then it is to be refused."""
+        self._inflight = inflight
         if inflight - self.parked < self.limit and inflight < self._most:
             return False
         self._refused = time.monotonic()
@@ -71,7 +73,7 @@ class Limiter:
             await asyncio.sleep(_LOOK_S)
             lag_s = time.monotonic() - begun - _LOOK_S
             self.lag_s = max(lag_s, 0.7 * self.lag_s)
-            if lag_s > _LAG_S:
+            if lag_s > _LAG_S and self._inflight - self.parked >= self.limit / 2:
                 self._step_back()
 
     def _step_back(self) -> None:
