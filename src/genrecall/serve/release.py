@@ -53,6 +53,7 @@ class Release:
         ranks: who orders what was fused; None where the bundle has no ranker, or no worker runs it.
         deltas: of the ranker's tables, oldest first.
         seat: of one of several gateways, and where this release's processes are found.
+        gone: ``delisted`` as a set.
     """
 
     contents: Contents
@@ -66,6 +67,7 @@ class Release:
     seat: Seat | None = None
     _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
     _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
+    gone: frozenset[int] = frozenset()
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
     @classmethod
@@ -182,7 +184,8 @@ class Release:
     def set_delisted(self, item_ids: set[str]) -> None:
         """Items that must not come from now on."""
         index = self.contents.items.index
-        self._delisted = np.array(sorted(index[i] for i in item_ids if i in index), dtype=np.int32)
+        self.gone = frozenset(index[i] for i in item_ids if i in index)
+        self._delisted = np.array(sorted(self.gone), dtype=np.int32)
 
     @property
     def delisted(self) -> np.ndarray:

@@ -420,8 +420,7 @@ class Service:
 
     def _kept(self, release: Release, found: Sequence[Fused]) -> list[Fused]:
         """Without what was delisted while the channels were at work."""
-        gone = set(release.delisted.tolist())
-        return [entry for entry in found if entry.item not in gone] if gone else list(found)
+        return [entry for entry in found if entry.item not in release.gone]
 
     def _count(
         self,

@@ -94,7 +94,7 @@ class NativeApi:
         index = release.contents.items.index.get(item_id)
         if index is None:
             raise Problem("not_found", "no such item in the active bundle")
-        return json_response(_page(release, index))
+        return json_response(await asyncio.to_thread(_page, release, index))
 
     async def explain(self, request: Request) -> Response:
         """Why an answer was as it was."""
@@ -163,7 +163,7 @@ def _page(release: Release, index: int) -> ItemPage:
         item_id=items.ids[index],
         title=items.titles[index],
         sid=table.written(index),
-        available=index not in set(release.delisted.tolist()),
+        available=index not in release.gone,
         fields=plain,
         neighbours=[
             {"item_id": items.ids[i], "title": items.titles[i], "sid": table.written(i)}
