@@ -64,7 +64,8 @@ class Pass:
         graphs = self.rig.engine.loop.runner.graphs
         for _ in range(_SETTLES):
             before = graphs.unusual
-            self.run(saturated_by(ask, outstanding=outstanding, seconds=seconds))
+            with graphs.hasty():
+                self.run(saturated_by(ask, outstanding=outstanding, seconds=seconds))
             if graphs.unusual == before:
                 break
 
