@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
 
 from genrecall.bench.engine import failed
+from genrecall.bench.load import saturated_by
 from genrecall.bench.rank import RankBench, measure
+from genrecall.bench.rank_pass import Pass
+from genrecall.bench.ranker import Sparse, random_ranker
+from genrecall.bench.rig import Setup, open_rig
 from genrecall.cli.main import app
 from genrecall.errors import ConfigError
 
@@ -42,6 +47,18 @@ def test_ranks_are_set_beside_recall_alone(tmp_path) -> None:
     assert len(heard) == 3, "what the file holds is not measured again"
     with pytest.raises(ConfigError, match="something else"):
         measure(replace(BENCH, candidates=10), file)
+
+
+def test_no_load_finds_prompts_that_another_has_left() -> None:
+    bench = replace(BENCH, input=(40, 40))
+    rig = open_rig(Setup(shape="tiny", precision="fp32", levels=2, codes=16, items=100), bench.torch_device, 0)
+    cache, items = rig.engine.loop.scheduler.cache, len(rig.trie.leaves) * bench.owners
+    ranker = random_ranker(items, rig.engine.loop.runner.width, Sparse(rows=500), bench.torch_device, 0)
+    with Pass(bench, rig, ranker) as one:
+        for ask in (one.recall, partial(one.ranked, 0), one.recall):
+            one.run(saturated_by(ask, outstanding=3, seconds=0.05))
+    assert cache.read_tokens > 0
+    assert cache.hit_tokens == 0
 
 
 def test_the_verb_prints_a_table() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import torch
 
 from genrecall.engine import compiled
 from genrecall.engine.compiled import Compiled, use_cache
+from genrecall.serve.worker.ranking import RankingDesk
 
 
 def fill(folder: Path) -> None:
@@ -42,6 +46,19 @@ def test_what_was_sealed_is_kept_and_the_rest_is_not(tmp_path):
     again._lock.close()
     (tmp_path / "sealed.json").write_text("{half a manif")
     assert Compiled(tmp_path).removed == 2
+
+
+def test_what_a_ranker_compiles_after_the_engine_is_sealed_too(tmp_path, monkeypatch):
+    first = Compiled(tmp_path)
+    monkeypatch.setattr(compiled, "_open", {tmp_path: first})
+    first.seal()  # as the engine's warm-up leaves it
+    ranker: Any = SimpleNamespace(
+        tables=SimpleNamespace(names=[]), device=torch.device("cuda"), warm_up=lambda: fill(tmp_path)
+    )
+    RankingDesk(ranker, Mock())
+    first._lock.close()
+    assert reopened(tmp_path).removed == 0
+    assert (tmp_path / "a" / "code.cubin").exists()
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):

@@ -38,6 +38,21 @@ def test_a_size_may_have_to_come_more_often(graphs):
     assert (graphs.eager, graphs.captured, graphs.replayed) == (3, 1, 1)
 
 
+def test_a_size_is_captured_the_second_time_in_haste(graphs):
+    def twice() -> None:
+        with graphs.hasty():
+            for _ in range(2):
+                graphs.run("a", lambda: None, after=3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        twice()
+    assert graphs.captured == 1
+    for _ in range(2):
+        graphs.run("b", lambda: None, after=3)
+    assert graphs.captured == 1, "the haste is over, whatever ended it"
+
+
 def test_sizes_in_use_are_not_captured_again_when_more_come_than_are_kept(graphs):
     for _ in range(30):
         for key in "abcd":

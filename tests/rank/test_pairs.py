@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from genrecall.kernels import dispatch, rank_network
+from genrecall.rank.columns import Asked
 from genrecall.rank.fused import Fused
 from genrecall.rank.inputs import ItemSide, inputs_of
 from genrecall.rank.model import NetworkConfig
@@ -105,15 +106,22 @@ def test_the_fused_network_is_the_network(kernels: str, config: NetworkConfig, k
         np.testing.assert_allclose(both, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("missing", ["state", "vectors", "both", "numbers"])
+MISSING = {
+    "state": {"state": 0}, "vectors": {"vectors": 0}, "both": {"state": 0, "vectors": 0},
+    "numbers": {"numbers": (), "evidence": ()},
+}  # fmt: skip
+
+
+def without(missing: str) -> tuple[Schema, Asked]:
+    """A schema that lacks a part, and requests for it."""
+    schema, asked = replace(worlds.SCHEMA, **MISSING[missing]), worlds.asked(5)
+    return schema, replace(asked, evidence=asked.evidence[:, : len(schema.evidence)])
+
+
+@pytest.mark.parametrize("missing", MISSING)
 def test_a_fused_network_without_some_of_its_parts(kernels: str, missing: str) -> None:
-    changes = {"state": {"state": 0}, "vectors": {"vectors": 0}, "both": {"state": 0, "vectors": 0},
-               "numbers": {"numbers": (), "evidence": ()}}[missing]  # fmt: skip
-    schema = replace(worlds.SCHEMA, **changes)
+    schema, asked = without(missing)
     found, whole = fused(NetworkConfig(), schema)
-    asked = worlds.asked(5)
-    if missing == "numbers":
-        asked = replace(asked, evidence=np.zeros((len(asked.evidence), 0), np.float32))
     with torch.inference_mode():
         logits = found.network(inputs_of(found.features, asked, found._items, CPU), found.tables)
         both = whole(whole.send(found.features.of(asked, whole=False)))
@@ -155,3 +163,12 @@ def test_a_ranker_on_a_gpu_answers_as_on_a_cpu(tmp_path: Path, config: NetworkCo
         one, other = near.score(asked), far.score(asked)
         np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_ranker_without_some_of_its_parts_on_a_gpu(tmp_path: Path, missing: str) -> None:
+    schema, asked = without(missing)
+    ranker(NetworkConfig(), schema).save(tmp_path)
+    one, other = (Ranker.load(tmp_path, device=device).score(asked) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(one.logits, other.logits, rtol=1e-4, atol=1e-4)

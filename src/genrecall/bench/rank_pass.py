@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ class Pass:
         self.keys = _key(self.sids, rig.space.codes)  # leaves stand in SID order
         self.items = len(leaves) * bench.owners
         self.queries = random_queries(self.items, 1024, bench.seed)
+        self._numbers = itertools.count()
         self._switch_s = sys.getswitchinterval()
 
     def __enter__(self) -> Self:
@@ -62,16 +64,19 @@ class Pass:
         graphs = self.rig.engine.loop.runner.graphs
         for _ in range(_SETTLES):
             before = graphs.unusual
-            self.run(saturated_by(ask, outstanding=outstanding, seconds=seconds))
+            with graphs.hasty():
+                self.run(saturated_by(ask, outstanding=outstanding, seconds=seconds))
             if graphs.unusual == before:
                 break
 
-    async def recall(self, number: int) -> None:
-        """One request's items."""
+    async def recall(self, _: int) -> None:
+        """One request's items. Every load is of new users: nobody finds a prompt that an earlier load has left."""
+        number = next(self._numbers)
         self._expanded(await self.engine.generate(self._request(number)))
 
-    async def ranked(self, unvisited: int, number: int) -> None:
-        """One request's items and their order."""
+    async def ranked(self, unvisited: int, _: int) -> None:
+        """One request's items and their order; of new users, as in ``recall``."""
+        number = next(self._numbers)
         answer = await self.engine.generate(replace(self._request(number), state=True))
         items, scores = self._expanded(answer)
         query = self._query(number)

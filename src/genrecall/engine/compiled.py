@@ -99,6 +99,12 @@ def use_cache(device: torch.device, root: Path | None = None) -> Compiled | None
     return _open[folder]
 
 
+def seal_all() -> None:
+    """Vouch for whatever this process has compiled since an engine was warm: a ranker's kernels come after it."""
+    for compiled in _open.values():
+        compiled.seal()
+
+
 def _root() -> Path:
     told = os.environ.get("GENRECALL_CACHE")
     return Path(told) if told else Path.home() / ".cache" / "genrecall"

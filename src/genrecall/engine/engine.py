@@ -236,12 +236,11 @@ class Engine:
         Returns:
             Seconds that it took.
         """
-        start, graphs = time.monotonic(), self.loop.runner.graphs
-        graphs.eager_to_capture = True
-        for size in batches:
-            for _ in range(3):  # compiled, captured, timed
-                self.generate([requests[index % len(requests)] for index in range(size)])
-        graphs.eager_to_capture = False
+        start = time.monotonic()
+        with self.loop.runner.graphs.hasty():
+            for size in batches:
+                for _ in range(3):  # compiled, captured, timed
+                    self.generate([requests[index % len(requests)] for index in range(size)])
         if self._compiled is not None:
             self._compiled.seal()
         # What is there by now stays: garbage collections that look through all of it again hold up batches.

@@ -101,7 +101,7 @@ class LeadingRunner(Runner):
         A rank without memory ends all: the others are on their way already.
         """
         with self.leader.group.lock:
-            self.tell("launch", {**plan_head(plan), "integers": integers}, tokens=tails(plan, prompts))
+            self.tell("launch", {**self._head(plan), "integers": integers}, tokens=tails(plan, prompts))
             try:
                 self._last = super().launch(plan, prompts, *integers, trace=trace)
             except torch.OutOfMemoryError as error:
@@ -112,7 +112,7 @@ class LeadingRunner(Runner):
         """See ``Runner`` and ``launch``."""
         sizes, arrays = candidate_arrays(wanted)
         with self.leader.group.lock:
-            self.tell("launch_scoring", {**plan_head(plan), "sizes": sizes}, tokens=tails(plan, prompts), **arrays)
+            self.tell("launch_scoring", {**self._head(plan), "sizes": sizes}, tokens=tails(plan, prompts), **arrays)
             try:
                 self._last = super().launch_scoring(plan, prompts, wanted)
             except torch.OutOfMemoryError as error:
@@ -136,6 +136,9 @@ class LeadingRunner(Runner):
         """The other ranks forget this engine."""
         with self.leader.group.lock:
             self.tell("close", {})
+
+    def _head(self, plan: StepPlan) -> dict[str, Any]:
+        return {**plan_head(plan), "in_haste": self.graphs.in_haste}
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
@@ -234,10 +237,10 @@ class Follower:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "launch":
-                plan = plan_of(head)
+                plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
                 self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"]))
             case "launch_scoring":
-                plan = plan_of(head)
+                plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
                 wanted = candidates_of(head["sizes"], arrays, runner.search.levels)
                 self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
             case "compare":

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -91,8 +92,9 @@ class Graphs:
         self._used: dict[Hashable, int] = {}
         self._pool: Any = None
         self._told = False
-        self.eager_to_capture = False
-        """Whether every key is captured the second time it comes, as while warming up."""
+        self.in_haste = False
+        """Whether every key is captured the second time it comes. All ranks of a group must agree: NCCL hangs where a
+        sum is captured on one rank and runs as it is on another."""
         self.captured = self.replayed = self.eager = 0
 
     @property
@@ -110,7 +112,7 @@ class Graphs:
             graph.replay()
             self.replayed += 1
             return cast(T, result)
-        if self._most and self._seen.get(key, 0) >= (1 if self.eager_to_capture else after) and self._room(now):
+        if self._most and self._seen.get(key, 0) >= (1 if self.in_haste else after) and self._room(now):
             graph, result = self._capture(function)
             self._kept[key], self._used[key] = (graph, result), now
             graph.replay()
@@ -118,6 +120,15 @@ class Graphs:
         self._seen[key] = self._seen.get(key, 0) + 1
         self.eager += 1
         return function()
+
+    @contextmanager
+    def hasty(self) -> Iterator[None]:
+        """In haste, as while warming up."""
+        before, self.in_haste = self.in_haste, True
+        try:
+            yield
+        finally:
+            self.in_haste = before
 
     def results(self) -> Iterator[Any]:
         """What graphs returned last."""

@@ -42,7 +42,8 @@ def fill(
     )  # fmt: skip
     if len(pairs.items) == 0:
         return
-    standard: tuple[torch.Tensor, ...] = (none,) * 7
+    # What is not there is never read, but compiled: places must be integers.
+    standard: tuple[torch.Tensor, ...] = (none, none, none, pairs.items, none, pairs.items, none)
     number_column = evidence = logged = summed = 0
     if numbers is not None:
         standard = (numbers.mean, numbers.spread, numbers.logged, numbers.logged_at, told.sums, numbers.summed_at,

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from genrecall.engine.compiled import seal_all
 from genrecall.engine.host.request import Scores
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import DataError
@@ -87,6 +88,7 @@ class RankingDesk:
         self._next: _Batch | None = None
         if ranker.device.type == "cuda":
             ranker.warm_up()
+            seal_all()
 
     def remember(self, query: Query, state: np.ndarray, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep what a search computed, for the ranking of the same query."""

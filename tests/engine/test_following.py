@@ -1,0 +1,85 @@
+"""What rank 0 captures, the others capture: NCCL hangs where a sum is in a graph on one rank alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from genrecall.engine import setup
+from genrecall.engine.config import Budgets, EngineConfig
+from genrecall.engine.device import runner as device_runner
+from genrecall.engine.device.graphs import Graphs
+from genrecall.engine.device.runner import Runner
+from genrecall.engine.engine import Engine
+from genrecall.engine.following import Follower, LeadingRunner
+from genrecall.engine.worker.frames import Frame, decode, encode
+from tests.engine.models import make_model, sid_tokens
+from tests.engine.test_shipped import SPACE, ask, catalog, histories
+
+
+class Wire:
+    """A group of two ranks in one thread: what is sent is done by the other at once."""
+
+    def __init__(self) -> None:
+        self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
+        self.follower = Follower(self)  # type: ignore[arg-type]
+
+    def send(self, frame: Frame) -> None:
+        message = encode(frame)
+        self.follower._do(decode(message[8:], int.from_bytes(message[4:8], "little")))
+
+
+class Replayed:
+    """A graph that runs its function."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.replay = function
+
+
+def recorded(runner: Runner) -> list[str]:
+    """Let a runner keep graphs on a CPU; which way each of its functions went."""
+    graphs, ways = Graphs(torch.device("cuda"), 64), []
+
+    def capture(function: Callable[[], Any]) -> tuple[Replayed, Any]:
+        graphs.captured += 1
+        ways.append("captured")
+        return Replayed(function), function()
+
+    def run(key: Any, function: Callable[[], Any], *, after: int = 1) -> Any:
+        before = graphs.eager
+        found = Graphs.run(graphs, key, function, after=after)
+        ways.append("eager" if graphs.eager > before else "graph")
+        return found
+
+    graphs._capture, graphs.run = capture, run  # type: ignore[assignment, method-assign]
+    runner.graphs = graphs
+    return ways
+
+
+def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_runner, "_LONG", 0)  # prompts are captured late, but while warming up
+    wire, build = Wire(), setup.build
+
+    def both(*arguments: Any, **named: Any) -> setup.Built:
+        wire.follower._runners.append(build(*arguments, **named).runner)
+        return build(*arguments, **named, make=partial(LeadingRunner, leader=wire, number=0))
+
+    monkeypatch.setattr(setup, "build", both)
+    budgets = Budgets(page_tokens=8, requests=5, filters=2, kv_tokens=600)
+    config = EngineConfig(device="cpu", dtype="float32", forced="run", budgets=budgets, max_rows=70)
+    engine = Engine(make_model(), catalog(0), sid_tokens(SPACE.codes), config)
+    follower = wire.follower._runners[0]
+    assert follower is not None
+    ours, theirs = recorded(engine.loop.runner), recorded(follower)
+    requests = ask(histories(1), catalog(0), users=False, filters=False)[:3]
+    engine.warm_up(requests, batches=(3,))
+    engine.generate(requests)
+    answers = engine.generate(requests)
+    engine.score(requests, [answer.sids for answer in answers])
+    assert ours == theirs
+    assert "captured" in ours
