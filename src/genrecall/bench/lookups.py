@@ -35,7 +35,7 @@ def lookups(
         seed: of table and lookups.
     """
     table = large_table(rows, WIDTH, device, seed)
-    draw = _Drawn(rows, exponent, count, device, seed)
+    draw = Drawn(rows, exponent, count, device, seed)
     timed = [draw() for _ in range(_TIMED)]
     found: dict[str, Any] = {}
     near: torch.Tensor | None = None
@@ -45,7 +45,7 @@ def lookups(
     row_bytes = table.shape[1] * table.element_size()
     for share in (0.0, *cached):
         hosted = HostedTable(table, device, int(share * rows * row_bytes))
-        warm = _warmed(hosted, draw, seconds) if share else 0
+        warm = warmed(hosted, draw, seconds) if share else 0
         hosted.count_anew()
         us = _us(hosted.look, timed)
         hits = hosted.hit_rate()
@@ -59,14 +59,23 @@ def lookups(
     }  # fmt: skip
 
 
-class _Drawn:
-    """Batches of rows by a power law; neighbours in popularity lie anywhere in the table."""
+class Drawn:
+    """Batches of rows by a power law; neighbours in popularity lie anywhere in the table.
+
+    Args:
+        rows: of the table.
+        exponent: s.
+        count: rows of a batch.
+        device: of them.
+        seed: of all batches.
+    """
 
     def __init__(self, rows: int, exponent: float, count: int, device: torch.device, seed: int) -> None:
         self.rows, self.power, self.count, self.device = rows, 1 - exponent, count, device
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self) -> torch.Tensor:
+        """int64 (count,), the next batch."""
         u = torch.rand(self.count, generator=self.generator, device=self.device, dtype=torch.float64)
         if self.power == 0:
             places = (self.rows + 1.0) ** u
@@ -76,7 +85,7 @@ class _Drawn:
         return place * 2_654_435_761 % self.rows
 
 
-def _warmed(hosted: HostedTable, draw: Callable[[], torch.Tensor], seconds: float) -> int:
+def warmed(hosted: HostedTable, draw: Callable[[], torch.Tensor], seconds: float) -> int:
     """Batches until the time is over, or until as many rows were looked up as eight caches hold."""
     begun, batches, enough = time.perf_counter(), 0, 8 * hosted.cache_rows
     looked = 0

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 
 from genrecall.bench.load import Ask, saturated_by
-from genrecall.bench.ranker import random_queries
+from genrecall.bench.ranker import random_asked, random_queries
 from genrecall.bench.rig import Rig
 from genrecall.engine.asynchronous import AsyncEngine
 from genrecall.engine.host.request import Answer, Request, Scores
 from genrecall.engine.worker.frames import Frame
-from genrecall.rank.columns import Asked, Ragged
+from genrecall.rank.columns import Asked
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Query
 from genrecall.serve.worker.ranking import RankingDesk
@@ -87,16 +87,8 @@ class Pass:
 
     def asked(self, number: int) -> Asked:
         """A request as the ranker is told of it, without any recall."""
-        query, schema, rng = self._query(number), self.ranker.schema, np.random.default_rng(number)
         count = min(self.bench.candidates, self.items)
-        return Asked(
-            users=[_user(number)],
-            profiles=[query.profile],
-            histories=Ragged.of([query.history]),
-            candidates=Ragged.of([rng.integers(0, self.items, count)]),
-            evidence=rng.standard_normal((count, len(schema.evidence)), np.float32),
-            state=rng.standard_normal((1, schema.state), np.float32),
-        )
+        return random_asked(number, self._query(number), self.ranker.schema, self.items, count)
 
     def _query(self, number: int) -> Query:
         """Nobody asks the same twice: the oldest event is the request's own."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from genrecall.rank.affinity import Relation
-from genrecall.rank.columns import Columns, Ragged
+from genrecall.rank.columns import Asked, Columns, Ragged
 from genrecall.rank.embedding import Tables
 from genrecall.rank.features import Features
 from genrecall.rank.hashing import mix
@@ -130,6 +130,19 @@ def random_queries(items: int, count: int, seed: int) -> list[Query]:
         )
         for length, city in zip(lengths, cities, strict=True)
     ]
+
+
+def random_asked(number: int, query: Query, schema: Schema, items: int, candidates: int) -> Asked:
+    """The request of this number with as many random candidates, as a ranker is told of it."""
+    rng = np.random.default_rng(number)
+    return Asked(
+        users=[str(number)],
+        profiles=[query.profile],
+        histories=Ragged.of([query.history]),
+        candidates=Ragged.of([rng.integers(0, items, candidates)]),
+        evidence=rng.standard_normal((candidates, len(schema.evidence)), np.float32),
+        state=rng.standard_normal((1, schema.state), np.float32),
+    )
 
 
 def by_power_law(n: int, count: int, exponent: float, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ import typer
 
 from genrecall.cli.bench_engine import engine, plot, quality
 from genrecall.cli.bench_rank import rank
-from genrecall.cli.options import AsJson, Device
+from genrecall.cli.options import AsJson, Device, count_of
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -33,22 +33,30 @@ def kernels(
     prompt: Annotated[int, typer.Option(help="Tokens a prompt.")] = 150,
     long_prompt: Annotated[int, typer.Option(help="Tokens of the long prompts.")] = 4000,
     items: Annotated[int, typer.Option(help="Items in the catalog.")] = 100_000,
-    only: Annotated[str, typer.Option(help="Kernels whose name begins so.")] = "",
+    candidates: Annotated[int, typer.Option(help="Of each of 16 requests, for the ranker's kernels.")] = 1000,
+    table_rows: Annotated[
+        str, typer.Option(help="Of the ranker's table in host memory, 16 wide, in float16: 3.2 GB.")
+    ] = "100M",
+    only: Annotated[str, typer.Option(help="Kernels whose names begin so; several with commas.")] = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Time of every kernel beside its torch reference and beside the floor of this device.
 
-    Sizes are those of a decoding step of Qwen2-1.5B. The floor is the larger of bytes over the copy bandwidth and FLOP
-    over the matmul rate, both measured in the same run.
+    Sizes are those of a decoding step of Qwen2-1.5B, and of the ranker of genrecall bench rank. The floor is the
+    largest of bytes over the copy bandwidth, bytes out of host memory over the bus rate and FLOP over the matmul rate,
+    all measured in the same run. Sums between GPUs need several of them: genrecall bench engine --tp.
 
     Example: genrecall bench kernels --only attend --beam 50
+
+    Example: genrecall bench kernels --only cached,crossed,history,rank
     """
-    from genrecall.bench.kernel_cases import Workload
+    from genrecall.bench.kernel_cases import RankerWorkload, Workload
     from genrecall.bench.kernels import KernelBench, measure
 
     work = Workload(beam=beam, requests=requests, prompt=prompt, long_prompt=long_prompt, items=items)
-    found = measure(KernelBench(workload=work, only=only, device=device))
+    ranks = RankerWorkload(candidates=candidates, table_rows=count_of(table_rows))
+    found = measure(KernelBench(workload=work, ranks=ranks, only=tuple(only.split(",")), device=device))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -57,10 +65,10 @@ def kernels(
     print(f"{machine['cpu']}, {machine['cores']} cores, {gpus}; commit {machine['commit']}; on {found['device']}")
     copy, matmul = found["copy_bytes_per_s"] / 1e12, found["matmul_flop_per_s"] / 1e12
     print(f"{found['implementation']}, {found['dtype']}; copy {copy:.2f} TB/s, matmul {matmul:.1f} TFLOP/s")
-    print(f"{'kernel':14s} {'us':>9s} {'reference':>10s} {'floor':>8s} {'share':>6s} {'differs':>8s}  shape")
+    print(f"{'kernel':20s} {'us':>9s} {'reference':>10s} {'floor':>8s} {'share':>6s} {'differs':>8s}  shape")
     for row in found["kernels"]:
         print(
-            f"{row['name']:14s} {row['kernel_us']:9.1f} {row['reference_us']:10.1f} {row['floor_us']:8.1f} "
+            f"{row['name']:20s} {row['kernel_us']:9.1f} {row['reference_us']:10.1f} {row['floor_us']:8.1f} "
             f"{row['share_of_floor']:6.0%} {row['largest_difference']:8.1e}  {row['shape']}"
         )
 

@@ -93,20 +93,7 @@ class Fused:
     def __call__(self, found: dict[str, torch.Tensor]) -> torch.Tensor:
         """float32 (2, P): logits and probabilities; launched, not waited for."""
         pairs = Pairs(owner=found["owner"], items=found["items"])
-        past = Past(items=found["past"], offsets=found["past begins"])
-        state = None
-        if self.schema.state:
-            own = self.network.get_submodule("state")
-            moments = (own.get_buffer("mean"), own.get_buffer("spread"))
-            weights = (own.get_parameter("weight"), own.get_parameter("bias"))
-            state = rank_network.brought(found["state"], *moments, *weights)
-        told = Told(
-            rows=found["request rows"],
-            codes=Codes(folded=found["folded"], there=found["there"]),
-            evidence=found["told"],
-            sums=history_sums(self.pairs.matrices, self.pairs.readings, past, pairs.owner, pairs.items),
-            state=state,
-        )
+        told = self.told(found, pairs)
         x = torch.empty(len(pairs.items), self.width, dtype=torch.float32, device=self.device)
         rank_network.fill(x, pairs, told, self.lookups, self.numbers, self.joint)
         hosted = self._hosted_rows(found, pairs)
@@ -115,6 +102,23 @@ class Fused:
         for behaviour in self.schema.behaviours:
             self._pool(x, behaviour, found, pairs)
         return rank_network.logits(x, self.dense)
+
+    def told(self, found: dict[str, torch.Tensor], pairs: Pairs) -> Told:
+        """What the requests say, the first two launches."""
+        past = Past(items=found["past"], offsets=found["past begins"])
+        state = None
+        if self.schema.state:
+            own = self.network.get_submodule("state")
+            moments = (own.get_buffer("mean"), own.get_buffer("spread"))
+            weights = (own.get_parameter("weight"), own.get_parameter("bias"))
+            state = rank_network.brought(found["state"], *moments, *weights)
+        return Told(
+            rows=found["request rows"],
+            codes=Codes(folded=found["folded"], there=found["there"]),
+            evidence=found["told"],
+            sums=history_sums(self.pairs.matrices, self.pairs.readings, past, pairs.owner, pairs.items),
+            state=state,
+        )
 
     def _arrays(self, rows: Rows) -> dict[str, np.ndarray]:
         """All that is sent, by name."""

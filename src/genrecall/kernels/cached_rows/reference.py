@@ -17,7 +17,8 @@ def cached_rows(rows: torch.Tensor, table: torch.Tensor, cache: Cache, now: int)
     home = set_of(rows, len(cache.tags))
     match = cache.tags[home] == rows[:, None]
     hit, slot = match.any(1), home * WAYS + match.int().argmax(1)
-    out = torch.where(hit[:, None], cache.held[slot], table[torch.where(hit, 0, rows)])
+    far = table[torch.where(hit, 0, rows).to(table.device)].to(rows.device)
+    out = torch.where(hit[:, None], cache.held[slot], far)
     cache.missed.add_((~hit).sum())
     used, tags = cache.used.view(-1), cache.tags.view(-1)
     used[slot[hit]] = now
