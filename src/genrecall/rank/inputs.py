@@ -7,6 +7,7 @@ One copy, because the host waits for each of the small ones that it replaces.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -80,7 +81,9 @@ def inputs_of(
 ) -> Inputs:
     """What the network is told of requests; without ``counted`` no number of the schema is known."""
     rows = features.of(asked, counted=counted, whole=items.pairs is None)
-    return _to_inputs(rows, features.schema, items, device)
+    # Kernels are launched on the current GPU, whichever their tensors are on.
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        return _to_inputs(rows, features.schema, items, device)
 
 
 def _to_inputs(rows: Rows, schema: Schema, items: ItemSide, device: torch.device) -> Inputs:
