@@ -284,11 +284,23 @@ class Client:
 
 
 def recovered(before: Outcomes, after: Outcomes) -> float:
-    """Seconds until no half second was refused, or had a median twice that of before."""
-    usual, last = float(np.median(before.latency_s)), 0.0
-    due, latency, status = np.asarray(after.due), np.asarray(after.latency_s), np.asarray(after.status)
+    """Seconds until every half second was like those of before.
+
+    Like them: no more refused than in the worst of them, and a median up to that one's or twice the usual.
+    """
+    known = _half_seconds(before)
+    slow = max([2 * float(np.median(before.latency_s)), *(median for _, median, _ in known)])
+    most = max((refused for _, _, refused in known), default=0)
+    unlike = [begin for begin, median, refused in _half_seconds(after) if median > slow or refused > most]
+    return max(unlike) + _WINDOW_S if unlike else 0.0
+
+
+def _half_seconds(outcomes: Outcomes) -> list[tuple[float, float, int]]:
+    """When each began that anybody asked in, its median latency, and how many got no answer."""
+    due, latency, status = np.asarray(outcomes.due), np.asarray(outcomes.latency_s), np.asarray(outcomes.status)
+    found = []
     for begin in np.arange(0.0, due.max(initial=0.0), _WINDOW_S).tolist():
         inside = (due >= begin) & (due < begin + _WINDOW_S)
-        if inside.any() and (float(np.median(latency[inside])) > 2 * usual or (status[inside] != 200).any()):
-            last = begin + _WINDOW_S
-    return last
+        if inside.any():
+            found.append((begin, float(np.median(latency[inside])), int((status[inside] != 200).sum())))
+    return found

@@ -19,18 +19,24 @@ from genrecall.serve.event_loop import event_loop
 
 
 def overload(setting: Setting, target: Target | None) -> tuple[str, bool]:
-    """Three times what it can do, open loop."""
+    """Three times what it can do, open loop.
+
+    What it can do is measured before and after: machines that others share change their speed within a minute.
+    """
     assert target is not None
     seconds = float(setting.times(10, 120))
 
     async def phases() -> tuple[float, Outcomes, Outcomes, Outcomes]:
         client = setting.client(target)
         await client.closed(4, 2.0)
-        peak = max([good(await client.closed(workers, 3.0)) for workers in (4, 16, 48)])
+        peaks = {workers: good(await client.closed(workers, 3.0)) for workers in (4, 16, 48)}
+        best = max(peaks, key=lambda workers: peaks[workers])
+        peak = peaks[best]
         assert peak >= 1, f"this machine is too busy: {peak:.1f} answers a second within {DEADLINE_MS} ms, unloaded"
         before = await client.open(0.3 * peak, 3.0)
         over = await client.open(3 * peak, seconds)
         after = await client.open(0.3 * peak, 8.0)
+        peak = (peak + good(await client.closed(best, 3.0))) / 2
         client.close()
         return peak, before, over, after
 
