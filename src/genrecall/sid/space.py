@@ -86,7 +86,7 @@ class SidSpace:
 
     def format(self, sid: Sequence[int]) -> str:
         """Written form of a SID or of a prefix of one: ``<a_99><b_225><c_67><d_242>``."""
-        return "".join([f"<{name}_{int(code)}>" for name, code in zip(_NAMES, sid, strict=False)])
+        return "".join(self.token(level, int(code)) for level, code in enumerate(sid))
 
     def parse(self, text: str) -> tuple[int, ...]:
         """Read a written SID; the inverse of ``format`` for whole SIDs."""
