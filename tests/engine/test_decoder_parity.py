@@ -34,10 +34,10 @@ def packed(prompts: list[list[int]], cached: list[int], pages: list[list[int]]) 
         for index, (prompt, known, held) in enumerate(zip(prompts, cached, pages, strict=True))
     )
     plan = StepPlan(kind=Kind.SEARCH, catalog=0, seats=seats)
-    shape = BatchShape.of(plan)
+    shape = BatchShape.of(plan.sizes)
     flat = torch.zeros(shape.size, dtype=torch.int32)
     none = [-1] * len(prompts)
-    pack(plan, shape, prompts, none, none, [2**31 - 1] * len(prompts), PAGE, flat.numpy())
+    pack(plan, plan.sizes, prompts, none, none, [2**31 - 1] * len(prompts), PAGE, flat.numpy())
     batch = Batch.view(flat, shape, torch.arange(9, dtype=torch.int32))
     return batch.tokens, batch
 

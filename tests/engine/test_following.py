@@ -19,6 +19,7 @@ from genrecall.engine.engine import Engine
 from genrecall.engine.following import Follower, LeadingRunner
 from genrecall.engine.worker.frames import Frame, decode, encode
 from tests.engine.models import make_model, sid_tokens
+from tests.engine.replay import let_capture
 from tests.engine.test_shipped import SPACE, ask, catalog, histories
 
 
@@ -34,35 +35,22 @@ class Wire:
         self.follower._do(decode(message[8:], int.from_bytes(message[4:8], "little")))
 
 
-class Replayed:
-    """A graph that runs its function."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.replay = function
-
-
 def recorded(runner: Runner) -> list[str]:
     """Let a runner keep graphs on a CPU; which way each of its functions went."""
-    graphs, ways = Graphs(torch.device("cuda"), 64), []
-
-    def capture(function: Callable[[], Any]) -> tuple[Replayed, Any]:
-        graphs.captured += 1
-        ways.append("captured")
-        return Replayed(function), function()
+    graphs, ways = let_capture(runner), []
 
     def run(key: Any, function: Callable[[], Any], *, after: int = 1) -> Any:
-        before = graphs.eager
+        eager, captured = graphs.eager, graphs.captured
         found = Graphs.run(graphs, key, function, after=after)
-        ways.append("eager" if graphs.eager > before else "graph")
+        ways.append("eager" if graphs.eager > eager else "captured" if graphs.captured > captured else "graph")
         return found
 
-    graphs._capture, graphs.run = capture, run  # type: ignore[assignment, method-assign]
-    runner.graphs = graphs
+    graphs.run = run  # type: ignore[assignment, method-assign]
     return ways
 
 
 def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_runner, "_LONG", 0)  # prompts are captured late, but while warming up
+    monkeypatch.setattr(device_runner, "LONG", 0)  # prompts are captured late, but while warming up
     wire, build = Wire(), setup.build
 
     def both(*arguments: Any, **named: Any) -> setup.Built:

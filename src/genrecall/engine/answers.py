@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genrecall.engine.host.request import Answer, LevelTrace, TracedBeam
-from genrecall.engine.host.step import StepPlan
+from genrecall.engine.host.step import Sizes, StepPlan
 from genrecall.errors import DataError
 from genrecall.index.trie import Trie
 
@@ -27,9 +27,9 @@ class Found:
     state: np.ndarray
 
     @classmethod
-    def of(cls, flat: np.ndarray, plan: StepPlan) -> Found:
+    def of(cls, flat: np.ndarray, sizes: Sizes) -> Found:
         """Views of what ``Runner.launch`` returns."""
-        rows, levels, places = plan.rows[-1], len(plan.rows), plan.requests
+        rows, levels, places = sizes.rows[-1], len(sizes.rows), sizes.requests
         scores = rows * levels
         counts = scores + rows
         broken = counts + places

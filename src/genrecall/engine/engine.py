@@ -22,9 +22,11 @@ import torch
 from genrecall.engine.compiled import use_cache
 from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.padding import any_sizes
 from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
+from genrecall.engine.host.step import Kind, Seat, StepPlan
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
@@ -149,14 +151,19 @@ class Engine:
                     allowed="trie: only there the codes after a prefix have probabilities that sum to 1",
                     fix="leave seed out, or search with normalise='trie'",
                 )
-            widths = request.widths(trie.space.levels, self.config.beam)
             if trie.num_items == 0:
                 deliver(Answer(sids=[], scores=[], short=True))
                 return _NO_JOB
-            # No level holds more beams than it has nodes, however wide the request.
-            rows = tuple(max(min(width, count), 1) for width, count in zip(widths, trie.level_sizes[1:], strict=True))
-            task = Task(request=request, trie=trie, asked=widths[-1], rows=rows, wanted=None, deliver=deliver)
+            asked = request.widths(trie.space.levels, self.config.beam)[-1]
+            task = Task(
+                request=request, trie=trie, asked=asked, rows=self._rows(request), wanted=None, deliver=deliver
+            )  # fmt: skip
             return self.loop.submit(task, catalog=self._version)
+
+    def _rows(self, request: Request) -> tuple[int, ...]:
+        """Beams after each level: no level holds more than it has nodes, however wide the request."""
+        widths, sizes = request.widths(self.trie.space.levels, self.config.beam), self.trie.level_sizes[1:]
+        return tuple(max(min(width, count), 1) for width, count in zip(widths, sizes, strict=True))
 
     def submit_scoring(
         self, request: Request, sids: Sequence[Sid] | np.ndarray, deliver: Callable[[Outcome], None]
@@ -241,12 +248,43 @@ class Engine:
             for size in batches:
                 for _ in range(3):  # compiled, captured, timed
                     self.generate([requests[index % len(requests)] for index in range(size)])
+        self._warm()
+        return time.monotonic() - start
+
+    def warm_up_all(self, request: Request, *, widest: int) -> float:
+        """Capture graphs that batches of any mix of requests can be padded to, so that live traffic waits for none.
+
+        About eighty of them: for a service, not for lists that are made once. On a CPU, and for forced levels that are
+        left out of large batches, there is nothing to prepare.
+
+        Args:
+            request: a short one, without user or timeout, of the width that is usual.
+            widest: the most beams that a request will want.
+
+        Returns:
+            Seconds that it took.
+        """
+        start, runner, limits = time.monotonic(), self.loop.runner, self.loop.scheduler.limits
+        if runner.graphs.possible:
+            pages = (0,) * self.loop.scheduler.cache.pages_for(len(request.tokens))
+            seat = Seat(job=0, length=len(request.tokens), cached=0, pages=pages, rows=self._rows(request))
+            one, two = (StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,) * copies).sizes for copies in (1, 2))
+            most = {"requests": limits.requests, "tokens": limits.tokens, "rows": limits.rows}
+            for sizes in any_sizes(one, two, **most, widest=min(widest, limits.widest)):
+                copies = 1 if sizes.requests == one.requests else 2
+                with runner.graphs.hasty(), runner.padding.held(sizes):
+                    for _ in range(2):  # compiled, captured
+                        self.generate([request] * copies)
+            self._warm()
+        return time.monotonic() - start
+
+    def _warm(self) -> None:
+        """What is compiled is kept for the next process, and what is in memory for this one."""
         if self._compiled is not None:
             self._compiled.seal()
         # What is there by now stays: garbage collections that look through all of it again hold up batches.
         gc.collect()
         gc.freeze()
-        return time.monotonic() - start
 
     def _on_device(self) -> AbstractContextManager[object]:
         """Kernels are launched on whichever GPU is the current one."""

@@ -27,7 +27,7 @@ from genrecall.engine.device.parallel import Group, Leader, follow
 from genrecall.engine.device.runner import Flight, Runner
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
-from genrecall.engine.host.step import StepPlan
+from genrecall.engine.host.step import Sizes, StepPlan
 from genrecall.engine.messages import (
     candidate_arrays,
     candidates_of,
@@ -100,10 +100,12 @@ class LeadingRunner(Runner):
 
         A rank without memory ends all: the others are on their way already.
         """
+        sizes = self.choose(plan, *integers)
+        head = {**self._head(plan), "integers": integers, "sizes": asdict(sizes)}
         with self.leader.group.lock:
-            self.tell("launch", {**self._head(plan), "integers": integers}, tokens=tails(plan, prompts))
+            self.tell("launch", head, tokens=tails(plan, prompts))
             try:
-                self._last = super().launch(plan, prompts, *integers, trace=trace)
+                self._last = super().launch(plan, prompts, *integers, sizes=sizes, trace=trace)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
             return self._last
@@ -238,7 +240,8 @@ class Follower:
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "launch":
                 plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
-                self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"]))
+                sizes = Sizes(**{**head["sizes"], "rows": tuple(head["sizes"]["rows"])})
+                self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"], sizes=sizes))
             case "launch_scoring":
                 plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
                 wanted = candidates_of(head["sizes"], arrays, runner.search.levels)

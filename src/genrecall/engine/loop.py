@@ -204,7 +204,7 @@ class Loop:
         if plan.kind is Kind.SEARCH:
             outcomes = self._searched(flight, results, tasks)
         else:
-            outcomes = _scored(results, tasks, plan.requests, self.runner.width)
+            outcomes = _scored(results, tasks, flight.sizes.requests, self.runner.width)
         for seat, outcome, want in zip(plan.seats, outcomes, wanted, strict=True):
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
@@ -215,7 +215,7 @@ class Loop:
         self._ended()
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
-        found, plan = Found.of(results, flight.plan), flight.plan
+        found, plan = Found.of(results, flight.sizes), flight.plan
         answers = found.answers(plan, [task.asked for task in tasks], [task.rows for task in tasks])
         for seat, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             if task.request.state and isinstance(answer, Answer):

@@ -28,7 +28,7 @@ from genrecall.engine.host.cost import CostModel
 from genrecall.engine.host.pages import PageAllocator
 from genrecall.engine.host.prefix_cache import PrefixCache
 from genrecall.engine.host.scheduler import Limits, Scheduler
-from genrecall.engine.host.step import fit, fit_requests
+from genrecall.engine.host.step import fit, fit_pages, fit_requests
 from genrecall.engine.host.tier import Slots
 from genrecall.engine.loop import Loop
 from genrecall.errors import CapacityError, ConfigError
@@ -150,7 +150,7 @@ def build(
     room = Room(
         requests=places,
         tokens=max(config.max_prompt_tokens, decoder.window),
-        pages=1 << (-(-decoder.window // budgets.page_tokens) - 1).bit_length(),
+        pages=fit_pages(-(-decoder.window // budgets.page_tokens)),
         rows=fit(limits.widest),
         slots=budgets.host_kv_tokens // budgets.page_tokens,
     )

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-MAX_K, MAX_BEAM, MAX_HISTORY, MAX_EVENTS = 1000, 1024, 1000, 1000
+from genrecall.serve.config import MAX_BEAM
+
+MAX_K, MAX_HISTORY, MAX_EVENTS = 1000, 1000, 1000
 
 Id = Annotated[str, Meta(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Word = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -230,7 +230,7 @@ def test_what_cannot_fit_is_refused_up_front():
     scheduler.submit(job(2, [1] * (PAGES * SIZE), rows=50))
     plan = scheduler.plan()
     assert plan is not None
-    assert plan.rows == (fit(50), fit(50))
+    assert plan.sizes.rows == (fit(50), fit(50))
 
 
 def test_a_wide_request_among_narrow_ones_is_not_starved():

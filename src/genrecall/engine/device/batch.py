@@ -20,7 +20,7 @@ import torch
 
 from genrecall.engine.device.decoder import PromptRows
 from genrecall.engine.device.staging import aligned, laid_out
-from genrecall.engine.host.step import StepPlan
+from genrecall.engine.host.step import Sizes, StepPlan
 from genrecall.kernels.rows import RowRanges
 
 
@@ -30,7 +30,7 @@ class BatchShape:
 
     Attributes:
         requests: R.
-        pages: Q, of the longest prompt, rounded up to a power of two.
+        pages: Q, places in a prompt's row of the page table.
         levels: L.
         tokens: T.
     """
@@ -41,10 +41,9 @@ class BatchShape:
     tokens: int
 
     @classmethod
-    def of(cls, plan: StepPlan) -> BatchShape:
-        """Of a plan."""
-        pages = max(len(seat.pages) for seat in plan.seats)
-        return _known(plan.requests, 1 << (pages - 1).bit_length(), len(plan.rows), plan.tokens)
+    def of(cls, sizes: Sizes) -> BatchShape:
+        """Of what a plan is padded to."""
+        return _known(sizes.requests, sizes.pages, len(sizes.rows), sizes.tokens)
 
     @cached_property
     def fields(self) -> dict[str, slice]:
@@ -120,7 +119,7 @@ class Batch:
 
 def pack(
     plan: StepPlan,
-    shape: BatchShape,
+    sizes: Sizes,
     prompts: Sequence[Sequence[int]],
     filters: Sequence[int],
     seeds: Sequence[int],
@@ -132,14 +131,15 @@ def pack(
 
     Args:
         plan: seats.
-        shape: of the plan.
+        sizes: what it is padded to.
         prompts: the tokens of each seat.
         filters: the row of each seat's item filter, -1 for none.
         seeds: of each seat, -1 for none.
         caps: of each seat.
         page_tokens: P.
-        out: int32 (``shape.size``,).
+        out: int32, as many as ``BatchShape.size`` says.
     """
+    shape = BatchShape.of(sizes)
     at = {name: out[where] for name, where in shape.fields.items()}
     out[:] = 0
     seats, r = plan.seats, shape.requests
@@ -172,7 +172,7 @@ def pack(
     after = at["begins"].reshape(shape.levels, -1)[:, : r + 1]
     widths[:, : len(seats)] = np.array([seat.rows for seat in seats], dtype=np.int32).T
     np.cumsum(widths, axis=1, out=after[:, 1:])
-    after[:, len(seats) :] = np.array(plan.rows, dtype=np.int32)[:, None]
+    after[:, len(seats) :] = np.array(sizes.rows, dtype=np.int32)[:, None]
 
 
 def request_of(begin: torch.Tensor, rows: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ call ``cut`` on their way and become several graphs, of which all but the first 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -96,6 +96,16 @@ class Graphs:
         """Whether every key is captured the second time it comes. All ranks of a group must agree: NCCL hangs where a
         sum is captured on one rank and runs as it is on another."""
         self.captured = self.replayed = self.eager = 0
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything is ever captured."""
+        return self._most > 0
+
+    @property
+    def keys(self) -> Collection[Hashable]:
+        """Of the graphs that there are."""
+        return self._kept.keys()
 
     @property
     def unusual(self) -> int:

@@ -23,15 +23,16 @@ from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.frontier import Frontier
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
+from genrecall.engine.device.padding import LONG, Levels, Padding, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
 from genrecall.engine.device.staging import Staging
-from genrecall.engine.host.step import StepPlan, fit
+from genrecall.engine.host.step import Sizes, StepPlan, fit
 from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
 _NO_CAP = 2**31 - 1
-_LONG, _OFTEN = 8192, 8
-"""Prompt tokens of a batch from which on a graph is made only of sizes that have come so many times."""
+_OFTEN = 8
+"""A graph of long prompts is made only of sizes that have come so many times."""
 _OFTEN_COMPACT = 3
 """The same of levels without forced beams, in batches of several requests: their rows are of many sizes."""
 _NAP_S = 20e-6
@@ -61,6 +62,7 @@ class Flight:
 
     Args:
         plan: what runs.
+        sizes: what it is padded to.
         results: int32 on the device.
         staged: pinned memory of the same size where the device is not the host's.
         began: event before the batch.
@@ -70,12 +72,13 @@ class Flight:
     def __init__(
         self,
         plan: StepPlan,
+        sizes: Sizes,
         results: torch.Tensor,
         traces: list[list[np.ndarray]] | None,
         began: torch.cuda.Event | float,
         usual: bool,
     ) -> None:
-        self.plan, self.traces, self._began, self._usual = plan, traces, began, usual
+        self.plan, self.sizes, self.traces, self._began, self._usual = plan, sizes, traces, began, usual
         self._host, self._ended = results, None
         if not isinstance(began, float):
             self._host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
@@ -122,6 +125,7 @@ class Runner:
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
         self._state = torch.zeros_like(self._hidden)
         self.graphs = Graphs(self.device, graphs)
+        self.padding = Padding(self.graphs)
         self.tier = HostTier(self.decoder.memory, room.slots)
 
     @property
@@ -160,6 +164,26 @@ class Runner:
     def close(self) -> None:
         """Nobody else holds anything of this engine."""
 
+    def name(
+        self, plan: StepPlan, filters: Sequence[int], seeds: Sequence[int], caps: Sequence[int | None], sizes: Sizes
+    ) -> Levels:
+        """The graph of a search's levels that is padded to these sizes; arguments as in ``launch``."""
+        shape = SearchShape(
+            rows=sizes.rows,
+            widest=self.search.widest or sizes.widest,
+            most_children=self.catalog.most_children,
+            # Filters cost a GPU nothing that could be measured; twice the graphs would.
+            filtered=self.graphs.possible or any(row >= 0 for row in filters),
+            sampled=any(seed >= 0 for seed in seeds),
+            capped=any(cap is not None for cap in caps),
+            compact=self.search.compacts(plan.sizes.rows, len(plan.seats)),
+        )
+        return Levels(sizes.requests, sizes.pages, shape)
+
+    def choose(self, plan: StepPlan, filters: Sequence[int], seeds: Sequence[int], caps: Sequence[int | None]) -> Sizes:
+        """What a search is padded to; arguments as in ``launch``."""
+        return self.padding.choose(plan.sizes, self.name(plan, filters, seeds, caps, plan.sizes))
+
     def launch(
         self,
         plan: StepPlan,
@@ -168,6 +192,7 @@ class Runner:
         seeds: Sequence[int],
         caps: Sequence[int | None],
         *,
+        sizes: Sizes | None = None,
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
         idle: Callable[[], bool] | None = None,
@@ -180,58 +205,51 @@ class Runner:
             filters: of each seat, as ``filter`` returned them for this batch.
             seeds: of each seat; -1 for none.
             caps: most SIDs under a code, of each seat; None for any number.
+            sizes: what it is padded to, as rank 0 chose; None: as is chosen here.
             trace: keep the beams of every level.
             given_up: asked between levels where these are launched one by one; a graph of all levels runs through.
             idle: called again and again while a level is waited for, for as long as it says that there is more to do.
         """
         began, unusual = self._begin(), self.graphs.unusual
-        batch, shape = self._send(plan, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
-        reading = self._read(batch, shape)
-        widest = self.search.widest or max(max(seat.rows) for seat in plan.seats)
-        sizes = SearchShape(
-            rows=plan.rows,
-            widest=1 << (widest - 1).bit_length(),
-            most_children=self.catalog.most_children,
-            filtered=any(row >= 0 for row in filters),
-            sampled=any(seed >= 0 for seed in seeds),
-            capped=any(cap is not None for cap in caps),
-            compact=self.search.compacts(plan.rows, len(plan.seats)),
-        )
-        self._reserve(plan)
-
-        between = None if self._cuda and not sizes.compact else given_up
-        key = ("levels", shape.requests, shape.pages, sizes)
+        sizes = sizes or self.choose(plan, filters, seeds, caps)
+        key = self.name(plan, filters, seeds, caps, sizes)
+        batch = self._send(plan, sizes, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
+        reading = self._read(batch, sizes)
+        self._reserve(sizes)
+        shape = key.shape
+        between = None if self._cuda and not shape.compact else given_up
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch(), reading, sizes, between, run, partial(self._count_of, idle))
+            trail = self.search.search(batch(), reading, shape, between, run, partial(self._count_of, idle))
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
 
-        if sizes.compact:  # the host reads how many rows remain: no graph holds more than a level
+        if shape.compact:  # the host reads how many rows remain: no graph holds more than a level
             after = 1 if len(plan.seats) == 1 else _OFTEN_COMPACT
-            results, trail = levels(lambda part, level: self.graphs.run((*key, part), level, after=after))
+            results, trail = levels(lambda part, level: self.graphs.run((key, part), level, after=after))
         else:
             results, trail = self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
-        return Flight(plan, results, traces, began, self.graphs.unusual == unusual)
+        return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual)
 
     def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
         """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E)."""
         began, unusual = self._begin(), self.graphs.unusual
         nothing = [-1] * len(prompts)
-        batch, shape = self._send(plan, prompts, nothing, nothing, nothing)
-        self._reserve(plan)
-        forest = Forest.of(wanted, self.catalog.trie, shape.requests)
+        sizes = plan.sizes
+        batch = self._send(plan, sizes, prompts, nothing, nothing, nothing)
+        self._reserve(sizes)
+        forest = Forest.of(wanted, self.catalog.trie, sizes.requests)
         sent = self._forests.send(forest.shape.size, forest.write)
-        reading = self._read(batch, shape)
+        reading = self._read(batch, sizes)
 
         def levels() -> torch.Tensor:
             found = self.scoring.score(forest.shape, sent, reading)
             return torch.cat((_as_integers(found), _as_integers(reading.state)))
 
-        key = ("scores", shape.requests, shape.pages, forest.shape, self.catalog.most_children)
-        return Flight(plan, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
+        key = ("scores", sizes.requests, sizes.pages, forest.shape, self.catalog.most_children)
+        return Flight(plan, sizes, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
 
     def wipe(self) -> None:
         """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams, SIDs, scores."""
@@ -259,10 +277,9 @@ class Runner:
                 time.sleep(_NAP_S)
         return int(count)
 
-    def _reserve(self, plan: StepPlan) -> None:
-        rows = sum(plan.rows[:-1])
-        assert not self._cuda or rows <= self.decoder.suffix.rows, "graphs hold the address of the suffix block"
-        self.decoder.suffix.reserve(rows)
+    def _reserve(self, sizes: Sizes) -> None:
+        assert not self._cuda or sizes.run <= self.decoder.suffix.rows, "graphs hold the address of the suffix block"
+        self.decoder.suffix.reserve(sizes.run)
 
     def _begin(self) -> torch.cuda.Event | float:
         self.tier.wait()
@@ -275,33 +292,33 @@ class Runner:
     def _send(
         self,
         plan: StepPlan,
+        sizes: Sizes,
         prompts: Sequence[Sequence[int]],
         filters: Sequence[int],
         seeds: Sequence[int],
         caps: Sequence[int],
-    ) -> tuple[Callable[[], Batch], BatchShape]:
+    ) -> Callable[[], Batch]:
         """A batch on its way to the device, to be seen as tensors where no graph has seen it so already."""
-        shape = BatchShape.of(plan)
-        page_tokens = self.decoder.memory.page_tokens
+        shape, page_tokens = BatchShape.of(sizes), self.decoder.memory.page_tokens
         flat = self._batches.send(
-            shape.size, lambda out: pack(plan, shape, prompts, filters, seeds, caps, page_tokens, out)
+            shape.size, lambda out: pack(plan, sizes, prompts, filters, seeds, caps, page_tokens, out)
         )
-        return cache(partial(Batch.view, flat, shape, self._place)), shape
+        return cache(partial(Batch.view, flat, shape, self._place))
 
-    def _read(self, batch: Callable[[], Batch], shape: BatchShape) -> Reading:
+    def _read(self, batch: Callable[[], Batch], sizes: Sizes) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
 
         def read() -> Reading:
             reading = self.decoder.read(batch().tokens, batch().prompts)
-            hidden, state = self._hidden[: shape.requests], self._state[: shape.requests]
+            hidden, state = self._hidden[: sizes.requests], self._state[: sizes.requests]
             hidden.copy_(reading.hidden)
             state.copy_(reading.state)
             return Reading(hidden=hidden, state=state, table=reading.table, length=reading.length)
 
         # What computes for longer than it takes to launch needs no graph, and sums of long prompts come in too many
         # sizes: to capture each stops the device again and again.
-        after = 1 if shape.tokens < _LONG else _OFTEN
-        return self.graphs.run(("prompts", shape), read, after=after)
+        after = 1 if sizes.tokens < LONG else _OFTEN
+        return self.graphs.run(Prompts(sizes.requests, sizes.pages, sizes.tokens), read, after=after)
 
 
 def _as_integers(values: torch.Tensor) -> torch.Tensor:

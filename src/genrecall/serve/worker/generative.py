@@ -34,6 +34,7 @@ from genrecall.hardware import spare_workspace
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
 from genrecall.recall.generative import GenerativeChannel
+from genrecall.serve.config import MAX_BEAM
 from genrecall.serve.default import FALLBACK
 from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
@@ -82,12 +83,16 @@ class Desk:
         }  # fmt: skip
 
     def warm_up(self) -> None:
-        """Compile and capture batches of every power of two of requests: on a GPU the first of a size waits seconds."""
+        """Compile and capture batches of every power of two of requests, and sizes for all others: on a GPU the first
+        batch of a new size waits a tenth of a second, or seconds.
+        """
         beam, query = self._usual()
         for member in self.members:
             limits = member.engine.loop.scheduler.limits
             most = max(min(limits.requests, limits.rows // beam), 1)
-            member.engine.warm_up([member.request(query, beam)], [1 << power for power in range(most.bit_length())])
+            request = member.request(query, beam)
+            member.engine.warm_up([request], [1 << power for power in range(most.bit_length())])
+            member.engine.warm_up_all(request, widest=MAX_BEAM)
 
     async def recall(self, frame: Frame) -> Frame:
         """The best items of one query."""

@@ -1,0 +1,160 @@
+"""Batches that are padded to sizes of graphs that exist: few graphs serve all, and answers stay the reference's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrecall.engine.config import Budgets, EngineConfig
+from genrecall.engine.device.beams import SearchShape
+from genrecall.engine.device.graphs import Graphs
+from genrecall.engine.device.padding import LONG, Levels, Padding, Prompts, any_sizes
+from genrecall.engine.engine import Engine
+from genrecall.engine.host.request import Request
+from genrecall.engine.host.step import Sizes, fit, ladder, near
+from tests.engine.models import make_model, sid_tokens
+from tests.engine.replay import let_capture
+from tests.engine.test_shipped import SPACE, catalog, check
+
+
+@given(st.integers(1, 5000), st.integers(0, 5000), st.data())
+def test_a_step_of_the_ladder_is_near_above_any_size(least, more, data):
+    most = least + more
+    count = fit(data.draw(st.integers(least, most)))
+    steps = ladder(least, most)
+    assert steps == sorted({fit(step) for step in steps})
+    assert steps[-1] == fit(most)
+    assert min(step for step in steps if step >= count) <= near(count)
+
+
+def test_a_ladder_has_few_steps():
+    assert len(ladder(1, 1024)) == 8
+    assert len(ladder(1, 4096)) < 30
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def warm(request) -> tuple[Engine, Graphs]:
+    """An engine of batches of up to 700 rows that was warmed up for anything."""
+    budgets = Budgets(page_tokens=8, requests=20, filters=4, kv_tokens=4000)
+    config = EngineConfig(device=request.param, dtype="float32", forced="run", budgets=budgets, max_rows=700)
+    engine = Engine(make_model(), catalog(0, 200), sid_tokens(SPACE.codes), config)
+    graphs = engine.loop.runner.graphs if request.param == "cuda" else let_capture(engine.loop.runner)
+    engine.warm_up_all(Request(tokens=(1, 2, 3), beam=4), widest=200)
+    return engine, graphs
+
+
+def anything(seed: int, engine: Engine, requests: int, beams: tuple[int, ...] = (1, 2, 4, 5)) -> list[Request]:
+    """Requests of all lengths and widths, with and without filters; some continue what their user asked before."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random(engine.trie.num_items) < 0.6
+    found = []
+    for _ in range(requests):
+        user, size = int(rng.integers(0, 12)), int(rng.choice([1, 3, 8, 20, 45]))
+        prompt = np.random.default_rng(user).integers(0, 20, size).tolist()
+        beam = int(rng.choice(beams))
+        allowed = mask if rng.random() < 0.5 else None
+        found.append(Request(tokens=tuple(prompt), beam=beam, allowed=allowed, user=f"user {user}"))
+    return found
+
+
+def test_whatever_comes_finds_its_graphs_and_its_answers(warm):
+    engine, graphs = warm
+    captured, eager = graphs.captured, graphs.eager
+    assert captured < 60
+    for seed, requests in enumerate((1, 2, 20, 7, 13, 1, 40)):
+        asked = anything(seed, engine, requests)
+        for request, answer in zip(asked, engine.generate(asked), strict=True):
+            check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
+    assert (graphs.captured, graphs.eager) == (captured, eager), "nobody waited for a capture"
+
+
+def test_wide_beams_of_few_first_codes_get_their_own_sizes(warm):
+    """Their rows grow from level to level more than those of any graph that was made ahead."""
+    engine, graphs = warm
+    captured = graphs.captured
+    asked = anything(3, engine, 12, beams=(17, 40, 150))
+    for _ in range(12):
+        for request, answer in zip(asked, engine.generate(asked), strict=True):
+            check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
+    assert graphs.captured > captured
+
+
+def test_own_sizes_are_captured_where_nothing_near_is(warm):
+    engine, graphs = warm
+    sampled = [Request(tokens=(1, 2), beam=3, seed=5)]  # no graph was made for samples
+    eager = graphs.eager
+    first, second, third = (engine.generate(sampled)[0] for _ in range(3))
+    assert graphs.eager == eager + 1
+    assert first.sids == second.sids == third.sids
+
+
+OWN = Sizes(requests=4, pages=256, tokens=600, rows=(200, 200, 200), widest=64)
+SHAPE = SearchShape(
+    rows=OWN.rows, widest=64, most_children=(8, 8, 8), filtered=True, sampled=False, capped=False, compact=False
+)
+
+
+class Captured:
+    """Graphs of given names."""
+
+    in_haste = False
+
+    def __init__(self, *keys: object) -> None:
+        self.keys, self.captured = keys, len(keys)
+
+
+def levels(requests: int, rows: int, **changed: object) -> Levels:
+    shape = replace(SHAPE, rows=(rows,) * 3, **changed)
+    return Levels(requests, 256, shape)
+
+
+def chosen(*keys: object, own: Sizes = OWN, times: int = 1) -> Sizes:
+    padding = Padding(Captured(*keys))  # type: ignore[arg-type]
+    for _ in range(times):
+        found = padding.choose(own, Levels(own.requests, own.pages, replace(SHAPE, rows=own.rows)))
+    return found
+
+
+def test_the_nearest_levels_with_a_graph_for_the_prompts_are_chosen():
+    near_ones = [levels(4, 208), levels(128, 256), levels(128, 320)]
+    assert chosen(*near_ones, Prompts(128, 256, 640)) == replace(OWN, requests=128, tokens=640, rows=(256,) * 3)
+    assert chosen(*near_ones, Prompts(4, 256, 640)).rows == (208,) * 3
+    assert chosen(*near_ones) == replace(OWN, rows=(208,) * 3), "the prompts alone run as they are"
+    assert chosen(*near_ones, Prompts(4, 256, 900)).tokens == 600, "too far"
+    assert chosen(Prompts(4, 256, 608)) == replace(OWN, tokens=608)
+    assert chosen() == OWN
+
+
+def test_graphs_of_other_searches_or_smaller_sizes_serve_nobody():
+    for other in (
+        levels(2, 208), levels(4, 192), levels(4, 208, widest=32), levels(4, 208, sampled=True),
+        levels(4, 208, most_children=(8, 8, 16)), levels(4, 208, filtered=False),
+    ):  # fmt: skip
+        assert chosen(other) == OWN
+
+
+def test_far_sizes_serve_only_until_a_batch_came_often():
+    far, farther = levels(8, 400), levels(8, 900)
+    assert chosen(far, times=8).rows == (400,) * 3
+    assert chosen(far, times=9) == OWN
+    assert chosen(farther) == OWN
+
+
+def test_long_prompts_are_read_as_they_are():
+    own = replace(OWN, tokens=LONG)
+    assert chosen(levels(4, 208), Prompts(4, 256, LONG + 128), own=own) == replace(own, rows=(208,) * 3)
+
+
+def test_any_sizes_hold_two_requests():
+    one, two = (replace(OWN, requests=copies, tokens=64 * copies, rows=(64 * copies,) * 3) for copies in (1, 2))
+    sizes = any_sizes(one, two, requests=512, tokens=8192, rows=4096, widest=1000)
+    assert len(sizes) == len(set(sizes)) < 90
+    assert all(found.hold(one) for found in sizes)
+    assert all(found.hold(two) for found in sizes if found.requests > 1)
+    assert max(found.widest for found in sizes) == 1024
+    assert max(found.tokens for found in sizes) == LONG
+    assert {found.requests for found in any_sizes(one, two, requests=512, tokens=8192, rows=100, widest=64)} == {1}
