@@ -7,6 +7,7 @@ computed plainly, captured and replayed.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from genrecall.engine import reference, setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Refused, Request
+from genrecall.engine.host.step import Sizes
 from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -94,18 +96,23 @@ def test_kept_prefixes_filters_and_mixed_widths(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forced", ["run", "skip"])
+@pytest.mark.parametrize("forced", ["run", "skip", "padded"])
 def test_the_gpu_kernels_under_the_engine(interpreted, forced):
-    """The kernels that a GPU runs, interpreted: no tensor of the engine is laid out otherwise than they read it."""
+    """The kernels that a GPU runs, interpreted: no tensor of the engine is laid out otherwise than they read it; also
+    in batches of more places, rows and tokens than they need.
+    """
+    padded, forced = forced == "padded", "run" if forced == "padded" else forced
     trie = catalog(0)
-    budgets = Budgets(page_tokens=8, requests=2, filters=1, kv_tokens=200)
+    budgets = Budgets(page_tokens=8, requests=8, filters=1, kv_tokens=200)
     config = EngineConfig(device="cpu", forced=forced, budgets=budgets)
     engine = Engine(make_model(), trie, sid_tokens(SPACE.codes), config)
     allowed = np.arange(trie.num_items) % 3 > 0
     prompt = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
     for tokens in (prompt, (*prompt, 5, 8)):  # the second finds a page of the first
         requests = [Request(tokens=tokens, beam=(2, 7, 5), user="a"), Request(tokens=(2, 7), beam=4, allowed=allowed)]
-        answers = engine.generate(requests)
+        more = Sizes(requests=8, pages=256, tokens=40, rows=(24, 40, 32), widest=64)
+        with engine.loop.runner.padding.held(more) if padded else nullcontext():
+            answers = engine.generate(requests)
         for request, answer in zip(requests, answers, strict=True):
             check(answer, request, trie, 1e-4)
     assert engine.loop.scheduler.cache.hit_tokens == 8

@@ -87,7 +87,8 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     rows = rig.rows((least + most) // 2, beam)
     sizes = rig.sizes(bench.batches, max(rows[1:], default=1))
     floor = rig.floor(rows, sizes, bench.seconds / 2 if rig.device.type == "cuda" else 0.0)
-    found = rig.saturated(rig.maker(beam, least, most), sizes, bench.seconds)
+    shortest = least if least < most else None
+    found = rig.saturated(rig.maker(beam, least, most), sizes, bench.seconds, shortest=shortest)
     return {
         "precision": rig.setup.precision, "beam": beam, "rows": rows, "floor": asdict(floor), **found,
         "share_of_floor": found["requests_per_s"] / floor.requests_per_s,
@@ -116,7 +117,7 @@ def point_of(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
 def _objective(bench: EngineBench, beam: int, rig: Rig) -> dict[str, Any]:
     point = saturated_point(bench, rig, beam)
     _warm_every_size(rig, beam, bench, point["batch"])
-    return point | _search(bench, rig, beam, point["requests_per_s"], bench.slo_ms or 100.0)
+    return point | _search(bench, rig, beam, point["requests_per_s"], bench.slo_ms or 100.0) | rig.facts()
 
 
 def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: float) -> dict[str, Any]:
@@ -143,10 +144,13 @@ def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: flo
 
 
 def _warm_every_size(rig: Rig, beam: int, bench: EngineBench, largest: int) -> None:
-    """Open loops meet batches of every size up to the largest, and on a GPU each is a graph of its own."""
-    if rig.device.type == "cuda":
+    """Open loops meet batches of every size up to the largest; those of prompts of one length find their own graphs."""
+    make, (least, most) = rig.maker(beam, *bench.input), bench.input
+    if rig.device.type == "cuda" and least == most:
         rig.limit(largest)
-        rig.engine.warm_up([rig.maker(beam, *bench.input)(0)], batches=tuple(range(1, largest + 1)))
+        rig.engine.warm_up([make(0)], batches=tuple(range(1, largest + 1)))
+    elif rig.device.type == "cuda":
+        rig.warm_up_all(make, least)
 
 
 def _transformers(bench: EngineBench, beam: int, _: None) -> dict[str, Any]:

@@ -14,9 +14,6 @@ from genrecall.serve.scenario import Scenario
 from genrecall.serve.shared import Seat
 from genrecall.serve.worker.config import WorkerConfig
 
-MAX_BEAM = 1024
-"""W that a request may ask for."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from genrecall.serve.config import MAX_BEAM
+from genrecall.serve.worker.config import MAX_BEAM
 
 MAX_K, MAX_HISTORY, MAX_EVENTS = 1000, 1000, 1000
 

@@ -81,7 +81,7 @@ def read_measured(path: Path, *, shape: str, precision: str, ranks: int) -> Meas
         ConfigError: the file measured something else, or too few batches to learn from.
     """
     found = _read(path)
-    cases = [figures for figures in found["cases"].values() if "by_batch" in figures and "precision" in figures]
+    cases = [figures for figures in found["cases"].values() if {"by_batch", "precision", "setup"} <= figures.keys()]
     points = [*cases, *(figures["one_rank"] for figures in cases if "one_rank" in figures)]
     points = [point for point in points if point["setup"]["shape"] == found["config"]["shape"]]
     fitting = [p for p in points if (p["precision"], p["setup"]["ranks"]) == (precision, ranks)]

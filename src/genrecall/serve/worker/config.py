@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from genrecall.errors import ConfigError
 
+MAX_BEAM = 1024
+"""W that a request may ask for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:

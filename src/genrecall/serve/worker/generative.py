@@ -34,10 +34,10 @@ from genrecall.hardware import spare_workspace
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import ranked, union
 from genrecall.recall.generative import GenerativeChannel
-from genrecall.serve.config import MAX_BEAM
 from genrecall.serve.default import FALLBACK
 from genrecall.serve.settle import settle
 from genrecall.serve.worker import life
+from genrecall.serve.worker.config import MAX_BEAM
 from genrecall.serve.worker.cost import TARGET_S
 from genrecall.serve.worker.messages import query_of
 from genrecall.serve.worker.ranking import RankingDesk
