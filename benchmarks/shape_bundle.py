@@ -74,7 +74,9 @@ def main(options: argparse.Namespace) -> None:
 def _tables(out: Path, items: int, users: int, history: int, rng: np.random.Generator) -> dict[str, Path]:
     files = {name: out / f"{name}.parquet" for name in ("items", "events")}
     titles = [f"item {number}" for number in range(items)]
-    pq.write_table(pa.table({"item_id": [str(number) for number in range(items)], "title": titles}), files["items"])
+    regions = [f"region {number % 4}" for number in range(items)]  # for filters that bar most of the catalog
+    ids = [str(number) for number in range(items)]
+    pq.write_table(pa.table({"item_id": ids, "title": titles, "region": regions}), files["items"])
     count = users * history
     pq.write_table(
         pa.table(

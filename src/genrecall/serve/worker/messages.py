@@ -15,7 +15,7 @@ def query_of(frame: Frame) -> Query:
     return Query(
         history=frame.arrays["history"],
         times=frame.arrays.get("times"),
-        exclude=frame.arrays["exclude"],
+        exclude=_items(frame.arrays["exclude"]),
         profile=frame.head["profile"],
         text=frame.head["text"],
     )
@@ -23,8 +23,23 @@ def query_of(frame: Frame) -> Query:
 
 def arrays_of(query: Query) -> dict[str, np.ndarray]:
     """A query's arrays; profile and text go into the head."""
-    arrays = {"history": query.history.astype(np.int32), "exclude": query.exclude.astype(np.int32)}
+    arrays = {"history": query.history.astype(np.int32), "exclude": _packed(query.exclude)}
     return arrays if query.times is None else {**arrays, "times": query.times.astype(np.int64)}
+
+
+def _packed(items: np.ndarray) -> np.ndarray:
+    """int32 items, or, where a filter bars so many that it takes fewer bytes, uint8 bits of all up to the last."""
+    last = int(items.max()) if len(items) else 0
+    if last < 32 * len(items):
+        flags = np.zeros(last + 1, dtype=bool)
+        flags[items] = True
+        return np.packbits(flags)
+    return items.astype(np.int32)
+
+
+def _items(packed: np.ndarray) -> np.ndarray:
+    """int32 items of ``_packed``; in order and once each where they were bits."""
+    return np.flatnonzero(np.unpackbits(packed)).astype(np.int32) if packed.dtype == np.uint8 else packed
 
 
 def rank_frame(asked: RankAsked) -> Frame:
