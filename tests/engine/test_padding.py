@@ -15,7 +15,7 @@ from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.padding import LONG, Levels, Padding, Prompts, any_sizes
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
-from genrecall.engine.host.step import Sizes, fit, ladder, near
+from genrecall.engine.host.step import Sizes, fit, fit_requests, ladder, near
 from tests.engine.models import make_model, sid_tokens
 from tests.engine.replay import let_capture
 from tests.engine.test_shipped import SPACE, catalog, check
@@ -101,10 +101,10 @@ SHAPE = SearchShape(
 class Captured:
     """Graphs of given names."""
 
-    in_haste = False
+    in_haste, lasting, has_room = False, False, True
 
     def __init__(self, *keys: object) -> None:
-        self.keys, self.captured = keys, len(keys)
+        self.keys = keys
 
 
 def levels(requests: int, rows: int, **changed: object) -> Levels:
@@ -137,11 +137,14 @@ def test_graphs_of_other_searches_or_smaller_sizes_serve_nobody():
         assert chosen(other) == OWN
 
 
-def test_far_sizes_serve_only_until_a_batch_came_often():
+def test_far_sizes_serve_only_until_a_batch_came_often(monkeypatch):
     far, farther = levels(8, 400), levels(8, 900)
     assert chosen(far, times=8).rows == (400,) * 3
-    assert chosen(far, times=9) == OWN
+    assert chosen(far, Prompts(4, 256, 640), times=9) == replace(OWN, tokens=640)
     assert chosen(farther) == OWN
+    assert chosen(far, levels(8, 240), times=20).rows == (240,) * 3
+    monkeypatch.setattr(Captured, "has_room", False)
+    assert chosen(far, times=20).rows == (400,) * 3, "its own would not be kept"
 
 
 def test_long_prompts_are_read_as_they_are():
@@ -149,12 +152,33 @@ def test_long_prompts_are_read_as_they_are():
     assert chosen(levels(4, 208), Prompts(4, 256, LONG + 128), own=own) == replace(own, rows=(208,) * 3)
 
 
-def test_any_sizes_hold_two_requests():
-    one, two = (replace(OWN, requests=copies, tokens=64 * copies, rows=(64 * copies,) * 3) for copies in (1, 2))
-    sizes = any_sizes(one, two, requests=512, tokens=8192, rows=4096, widest=1000)
-    assert len(sizes) == len(set(sizes)) < 90
-    assert all(found.hold(one) for found in sizes)
-    assert all(found.hold(two) for found in sizes if found.requests > 1)
-    assert max(found.widest for found in sizes) == 1024
-    assert max(found.tokens for found in sizes) == LONG
-    assert {found.requests for found in any_sizes(one, two, requests=512, tokens=8192, rows=100, widest=64)} == {1}
+def test_any_batch_finds_sizes_that_were_made_ahead():
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(256, 304, 304), widest=512)
+    alone, found = any_sizes(
+        one, requests=512, pages=256, tokens=8192, rows=4096, widths=(1000, 100), window=600
+    )  # fmt: skip
+    assert max(size.tokens for size in alone) <= near(600)
+    assert all(size.hold(one) and size.rows == one.rows for size in alone)
+    assert len(set(found)) == len(found) < 90
+    assert [size.run for size in found] == sorted((size.run for size in found), reverse=True)
+    assert {size.widest for size in found} == {512, 1024}
+    keys = [*(Levels(s.requests, s.pages, replace(SHAPE, rows=s.rows, widest=s.widest)) for s in found)]
+    keys += [Prompts(size.requests, size.pages, size.tokens) for size in found]
+    for requests, tokens, rows, widest in (
+        (2, 8, (16, 16, 16), 8), (9, 300, (2304, 2736, 2736), 512), (100, 1500, (1000, 1000, 1000), 64),
+        (3, 40, (800, 912, 912), 512), (128, 2000, (3500, 3500, 3500), 32),
+    ):  # fmt: skip
+        own = Sizes(fit_requests(requests), 32, fit(tokens), tuple(map(fit, rows)), widest)
+        got = chosen(*keys, own=own)
+        assert got in {replace(size, tokens=got.tokens) for size in found}
+        assert got.run <= near(own.run, 2)
+        assert own.tokens <= got.tokens <= near(own.tokens)
+
+
+def test_sizes_made_ahead_keep_to_the_engines_limits():
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(24, 24), widest=32)
+    limits = {"requests": 8, "pages": 16, "tokens": 8, "rows": 4096, "widths": (), "window": 20}
+    alone, found = any_sizes(one, **limits)
+    assert alone == []
+    assert max(max(size.rows) for size in found) == 8 * 24
+    assert {(size.pages, size.tokens) for size in found} == {(16, 8)}

@@ -157,16 +157,14 @@ class Rig:
         limits = self._limits if requests is None else replace(self._limits, requests=requests)
         self.engine.loop.scheduler.limits = limits if seconds is None else replace(limits, seconds=seconds)
 
-    def saturated(
-        self, make: Make, batches: Sequence[int], seconds: float, *, shortest: int | None = None
-    ) -> dict[str, Any]:
-        """The best of several batch sizes, each once nothing is compiled or captured any more; ``shortest``: prompt
-        of many lengths.
+    def saturated(self, make: Make, batches: Sequence[int], seconds: float, *, mixed: bool = False) -> dict[str, Any]:
+        """The best of several batch sizes, each once nothing is compiled or captured any more; ``mixed``: prompts
+        are of many lengths.
         """
         rates: dict[int, Closed] = {}
         for size in batches:
             self.limit(size)
-            self.settle(make, size, seconds / 3, shortest)
+            self.settle(make, size, seconds / 3, mixed)
             rates[size] = saturated(self.engine, make, outstanding=3 * size, seconds=seconds)
         best = max(rates, key=lambda size: rates[size].rate)
         self.limit(best)
@@ -177,14 +175,14 @@ class Rig:
             "by_batch": {size: found.rate for size, found in rates.items()},
         }
 
-    def settle(self, make: Make, size: int, seconds: float, shortest: int | None = None) -> None:
-        """Run until the kernels and graphs of these requests are there, a few rounds at most. Prompts of many lengths,
-        the ``shortest`` of so many tokens, never stop to come in new sizes: they find those of a service.
+    def settle(self, make: Make, size: int, seconds: float, mixed: bool = False) -> None:
+        """Run until the kernels and graphs of these requests are there, a few rounds at most. Prompts of ``mixed``
+        lengths never stop to come in new sizes: they find those of a service.
         """
         self.engine.warm_up([make(0)], batches=(size,))
         graphs = self.engine.loop.runner.graphs
-        if shortest is not None:
-            self.warm_up_all(make, shortest)
+        if mixed:
+            self.engine.warm_up_all(make(0), widest=1)
             saturated(self.engine, make, outstanding=3 * size, seconds=seconds)
             return
         for _ in range(_SETTLES):
@@ -193,11 +191,6 @@ class Rig:
                 saturated(self.engine, make, outstanding=3 * size, seconds=seconds)
             if graphs.unusual == before:
                 break
-
-    def warm_up_all(self, make: Make, shortest: int) -> None:
-        """See ``Engine``."""
-        request = make(0)
-        self.engine.warm_up_all(replace(request, tokens=request.tokens[:shortest]), widest=1)
 
     def floor(self, rows: Sequence[int], sizes: Sequence[int], seconds: float = 0.0) -> Floor:
         """Of requests with so many rows a pass, each size for so long."""

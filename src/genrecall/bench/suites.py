@@ -87,8 +87,7 @@ def saturated_point(bench: EngineBench, rig: Rig, beam: int, prompt: int | None 
     rows = rig.rows((least + most) // 2, beam)
     sizes = rig.sizes(bench.batches, max(rows[1:], default=1))
     floor = rig.floor(rows, sizes, bench.seconds / 2 if rig.device.type == "cuda" else 0.0)
-    shortest = least if least < most else None
-    found = rig.saturated(rig.maker(beam, least, most), sizes, bench.seconds, shortest=shortest)
+    found = rig.saturated(rig.maker(beam, least, most), sizes, bench.seconds, mixed=least < most)
     return {
         "precision": rig.setup.precision, "beam": beam, "rows": rows, "floor": asdict(floor), **found,
         "share_of_floor": found["requests_per_s"] / floor.requests_per_s,
@@ -144,13 +143,11 @@ def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: flo
 
 
 def _warm_every_size(rig: Rig, beam: int, bench: EngineBench, largest: int) -> None:
-    """Open loops meet batches of every size up to the largest; those of prompts of one length find their own graphs."""
-    make, (least, most) = rig.maker(beam, *bench.input), bench.input
-    if rig.device.type == "cuda" and least == most:
+    """Open loops meet batches of every size up to the largest, and on a GPU each is a graph of its own; prompts of many
+    lengths have found theirs."""
+    if rig.device.type == "cuda" and bench.input[0] == bench.input[1]:
         rig.limit(largest)
-        rig.engine.warm_up([make(0)], batches=tuple(range(1, largest + 1)))
-    elif rig.device.type == "cuda":
-        rig.warm_up_all(make, least)
+        rig.engine.warm_up([rig.maker(beam, *bench.input)(0)], batches=tuple(range(1, largest + 1)))
 
 
 def _transformers(bench: EngineBench, beam: int, _: None) -> dict[str, Any]:

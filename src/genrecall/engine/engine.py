@@ -26,18 +26,21 @@ from genrecall.engine.device.padding import any_sizes
 from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
-from genrecall.engine.host.step import Kind, Seat, StepPlan
+from genrecall.engine.host.step import Kind, Seat, StepPlan, near
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
 from genrecall.hardware import pick_device
 from genrecall.index.trie import ROOT, Trie
 from genrecall.model.trunk import ItemTrunk
+from genrecall.telemetry import log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_SHORT = 16
+"""Tokens of prompts that sizes are captured with: whatever the size, they fit."""
 _NO_JOB = -1
 """The number of a request that was answered at once: an empty catalog has nothing to search."""
 
@@ -254,29 +257,42 @@ class Engine:
     def warm_up_all(self, request: Request, *, widest: int) -> float:
         """Capture graphs that batches of any mix of requests can be padded to, so that live traffic waits for none.
 
-        About eighty of them: for a service, not for lists that are made once. On a CPU, and for forced levels that are
+        Some eighty of them: for a service, not for lists that are made once. On a CPU, and for forced levels that are
         left out of large batches, there is nothing to prepare.
 
         Args:
-            request: a short one, without user or timeout, of the width that is usual.
+            request: without user or timeout, of the width that is usual.
             widest: the most beams that a request will want.
 
         Returns:
             Seconds that it took.
         """
         start, runner, limits = time.monotonic(), self.loop.runner, self.loop.scheduler.limits
-        if runner.graphs.possible:
-            pages = (0,) * self.loop.scheduler.cache.pages_for(len(request.tokens))
-            seat = Seat(job=0, length=len(request.tokens), cached=0, pages=pages, rows=self._rows(request))
-            one, two = (StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,) * copies).sizes for copies in (1, 2))
-            most = {"requests": limits.requests, "tokens": limits.tokens, "rows": limits.rows}
-            for sizes in any_sizes(one, two, **most, widest=min(widest, limits.widest)):
-                copies = 1 if sizes.requests == one.requests else 2
-                with runner.graphs.hasty(), runner.padding.held(sizes):
-                    for _ in range(2):  # compiled, captured
-                        self.generate([request] * copies)
-            self._warm()
-        return time.monotonic() - start
+        if not runner.graphs.possible:
+            return 0.0
+        usual = replace(request, tokens=request.tokens[:_SHORT])
+        pages = (0,) * self.loop.scheduler.cache.pages_for(len(usual.tokens))
+        seat = Seat(job=0, length=len(usual.tokens), cached=0, pages=pages, rows=self._rows(usual))
+        rows, compact = limits.rows, self._search.compact_from
+        if compact is not None:  # larger batches run level by level
+            rows = min(rows, near(compact // len(seat.rows)))
+        alone, any_number = any_sizes(
+            StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,)).sizes,
+            requests=limits.requests, pages=runner.room.pages, tokens=limits.tokens, rows=rows,
+            widths=() if self._search.widest else (min(widest, limits.widest),), window=self._search.decoder.window,
+        )  # fmt: skip
+        narrow = replace(usual, beam=1)
+        for sizes, requests in [*((one, [usual]) for one in alone), *((any_, [narrow] * 2) for any_ in any_number)]:
+            with runner.graphs.hasty(), runner.padding.held(sizes):
+                for _ in range(2):  # compiled, captured
+                    before = runner.graphs.unusual
+                    self.generate(requests)
+                    if runner.graphs.unusual == before:
+                        break
+        self._warm()
+        seconds = time.monotonic() - start
+        log(f"{len(runner.graphs.keys)} CUDA graphs, of which any batch finds one near: {seconds:.1f} s")
+        return seconds
 
     def _warm(self) -> None:
         """What is compiled is kept for the next process, and what is in memory for this one."""

@@ -140,7 +140,7 @@ class LeadingRunner(Runner):
             self.tell("close", {})
 
     def _head(self, plan: StepPlan) -> dict[str, Any]:
-        return {**plan_head(plan), "in_haste": self.graphs.in_haste}
+        return {**plan_head(plan), "in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
@@ -239,11 +239,11 @@ class Follower:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "launch":
-                plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
+                plan, runner.graphs.in_haste, runner.graphs.lasting = plan_of(head), head["in_haste"], head["lasting"]
                 sizes = Sizes(**{**head["sizes"], "rows": tuple(head["sizes"]["rows"])})
                 self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"], sizes=sizes))
             case "launch_scoring":
-                plan, runner.graphs.in_haste = plan_of(head), head["in_haste"]
+                plan, runner.graphs.in_haste, runner.graphs.lasting = plan_of(head), head["in_haste"], head["lasting"]
                 wanted = candidates_of(head["sizes"], arrays, runner.search.levels)
                 self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
             case "compare":

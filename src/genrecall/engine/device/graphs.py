@@ -33,8 +33,8 @@ _IDLE = 8
 class _Capture:
     """What is done within it, as one graph or, where it is cut, as several that run one after the other."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool, self._stream = pool, torch.cuda.stream(torch.cuda.Stream())
+    def __init__(self, pool: Any, stream: torch.cuda.Stream) -> None:
+        self._pool, self._stream = pool, torch.cuda.stream(stream)
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __enter__(self) -> _Capture:
@@ -90,11 +90,14 @@ class Graphs:
         self._seen: dict[Hashable, int] = {}
         self._kept: OrderedDict[Hashable, tuple[_Capture, Any]] = OrderedDict()  # least recently used first
         self._used: dict[Hashable, int] = {}
+        self._lasting: set[Hashable] = set()
         self._pool: Any = None
-        self._told = False
+        self._stream: torch.cuda.Stream | None = None
+        self._told = self.lasting = False
         self.in_haste = False
         """Whether every key is captured the second time it comes. All ranks of a group must agree: NCCL hangs where a
-        sum is captured on one rank and runs as it is on another."""
+        sum is captured on one rank and runs as it is on another. ``lasting``, too: whether what is captured is never
+        given up."""
         self.captured = self.replayed = self.eager = 0
 
     @property
@@ -125,6 +128,8 @@ class Graphs:
         if self._most and self._seen.get(key, 0) >= (1 if self.in_haste else after) and self._room(now):
             graph, result = self._capture(function)
             self._kept[key], self._used[key] = (graph, result), now
+            if self.lasting:
+                self._lasting.add(key)
             graph.replay()
             return cast(T, result)
         self._seen[key] = self._seen.get(key, 0) + 1
@@ -144,12 +149,22 @@ class Graphs:
         """What graphs returned last."""
         return (result for _, result in self._kept.values())
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another graph would be kept."""
+        return len(self._kept) < self._most or self._idle(self.captured + self.replayed + self.eager) is not None
+
+    def _idle(self, now: int) -> Hashable | None:
+        """A graph that may give way to another."""
+        oldest = next((key for key in self._kept if key not in self._lasting), None)
+        return None if oldest is None or now - self._used[oldest] < _IDLE * self._most else oldest
+
     def _room(self, now: int) -> bool:
         """Whether another graph may be kept, in place of an idle one if need be."""
         if len(self._kept) < self._most:
             return True
-        oldest = next(iter(self._kept))
-        if now - self._used[oldest] < _IDLE * self._most:
+        oldest = self._idle(now)
+        if oldest is None:
             if not self._told:
                 log(
                     f"more than {self._most} sizes of batches are in use: some run without CUDA graphs (Budgets.graphs)"
@@ -160,8 +175,9 @@ class Graphs:
         return True
 
     def _capture(self, function: Callable[[], T]) -> tuple[_Capture, T]:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with _Capture(self._pool) as capture:
+        # One stream: what a capture frees is handed to later ones of the same stream alone.
+        self._pool, self._stream = self._pool or torch.cuda.graph_pool_handle(), self._stream or torch.cuda.Stream()
+        with _Capture(self._pool, self._stream) as capture:
             result = function()
         self.captured += 1
         return capture, result

@@ -12,21 +12,23 @@ tokens, requests and each level's rows together, and by own graphs of sizes that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.host.step import Sizes, fit_requests, ladder, near
+from genrecall.engine.host.step import Sizes, fit, fit_requests, ladder, near
 
-LONG = 2048
-"""Prompt tokens of a batch from which on it computes for longer than its kernels take to launch one by one."""
-_FAR, _OFTEN = 4, 8
-"""Sizes with so many times as much padding as near ones have do for so many times, until a batch has its own graph."""
-_REQUESTS = 128
-"""Of the sizes that any batch is to find: more requests at once are narrow, and compute for long."""
+LONG, OFTEN = 2048, 8
+"""Prompt tokens of a batch from which on it computes for longer than its kernels take to launch one by one, and how
+often a size must come until it has a graph of its own although it could do without."""
+_FAR = 4
+"""Sizes with so many times as much padding as near ones have do until then."""
+_REQUESTS, _PAGES = 128, 256
+"""Of sizes that any batch is to find; padding with requests and with places in the page table costs little."""
+_KEPT = 4096
 
 
 class Prompts(NamedTuple):
@@ -65,47 +67,48 @@ class Padding:
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
         self._held: Sizes | None = None
-        self._known: dict[tuple[Sizes, Levels], Sizes] = {}
-        self._wanted: Counter[tuple[Sizes, Levels]] = Counter()
-        self._captured = 0
+        self._wanted: Counter[Levels] = Counter()
 
     def choose(self, own: Sizes, levels: Levels) -> Sizes:
         """What a batch is padded to; ``own`` is the least, and ``levels`` names the graph of it."""
+        keys = self.graphs.keys
         if self._held is not None and self._held.hold(own):
             return self._held
-        if self.graphs.in_haste:
+        if self.graphs.in_haste or (levels in keys and Prompts(own.requests, own.pages, own.tokens) in keys):
             return own
-        if self.graphs.captured != self._captured:
-            self._known, self._captured = {}, self.graphs.captured
-        found = self._known.get((own, levels))
-        if found is None:
-            found = self._known[own, levels] = self._find(own, levels)
-        if found.run > near(own.run, len(own.rows) - 1):
-            self._wanted[own, levels] += 1
-            if self._wanted[own, levels] > _OFTEN:
-                return own
-        return found
+        nearest: list[Sizes] = []
+        far: list[Sizes] = []
+        bound = near(own.run, len(own.rows) - 1)
+        for key in keys:
+            if isinstance(key, Levels) and key.requests >= own.requests and key.shape.rows[0] >= own.rows[0]:
+                sizes = Sizes(key.requests, key.pages, own.tokens, key.shape.rows, key.shape.widest)
+                if sizes.hold(own) and sizes.run <= own.run + _FAR * (bound - own.run) and key.serve(levels):
+                    (nearest if sizes.run <= bound else far).append(sizes)
+        if nearest:
+            return self._best(nearest)
+        if far and not (self._often(levels) and self.graphs.has_room):
+            return self._best(far)
+        return self._read(own) or own
 
     @contextmanager
     def held(self, sizes: Sizes) -> Iterator[None]:
-        """Batches that fit are padded to these meanwhile."""
-        self._held = sizes
+        """Batches that fit are padded to these meanwhile, and what is captured for them is never given up."""
+        self._held, self.graphs.lasting = sizes, True
         try:
             yield
         finally:
-            self._held = None
+            self._held, self.graphs.lasting = None, False
 
-    def _find(self, own: Sizes, levels: Levels) -> Sizes:
-        fitting: list[Sizes] = []
-        most = own.run + _FAR * (near(own.run, len(own.rows) - 1) - own.run)
-        for key in self.graphs.keys:
-            if isinstance(key, Levels) and key.serve(levels):
-                sizes = Sizes(key.requests, key.pages, own.tokens, key.shape.rows, key.shape.widest)
-                if sizes.hold(own) and sizes.run <= most:
-                    fitting.append(sizes)
+    def _often(self, levels: Levels) -> bool:
+        if len(self._wanted) > _KEPT:
+            self._wanted.clear()
+        self._wanted[levels] += 1
+        return self._wanted[levels] > OFTEN
+
+    def _best(self, fitting: list[Sizes]) -> Sizes:
+        """The smallest that a graph reads the prompts of, too; without one, the smallest."""
         fitting.sort(key=lambda sizes: (sizes.run, sizes.requests, sizes.pages, sizes.widest))
-        whole = (sizes for sizes in map(self._read, fitting) if sizes is not None)
-        return next(whole, fitting[0] if fitting else self._read(own) or own)
+        return next((sizes for sizes in map(self._read, fitting) if sizes is not None), fitting[0])
 
     def _read(self, sizes: Sizes) -> Sizes | None:
         """With as many tokens as a graph reads, if there is one; long prompts need none."""
@@ -120,24 +123,34 @@ class Padding:
         return None if least is None else replace(sizes, tokens=least)
 
 
-def any_sizes(one: Sizes, two: Sizes, *, requests: int, tokens: int, rows: int, widest: int) -> list[Sizes]:
-    """Sizes of which, once there are graphs of them, every batch finds one.
+def any_sizes(
+    one: Sizes, *, requests: int, pages: int, tokens: int, rows: int, widths: Sequence[int], window: int
+) -> tuple[list[Sizes], list[Sizes]]:
+    """Sizes of which, once there are graphs of them, nearly every batch finds one near; largest first, so that each
+    graph finds room in the scratch memory of those before.
 
     Args:
-        one: of one request.
-        two: of two of them, which fit into all other sizes.
-        requests, tokens, rows: the most of a batch.
-        widest: the most beams of a request.
+        one: of a single request as they usually are.
+        requests, pages, tokens, rows: the most of a batch.
+        widths: of requests, beside the usual one.
+        window: tokens of the longest prompt.
+
+    Returns:
+        Those of a single request, and those of any number.
     """
-    tokens = max(min(tokens, LONG), two.tokens)
-    alone = [replace(one, tokens=count) for count in ladder(one.tokens, tokens)]
-    if max(two.rows) > rows:  # no batch holds two
-        return alone
-    many = replace(two, requests=fit_requests(min(requests, _REQUESTS)))
-    widths = {two.widest, max(two.widest, 1 << (widest - 1).bit_length())}
-    levels = [(count,) * len(two.rows) for count in ladder(max(two.rows), rows)]
-    return [
-        *alone,
-        *(replace(many, tokens=count, rows=levels[0]) for count in ladder(two.tokens, tokens)),
-        *(replace(many, rows=of, widest=width) for width in sorted(widths) for of in levels),
+    usual = max(one.rows)
+    rows = max(min(rows, requests * max((usual, *widths))), usual)
+    read = ladder(1, min(tokens, LONG))
+    alone = [
+        replace(one, tokens=count) for count in reversed(read) if one.tokens <= count <= max(near(window), read[0])
     ]
+    places = fit_requests(min(requests, max(rows // usual, _REQUESTS)))
+    base = Sizes(places, min(pages, max(one.pages, _PAGES)), read[0], one.rows, one.widest)
+    levels = ladder(1, rows)
+    # Beams of the usual width grow from level to level as those of one request do, others at once.
+    as_usual = [tuple(fit(-(-count * row // usual)) for row in one.rows) for count in levels]
+    found = [replace(base, rows=of) for of in as_usual]
+    for width in sorted({1 << (width - 1).bit_length() for width in widths}):
+        found += [replace(base, rows=(count,) * len(one.rows), widest=width) for count in levels if width > one.widest]
+    found += [replace(base, rows=as_usual[0], tokens=count) for count in read]
+    return alone, sorted(dict.fromkeys(found), key=lambda sizes: (sizes.run, sizes.tokens), reverse=True)

@@ -23,7 +23,7 @@ from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.frontier import Frontier
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
-from genrecall.engine.device.padding import LONG, Levels, Padding, Prompts
+from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
 from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import Sizes, StepPlan, fit
@@ -31,8 +31,6 @@ from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
 _NO_CAP = 2**31 - 1
-_OFTEN = 8
-"""A graph of long prompts is made only of sizes that have come so many times."""
 _OFTEN_COMPACT = 3
 """The same of levels without forced beams, in batches of several requests: their rows are of many sizes."""
 _NAP_S = 20e-6
@@ -317,7 +315,7 @@ class Runner:
 
         # What computes for longer than it takes to launch needs no graph, and sums of long prompts come in too many
         # sizes: to capture each stops the device again and again.
-        after = 1 if sizes.tokens < LONG else _OFTEN
+        after = 1 if sizes.tokens < LONG else OFTEN
         return self.graphs.run(Prompts(sizes.requests, sizes.pages, sizes.tokens), read, after=after)
 
 

@@ -15,8 +15,8 @@ from functools import cached_property
 from operator import ge
 
 _FINEST, _COARSEST, _AN_OCTAVE = 8, 128, 8
-_PAGES = 256
-"""The least pages of a prompt's row in the page table. They cost a few bytes; more sizes would cost graphs."""
+_PAGES = 16
+"""The least places in a prompt's row of the page table."""
 
 
 class Kind(Enum):
