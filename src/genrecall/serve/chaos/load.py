@@ -198,9 +198,11 @@ class Client:
         return outcomes
 
     async def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
-        """Poisson arrivals of ``rate`` a second."""
-        count = int(rate * seconds)
-        due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
+        """Poisson arrivals of ``rate`` a second, given their number: so a short phase asks for that rate, too."""
+        return await self.at(np.sort(np.random.default_rng(seed).uniform(0, seconds, int(rate * seconds))).tolist())
+
+    async def at(self, due: Iterable[float]) -> Outcomes:
+        """One request at each of these seconds from now on, in order."""
         outcomes, begun, asked = Outcomes(), time.perf_counter(), list[asyncio.Future[int]]()
 
         async def ask() -> None:
