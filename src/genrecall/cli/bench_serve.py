@@ -13,7 +13,9 @@ from genrecall.cli.options import AsJson
 
 def serve(
     url: Annotated[str, typer.Argument(help="Of a running service.")] = "http://127.0.0.1:8080",
-    seconds: Annotated[float, typer.Option(min=1, help="Of each phase; those of the search take half.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Of each phase, half of it in the search; many times the deadline.")
+    ] = 10.0,
     rate: Annotated[
         list[str] | None,
         typer.Option(help="Requests a second: measure only this; several with commas, or the option again."),
