@@ -10,6 +10,7 @@ import typer
 
 from genrecall.cli.bench_engine import engine, plot, quality
 from genrecall.cli.bench_rank import rank
+from genrecall.cli.bench_serve import serve
 from genrecall.cli.options import AsJson, Device, count_of
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -23,6 +24,7 @@ def _group() -> None:
 app.command()(engine)
 app.command()(quality)
 app.command()(rank)
+app.command()(serve)
 app.command()(plot)
 
 
@@ -193,47 +195,6 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 @app.command()
-def serve(
-    url: Annotated[str, typer.Argument(help="Of a running service.")] = "http://127.0.0.1:8080",
-    seconds: Annotated[float, typer.Option(min=1, help="Of each phase.")] = 10.0,
-    overload: Annotated[float, typer.Option(min=1, help="Multiple of its capacity in the overload.")] = 3.0,
-    deadline_ms: Annotated[int, typer.Option(min=1, help="Of every request.")] = 250,
-    k: Annotated[int, typer.Option("-k", min=1, help="Items of a request.")] = 10,
-    beam: Annotated[int | None, typer.Option(min=1, help="Width of its search. Default: the service's.")] = None,
-    key: Annotated[str | None, typer.Option(envvar="GENRECALL_KEY", help="API key.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Open-loop load on a running service: half of what it answers whole, half of its peak, overload, recovery.
-
-    Example: genrecall bench serve http://127.0.0.1:8080 --seconds 30
-    """
-    from genrecall.bench.serve import ServeBench, measure
-
-    found = measure(
-        ServeBench(url=url, key=key, seconds=seconds, overload=overload, deadline_ms=deadline_ms, k=k, beam=beam)
-    )
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
-    print(f"within {deadline_ms} ms, closed loop: {found['whole_per_s']:.0f} whole answers/s, "
-          f"peak {found['peak_per_s']:.0f} answers/s")  # fmt: skip
-    print(f"{'':10}{'asked':>8}{'answered':>10}{'refused':>9}{'failed':>8}{'good/s':>8}{'degraded':>10}"
-          f"{'p50':>8}{'p99':>8}{'own p50':>9}{'own p99':>9}{'refused p99':>13}")  # fmt: skip
-    for phase in ("light", "quiet", "overload", "after"):
-        told = found[phase]
-        answered, own, refused = told["answered_ms"], told["without_channels_ms"], told["refused_ms"]
-        print(f"{phase:10}{told['asked']:8}{told['answered']:10}{told['refused']:9}{told['failed']:8}"
-              f"{told['good_per_s']:8.0f}{told['degraded_share']:10.1%}"
-              f"{_ms(answered, 'p50')}{_ms(answered, 'p99')}{_ms(own, 'p50', 9)}{_ms(own, 'p99', 9)}"
-              f"{_ms(refused, 'p99', 13)}")  # fmt: skip
-    late = {phase: found[phase]["generator_late_ms"]["p99"] for phase in ("quiet", "overload")}
-    print(f"overload goodput: {found['overload']['goodput_of_peak']:.0%} of peak; "
-          f"recovery {found['after']['recovery_s']:.1f} s; own = ms beside the channels\n"
-          f"this generator sent 1% of its requests more than {late['quiet']:.0f} ms late (quiet), "
-          f"{late['overload']:.0f} ms (overload); no latency counts that")  # fmt: skip
-
-
-@app.command()
 def graph(
     items: Annotated[int, typer.Option(min=100, help="Items of the catalog.")] = 10_000,
     history: Annotated[int, typer.Option(min=1, help="Events a row.")] = 50,
@@ -259,7 +220,3 @@ def graph(
         print(f"{name:32}{told['p50_us']:9.0f}{told['overhead_p50_us']:13.0f}{told['per_s']:10.0f}"
               f"{told['of_identity']:13.1%}{told['cpu_us']:9.0f}{told['of_identity_by_cpu']:9.1%}")  # fmt: skip
     print("by cpu: the share that is left where cores are short; cpu counts this process and the engine's")
-
-
-def _ms(quantiles: dict[str, float] | None, name: str, width: int = 8) -> str:
-    return f"{'–' if quantiles is None else format(quantiles[name], '.1f'):>{width}}"

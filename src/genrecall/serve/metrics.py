@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from genrecall.errors import DependencyError
+from genrecall.serve.schema import Answer
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Metric
@@ -64,6 +66,26 @@ class Metrics:
         self.stage_of, self.channel_of = functools.cache(self.stage.labels), functools.cache(self.channel.labels)
         self.shed_of = functools.cache(self.shed.labels)
         self.bundle = gauge("bundle_info", "1 for each bundle in service.", "digest", "role")
+
+    def answered(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
+        """An answer of a request for ``k`` items: its coverage, and the seconds of its stages."""
+        coverage = answer.coverage
+        for stage, seconds in marks.items():
+            self.stage_of(stage).observe(seconds)
+        for name, channel in coverage.channels.items():
+            self.channel_of(name, channel.outcome).inc()
+            if channel.outcome == "timeout":
+                self.late.labels(name).inc()
+        alone = collections.Counter(next(iter(item.channels)) for item in answer.items if len(item.channels) == 1)
+        for name, items in alone.items():
+            self.unique.labels(name).inc(items)
+        if coverage.degraded:
+            self.degraded.inc()
+        if 0 < coverage.beam < coverage.beam_asked:
+            self.narrowed.inc()
+        if "shed: generative" in coverage.reasons:
+            self.shed.labels("rows").inc()
+        self.fill.labels(tier).observe((len(answer.items) - coverage.filled) / k)
 
     def totals(self) -> dict[str, dict[str, float]]:
         """Since the start: requests that were refused, or answered with less, by reason."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -15,59 +14,31 @@ from genrecall.experiment.exploring import explored
 from genrecall.recall.channel import Query
 from genrecall.recall.fusion.rule import Explained as Fused
 from genrecall.serve import answering, arranging, ranking, recalling
-from genrecall.serve.admission import NARROWEST, grant
+from genrecall.serve.admission import NARROWEST
 from genrecall.serve.answering import Outcome
-from genrecall.serve.arms import Arms, Draft
+from genrecall.serve.arms import Arms
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.default import Filled, depth_of
 from genrecall.serve.explain import explained
 from genrecall.serve.lanes import Asked, Listed
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
+from genrecall.serve.planning import Plan, Planner, is_ranked
 from genrecall.serve.problems import Problem
 from genrecall.serve.ranking import Order
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
-from genrecall.serve.scenario import Scenario
 from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Rank, Ranked, Recommend, Search
 from genrecall.serve.shared import Relay
 from genrecall.serve.state.ingest import Ingest
-from genrecall.serve.state.state import State, StateUnavailableError
-from genrecall.serve.state.store import Past, shown
+from genrecall.serve.state.state import State
 from genrecall.serve.tiers import Tiers
 from genrecall.serve.tracing import Tracing
 from genrecall.serve.turns import Turns
 from genrecall.serve.worker.supervisor import Supervisor
 
-_STATE_SHARE = 0.3  # of the deadline, for a store behind a network
-_RESERVE = 0.15  # of the deadline, for everything after the channels
-_NOTHING = np.empty(0, np.int32)
 _NARROWED = "narrowed: generative"
-_AS_THE_BUNDLE_SAYS = Scenario()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Known:
-    """What is stored of a user, or why that is not known."""
-
-    pasts: Sequence[Past]
-    profile: Mapping[str, str]
-    reasons: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Plan:
-    """What one request asks of the channels."""
-
-    query: Query
-    channels: tuple[str, ...]
-    rules: Scenario
-    draft: Draft | None
-    beam: int
-    beam_asked: int
-    reasons: list[str]
-    budget_s: float
 
 
 class Service:
@@ -89,6 +60,7 @@ class Service:
         self.config, self.releases, self.state, self.ingest, self.metrics = config, releases, state, ingest, metrics
         self.explanations, self.traffic = Explanations(config.explained), Traffic()
         self.limiter, self.tiers = Limiter(config.max_inflight, config.deadline_s), Tiers()
+        self._planner = Planner(config, state, self.limiter)
         self.arms, self._turns = Arms(config), Turns()
         self.tracing: Tracing | None = None
         self.fellows: Relay | None = None
@@ -108,7 +80,7 @@ class Service:
         release.inflight.add(1)
         self.inflight += 1
         try:
-            plan = self._plan(request, release, begun, await self._known(request), draft)
+            plan = await self._planner.plan(request, release, begun, draft)
             planned = time.perf_counter()
             outcomes = await self._recall(plan, request, release)
             recalled = time.perf_counter()
@@ -159,10 +131,9 @@ class Service:
             raise Problem("conflict", "the active bundle has no ranker")
         release.inflight.add(1)
         try:
-            history, times, profile = self._past(request, release, await self._known(request))
+            query = await self._planner.query(request, release)
             items, places = release.indices(list(dict.fromkeys(request.items)))
-            query = Query(history=history, times=times, profile=profile)
-            left_s = ranking.left_of(self._deadline_s(request), begun)
+            left_s = ranking.left_of(self._planner.deadline_s(request), begun)
             found, tables = await ranking.scored(
                 release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
             )
@@ -178,9 +149,6 @@ class Service:
             versions=answering.versions_of(release, role, release.chosen(None, search=False), tables=tables),
             timing_ms={"total": round(took * 1e3, 3)},
         )
-
-    def _deadline_s(self, request: Recommend | Search | Rank) -> float:
-        return self.config.deadline_s if request.deadline_ms is None else request.deadline_ms / 1e3
 
     async def forget(self, user_id: str) -> int:
         """Erase what is known of a user, here and in the engines; events erased."""
@@ -228,81 +196,9 @@ class Service:
         if remembered is None:
             raise Problem("not_found", "no such answer is remembered; only the newest are")
         release = self.releases.of(remembered.answer.versions.bundle)
-        return msgspec.json.encode(explained(remembered, release, self._rules(remembered.request)))
+        return msgspec.json.encode(explained(remembered, release, self._planner.rules_of(remembered.request)))
 
-    def _rules(self, request: Recommend | Search) -> Scenario:
-        return self.config.scenarios.get(request.scenario, _AS_THE_BUNDLE_SAYS)
-
-    async def _known(self, request: Recommend | Search | Rank) -> _Known:
-        """What is stored of the request's user; a store that does not answer costs a part of the deadline at most."""
-        user_id = request.user_id if request.history is None else None
-        if user_id is None:
-            return _Known(pasts=[], profile={})
-        if not self.state.remote:
-            pasts, profile = self.state.known(user_id)
-            return _Known(pasts=pasts, profile=profile)
-        try:
-            async with asyncio.timeout(self._deadline_s(request) * _STATE_SHARE):
-                pasts, profile = await asyncio.to_thread(self.state.known, user_id)
-        except (StateUnavailableError, TimeoutError):
-            return _Known(pasts=[], profile={}, reasons=["error: user state"])
-        return _Known(pasts=pasts, profile=profile)
-
-    def _plan(
-        self, request: Recommend | Search, release: Release, begun: float, known: _Known, draft: Draft | None
-    ) -> _Plan:
-        history, times, profile = self._past(request, release, known)
-        query = Query(
-            history=history,
-            times=times,
-            exclude=self._exclude(request, release, history),
-            profile=profile,
-            text=request.query if isinstance(request, Search) else None,
-        )
-        rules = self._rules(request)
-        channels = release.chosen(
-            request.channels or (draft.channels if draft else rules.channels), search=isinstance(request, Search)
-        )
-        reserve = _RESERVE + (ranking.SHARE if _is_ranked(request, release) else 0.0)
-        # The loop's lag was spent before the request was seen, and will be again before its answer leaves.
-        spent_s = time.perf_counter() - begun + 2 * self.limiter.lag_s
-        budget_s = max(self._deadline_s(request) * (1 - reserve) - spent_s, 0.0)
-        beam_asked = max(request.beam or release.beam, min(request.k, len(release.contents.items)))
-        beam, reasons = 0, []
-        if "generative" in channels and release.worker is not None:
-            beam = beam_asked
-            if (worker := release.worker.of(request.user_id)) is not None:
-                refusing = self.limiter.is_refusing
-                granted = grant(worker, beam=beam_asked, k=request.k, budget_s=budget_s, refusing=refusing)
-                beam = granted.beam
-                if granted.reason:
-                    reasons.append(f"{granted.reason}: generative")
-        return _Plan(
-            query=query, channels=channels, rules=rules, draft=draft, beam=beam,
-            beam_asked=beam_asked if beam or reasons else 0, reasons=[*known.reasons, *reasons], budget_s=budget_s,
-        )  # fmt: skip
-
-    def _past(
-        self, request: Recommend | Search | Rank, release: Release, known: _Known
-    ) -> tuple[np.ndarray, np.ndarray | None, Mapping[str, str]]:
-        if request.history is not None:
-            return release.indices(request.history)[0], None, request.profile
-        if request.user_id is None:
-            return _NOTHING, None, request.profile
-        pasts = shown(known.pasts, release.contents.split)
-        indices, places = release.indices([past.item_id for past in pasts])
-        times = np.array([past.time for past in pasts], dtype=np.int64)[places] if len(places) else None
-        return indices, times, {**known.profile, **request.profile}
-
-    def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
-        parts = [release.delisted, release.barred(request.filters)]
-        if request.exclude:
-            parts.append(release.indices(request.exclude)[0])
-        if request.exclude_seen:
-            parts.append(history)
-        return np.concatenate([part for part in parts if len(part)] or [_NOTHING])
-
-    async def _recall(self, plan: _Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
+    async def _recall(self, plan: Plan, request: Recommend | Search, release: Release) -> dict[str, Outcome]:
         """Ask all channels at once; nobody is waited for beyond the budget."""
         wanted = plan.rules.depth(request.k, request.spread or plan.rules.spread)
         depth = depth_of(request.k, len(release.contents.items)) if wanted == request.k else wanted
@@ -324,7 +220,7 @@ class Service:
         self,
         request: Recommend | Search,
         release: Release,
-        plan: _Plan,
+        plan: Plan,
         outcomes: Mapping[str, Outcome],
         begun: float,
     ) -> dict[str, Order]:
@@ -341,20 +237,20 @@ class Service:
         self,
         request: Recommend | Search,
         release: Release,
-        plan: _Plan,
+        plan: Plan,
         channels: tuple[str, ...],
         outcomes: Mapping[str, Outcome],
         begun: float,
     ) -> Order:
         """Fused candidates of some channels, in the ranker's order where the bundle has one."""
-        rules, ranked = plan.rules, _is_ranked(request, release)
+        rules, ranked = plan.rules, is_ranked(request, release)
         fetch = max(rules.depth(request.k, request.spread or rules.spread), ranking.DEPTH if ranked else 0)
         own = {name: outcome for name, outcome in outcomes.items() if name in channels}
         found = answering.fuse(release, channels, own, plan.query, fetch, rules)
         if not ranked:
             return Order(found=self._kept(release, found))
         assert release.ranks is not None
-        left_s = ranking.left_of(self._deadline_s(request), begun)
+        left_s = ranking.left_of(self._planner.deadline_s(request), begun)
         asked = time.perf_counter()
         order = await ranking.ordered(release.ranks, release.deltas, found, plan.query, request.user_id, left_s)
         return replace(order, found=self._kept(release, order.found), took_s=time.perf_counter() - asked)
@@ -365,7 +261,7 @@ class Service:
         request_id: str,
         release: Release,
         role: str,
-        plan: _Plan,
+        plan: Plan,
         outcomes: Mapping[str, Outcome],
         orders: Mapping[str, Order],
         explore: float,
@@ -433,28 +329,4 @@ class Service:
         tier = self.tiers.of(request, history)
         self.traffic.see(answer, request.k, tier)
         self.metrics.invalid.inc(sum(listed.invalid for listed in lists.values()))
-        self._measure(answer, request.k, tier, marks)
-
-    def _measure(self, answer: Answer, k: int, tier: str, marks: Mapping[str, float]) -> None:
-        metrics, coverage = self.metrics, answer.coverage
-        for stage, seconds in marks.items():
-            metrics.stage_of(stage).observe(seconds)
-        for name, channel in coverage.channels.items():
-            metrics.channel_of(name, channel.outcome).inc()
-            if channel.outcome == "timeout":
-                metrics.late.labels(name).inc()
-        alone = collections.Counter(next(iter(item.channels)) for item in answer.items if len(item.channels) == 1)
-        for name, items in alone.items():
-            metrics.unique.labels(name).inc(items)
-        if coverage.degraded:
-            metrics.degraded.inc()
-        if 0 < coverage.beam < coverage.beam_asked:
-            metrics.narrowed.inc()
-        if "shed: generative" in coverage.reasons:
-            metrics.shed.labels("rows").inc()
-        metrics.fill.labels(tier).observe((len(answer.items) - coverage.filled) / k)
-
-
-def _is_ranked(request: Recommend | Search, release: Release) -> bool:
-    """Rankers learn from histories, not from searches."""
-    return release.ranks is not None and isinstance(request, Recommend)
+        self.metrics.answered(answer, request.k, tier, marks)

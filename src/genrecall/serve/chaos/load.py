@@ -12,6 +12,7 @@ until it is read). Keep-alive connections, one request at a time on each; no HTT
 from __future__ import annotations
 
 import asyncio
+import collections
 import socket
 import struct
 import sys
@@ -177,7 +178,8 @@ class Client:
         self._host, self._port, self._body = host, port, body
         secret = f"authorization: Bearer {key}\r\n" if key else ""
         self._head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
-        self._free: list[_Link] = []
+        # Whoever was free for longest is asked next: so all are used, and all gateways that they lead to.
+        self._free: collections.deque[_Link] = collections.deque()
         self._busy: set[_Link] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._number = 0
@@ -198,9 +200,11 @@ class Client:
         return outcomes
 
     async def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
-        """Poisson arrivals of ``rate`` a second."""
-        count = int(rate * seconds)
-        due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)).tolist()
+        """Poisson arrivals of ``rate`` a second, given their number: so a short phase asks for that rate, too."""
+        return await self.at(np.sort(np.random.default_rng(seed).uniform(0, seconds, int(rate * seconds))).tolist())
+
+    async def at(self, due: Iterable[float]) -> Outcomes:
+        """One request at each of these seconds from now on, in order."""
         outcomes, begun, asked = Outcomes(), time.perf_counter(), list[asyncio.Future[int]]()
 
         async def ask() -> None:
@@ -259,7 +263,7 @@ class Client:
                 ask(link)
 
         while self._free:
-            if not (link := self._free.pop()).lost:
+            if not (link := self._free.popleft()).lost:
                 ask(link)
                 return answered
         connecting = asyncio.create_task(connect())
