@@ -18,7 +18,7 @@ from genrecall.eval.evaluation import Evaluation
 from genrecall.eval.harness import evaluate, queries_of
 from genrecall.eval.lock import Final, readings
 from genrecall.eval.protocol import Protocol
-from genrecall.recall.channel import Candidates, Channel, Query
+from genrecall.recall.channel import Barred, Candidates, Channel, Query
 from genrecall.recall.generative import GenerativeChannel, GenerativeConfig
 from genrecall.recall.popularity import PopularityChannel
 from genrecall.sid.space import SidSpace
@@ -161,6 +161,8 @@ def test_of_two_items_with_one_sid_only_the_ranked_one_counts(cap: int | None, r
     found = run([channel], cases([3, 5, 7])).results["generative"]
     assert found.ranks is not None
     assert found.ranks[0].tolist() == ranks
+    without = Query(exclude=np.array([7], np.int32), barred=Barred(np.arange(NUM_ITEMS) != 3))
+    assert channel.recall([without], 3).items.tolist() == [[5, -1, -1]]
 
 
 def test_test_cases_are_locked_and_each_reading_is_recorded(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from genrecall.catalog.histories import Histories
-from genrecall.recall.channel import Candidates, Channel, Query
+from genrecall.recall.channel import Barred, Candidates, Channel, Query
 
 COLOURS, ROUNDS = 2, 8
 NUM_ITEMS = COLOURS * ROUNDS + 2  # the last two items are never seen
@@ -71,6 +72,17 @@ class ChannelContract(ABC):
             assert len(set(found)) == len(found)
             assert not set(found) & set(query.exclude.tolist())
             assert len(found) == NUM_ITEMS - len(set(query.exclude.tolist()))
+
+    def test_what_a_rule_bars_is_excluded_like_anything_else(self, channel: Channel, queries: list[Query]) -> None:
+        """Half the catalog, nearly all of it, and nothing."""
+        for available in (np.arange(NUM_ITEMS) % 3 > 0, np.arange(NUM_ITEMS) == 5, np.ones(NUM_ITEMS, dtype=bool)):
+            rule = Barred(available)
+            under = [replace(query, barred=rule) for query in queries]
+            apart = [replace(query, exclude=query.excluded) for query in under]
+            for k in (3, NUM_ITEMS):
+                found, expected = channel.recall(under, k), channel.recall(apart, k)
+                np.testing.assert_array_equal(found.items, expected.items)
+                np.testing.assert_array_equal(found.scores, expected.scores)
 
     def test_scores_never_rise_and_padding_stands_last(self, channel: Channel, queries: list[Query]) -> None:
         answer = channel.recall(queries, NUM_ITEMS)

@@ -7,7 +7,7 @@ items own expands by a stated rule (training count, then item index) with a cap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,6 @@ from genrecall.sid.table import SidTable
 if TYPE_CHECKING:  # torch comes with these; whoever only names the settings needs none
     from genrecall.engine.engine import Engine
     from genrecall.recall.generator import Prompts
-
-_FEW = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ class GenerativeChannel:
         return Request(
             tokens=tuple(self.prompts.encode(query.history, query.profile, query.times, query.text)),
             beam=beam,
-            allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude),
+            allowed=allowed_items(self.engine.trie.num_items, exclude=query.exclude, available=query.available),
             trace=trace,
         )
 
@@ -146,22 +144,16 @@ class GenerativeChannel:
 
     def expand(self, answer: Answer, query: Query, k: int) -> tuple[list[int], list[float]]:
         """At most ``k`` eligible items of the answered SIDs, with their SIDs' scores."""
-        excluded = _membership(query.exclude, len(self.table.sids))
+        excluded, available = set(query.exclude.tolist()), query.available
         items: list[int] = []
         scores: list[float] = []
         for sid, score in zip(answer.sids, answer.scores, strict=True):
-            owners = [item for item in self._owners.get(sid, []) if not excluded(item)][: self.config.items_per_sid]
+            owners = [item for item in self._owners.get(sid, []) if item not in excluded]
+            if available is not None:
+                owners = [item for item in owners if available[item]]
+            owners = owners[: self.config.items_per_sid]
             items += owners
             scores += [score] * len(owners)
             if len(items) >= k:
                 break
         return items[:k], scores[:k]
-
-
-def _membership(items: np.ndarray, num_items: int) -> Callable[[int], bool]:
-    """Whether an item is among ``items``: a set of half a large catalog would take longer than the search."""
-    if len(items) <= _FEW:
-        return set(items.tolist()).__contains__
-    flags = np.zeros(num_items, dtype=bool)
-    flags[items] = True
-    return flags.item

@@ -43,4 +43,4 @@ class Remembered:
 def _key(query: Query) -> tuple[object, ...]:
     times = None if query.times is None else query.times.tobytes()
     profile = tuple(sorted(query.profile.items()))
-    return (query.history.tobytes(), times, query.exclude.tobytes(), profile, query.text)
+    return (query.history.tobytes(), times, query.excluded.tobytes(), profile, query.text)

@@ -193,8 +193,8 @@ class NeuralChannel(ABC, Generic[Config]):
         values = np.full((len(queries), k), -np.inf, dtype=np.float32)
         width = min(k, num_items)
         for places, scores in self._scored(self._of_queries(queries)):
-            rows = np.repeat(np.arange(len(places)), [len(queries[place].exclude) for place in places])
-            self._remove(scores, rows, np.concatenate([queries[place].exclude for place in places]))
+            excluded = [queries[place].excluded for place in places]
+            self._remove(scores, np.repeat(np.arange(len(places)), list(map(len, excluded))), np.concatenate(excluded))
             keys = torch.topk(sort_keys(scores, self._tie), width, dim=1).values
             place = (num_items - 1 - ties(keys)).cpu().numpy()
             chosen = self.popularity.order[place]

@@ -79,7 +79,7 @@ class PopularityChannel:
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         for row, query in enumerate(queries):
             exclude = query.exclude[(query.exclude >= 0) & (query.exclude < len(self._popularity))]
-            found = self._popularity.first(k, exclude)
+            found = self._popularity.first(k, exclude, query.available)
             items[row, : len(found)] = found
             scores[row, : len(found)] = self._popularity.counts[found]
         return Candidates(items=items, scores=scores)

@@ -105,7 +105,7 @@ class SegmentChannel:
         for row, query in enumerate(queries):
             order = self._of(query.profile.get(self.config.column))
             exclude = query.exclude[(query.exclude >= 0) & (query.exclude < len(self._everybody))]
-            found = (order or self._everybody).first(k, exclude)
+            found = (order or self._everybody).first(k, exclude, query.available)
             items[row, : len(found)] = found
             scores[row, : len(found)] = 0.0 if order is None else order.counts[found]
         return Candidates(items=items, scores=scores)

@@ -17,6 +17,7 @@ import numpy as np
 from genrecall.errors import DependencyError
 from genrecall.recall.channel import Candidates, Query
 
+_LOOK = 16  # how many times the items that are wanted are looked at first where a rule bars some
 _FULL = 0.1  # from this share of stored cells on, sorting them costs more than looking at all cells
 
 Blocks = Iterable[tuple[int, int, Any]]
@@ -50,9 +51,19 @@ class Popularity:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def first(self, k: int, taken: np.ndarray) -> np.ndarray:
-        """The ``k`` (or fewer) most popular items that are not in ``taken`` (items, any order, repeats allowed)."""
-        prefix = self.order[: k + len(taken)]
+    def first(self, k: int, taken: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
+        """The ``k`` (or fewer) most popular items that are not in ``taken`` (items, any order, repeats allowed).
+
+        ``available`` bool (I,): nor any that it is False for.
+        """
+        wanted = k + len(taken)
+        prefix = self.order[:wanted]
+        if available is not None:
+            ahead = self.order[: _LOOK * wanted]
+            prefix = ahead[available[ahead]]
+            if len(prefix) < wanted:
+                prefix = self.order[available[self.order]]
+            return prefix[~np.isin(prefix, taken)][:k]
         if len(taken) == 0:
             return prefix
         free = np.ones(len(prefix), dtype=bool)
@@ -63,9 +74,12 @@ class Popularity:
 
 def exclusions(queries: Sequence[Query], num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and items (two int64 arrays) of everything the queries exclude; items outside the catalog are left out."""
-    lengths = [len(query.exclude) for query in queries]
-    rows = np.repeat(np.arange(len(queries)), lengths)
-    items = np.concatenate([query.exclude for query in queries]).astype(np.int64) if queries else np.empty(0, np.int64)
+    return _among([query.excluded for query in queries], num_items)
+
+
+def _among(excluded: Sequence[np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.repeat(np.arange(len(excluded)), [len(own) for own in excluded])
+    items = np.concatenate(excluded).astype(np.int64) if excluded else np.empty(0, np.int64)
     known = (items >= 0) & (items < num_items)
     return rows[known], items[known]
 
@@ -75,15 +89,14 @@ def best(scores: Any, queries: Sequence[Query], popularity: Popularity, k: int) 
 
     Args:
         scores: SciPy CSR (R, I) whose columns are *places* (``popularity.place``), values > 0.
-        queries: R queries; only ``exclude`` is read.
+        queries: R queries; only what they exclude is read.
         popularity: breaks ties and fills rows that have fewer than ``k`` scored items (with score 0).
         k: length of the lists; may exceed I, the rest is padding.
     """
     rows_R, items_I = scores.shape
-    excluded_rows, excluded_items = exclusions(queries, items_I)
-    excluded = excluded_rows, popularity.place[excluded_items].astype(np.int64)
-    full = scores.nnz > _FULL * rows_R * items_I
-    values, place_of = _all_cells(scores.toarray(), excluded) if full else _stored_cells(scores, excluded)
+    if scores.nnz > _FULL * rows_R * items_I:
+        return best_of_all(scores.toarray(), queries, popularity, k)
+    values, place_of = _stored_cells(scores, queries, popularity)
     return _listed(values, place_of, queries, popularity, k)
 
 
@@ -111,7 +124,8 @@ def _listed(
         found = int(real[row].sum())
         exclude = queries[row].exclude
         exclude = exclude[(exclude >= 0) & (exclude < items_I)]
-        extra = popularity.first(k - found, np.concatenate((exclude, items[row, :found])))
+        taken = np.concatenate((exclude, items[row, :found]))
+        extra = popularity.first(k - found, taken, queries[row].available)
         items[row, found : found + len(extra)] = extra
         ranked[row, found : found + len(extra)] = 0.0
     return Candidates(items=items, scores=ranked)
@@ -125,12 +139,17 @@ def _all_cells(scores: np.ndarray, excluded: tuple[np.ndarray, np.ndarray]) -> t
     return values, None
 
 
-def _stored_cells(scores: Any, excluded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _stored_cells(scores: Any, queries: Sequence[Query], popularity: Popularity) -> tuple[np.ndarray, np.ndarray]:
     """The same, of stored cells only, side by side: float32 (R, longest row), and int64 their places, ascending."""
     rows_R, items_I = scores.shape
     scores.sum_duplicates()  # also sorts the columns, so that earlier means more popular
     row_of = np.repeat(np.arange(rows_R), np.diff(scores.indptr))
-    banned = np.isin(row_of * items_I + scores.indices, excluded[0] * items_I + excluded[1])
+    rows, items = _among([query.exclude for query in queries], items_I)
+    banned = np.isin(row_of * items_I + scores.indices, rows * items_I + popularity.place[items].astype(np.int64))
+    for row, query in enumerate(queries):
+        if query.available is not None:  # a rule may bar many more items than a row stores
+            stored = slice(*scores.indptr[row : row + 2])
+            banned[stored] |= ~query.available[popularity.order[scores.indices[stored]]]
     keep = ~banned & (scores.data > 0)
     row_of, places, stored = row_of[keep], scores.indices[keep], scores.data[keep].astype(np.float32)
     lengths = np.bincount(row_of, minlength=rows_R)
@@ -167,7 +186,7 @@ def places_of(scores: Any, queries: Sequence[Query], popularity: Popularity, tar
 
     Args:
         scores: SciPy CSR (R, I), as for ``best``; no cell twice.
-        queries: R queries; only ``exclude`` is read.
+        queries: R queries; only what they exclude is read.
         popularity: breaks ties.
         targets: int (R,) items of the catalog.
     """

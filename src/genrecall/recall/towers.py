@@ -97,12 +97,13 @@ class TowersChannel:
         warm = [row for row, history in enumerate(known) if len(history)]
         if warm:
             asked = np.stack([self.user(known[row], queries[row].profile) for row in warm])
-            found = self.index.search(asked, [queries[row].exclude for row in warm], width)
+            found = self.index.search(asked, [queries[row].excluded for row in warm], width)
             items[warm, :width], scores[warm, :width] = found
         for row, history in enumerate(known):
             if len(history) == 0:
                 exclude = queries[row].exclude
-                first = self.popularity.first(width, exclude[(exclude >= 0) & (exclude < num_items)])
+                exclude = exclude[(exclude >= 0) & (exclude < num_items)]
+                first = self.popularity.first(width, exclude, queries[row].available)
                 items[row, : len(first)], scores[row, : len(first)] = first, 0.0
         return Candidates(items=items, scores=scores)
 

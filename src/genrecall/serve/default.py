@@ -65,7 +65,7 @@ def fill(contents: Contents, query: Query, missing: int, chain: Sequence[str] = 
     for name in dict.fromkeys((*chain, FALLBACK)):
         if len(filled) == missing or name not in contents.channels:
             continue
-        asked = Query(exclude=exclude, profile=query.profile)
+        asked = Query(exclude=exclude, barred=query.barred, profile=query.profile)
         found = contents.channels[name].recall([asked], missing - len(filled))
         pairs = zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)
         # Without evidence (score 0) a fallback only repeats the next one.

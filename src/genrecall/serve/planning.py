@@ -78,6 +78,7 @@ class Planner:
             history=history,
             times=times,
             exclude=self._exclude(request, release, history),
+            barred=release.barred(request.filters),
             profile=profile,
             text=request.query if isinstance(request, Search) else None,
         )
@@ -137,7 +138,7 @@ class Planner:
         return indices, times, {**known.profile, **request.profile}
 
     def _exclude(self, request: Recommend | Search, release: Release, history: np.ndarray) -> np.ndarray:
-        parts = [release.delisted, release.barred(request.filters)]
+        parts = [release.delisted]
         if request.exclude:
             parts.append(release.indices(request.exclude)[0])
         if request.exclude_seen:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from genrecall.bundle.contents import Contents
 from genrecall.errors import ConfigError
-from genrecall.recall.channel import Channel, Query
+from genrecall.recall.channel import Barred, Channel, Query
 from genrecall.recall.fusion import Fusion
 from genrecall.recall.fusion.rule import FITTED
 from genrecall.recall.lexical import LexicalChannel
@@ -66,7 +66,7 @@ class Release:
     deltas: Sequence[str] = ()
     seat: Seat | None = None
     _fusions: dict[tuple[tuple[str, ...], int], Fusion] = field(default_factory=dict)
-    _barred: dict[tuple[FilterKey, ...], np.ndarray] = field(default_factory=dict)
+    _barred: dict[tuple[FilterKey, ...], Barred] = field(default_factory=dict)
     gone: frozenset[int] = frozenset()
     _delisted: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
@@ -199,15 +199,14 @@ class Release:
         places = np.flatnonzero(found >= 0)
         return found[places], places
 
-    def barred(self, filters: Sequence[Filter]) -> np.ndarray:
-        """int32 items that the filters leave out."""
+    def barred(self, filters: Sequence[Filter]) -> Barred | None:
+        """What the filters leave out; None without any."""
         if not filters:
-            return np.empty(0, np.int32)
+            return None
         key = tuple(_key(wanted) for wanted in filters)
         found = self._barred.get(key)
         if found is None:
-            mask = np.logical_and.reduce([self._mask(f) for f in filters])
-            found = np.flatnonzero(~mask).astype(np.int32)
+            found = Barred(np.logical_and.reduce([self._mask(f) for f in filters]))
             if len(self._barred) >= _REMEMBERED_FILTERS:
                 self._barred.pop(next(iter(self._barred)))
             self._barred[key] = found

@@ -285,7 +285,7 @@ class Service:
         if missing > 0:
             taken = np.array([entry.item for entry in found], dtype=np.int32)
             exclude = np.concatenate((plan.query.exclude, release.delisted, taken))
-            asked = Query(exclude=exclude, profile=plan.query.profile)
+            asked = Query(exclude=exclude, barred=plan.query.barred, profile=plan.query.profile)
             filled = release.fallback(asked, missing, rules.fallback)
         failed = [
             f"{o.coverage.outcome}: {name}" for name, o in outcomes.items() if o.coverage.outcome not in ("ok", "empty")

@@ -95,7 +95,10 @@ class Lists:
         if missing <= 0:
             return List(items=items, scores=scores, filled=0)
         exclude = np.concatenate((query.exclude, np.array(items, dtype=np.int32)))
-        more = [one.item for one in fill(self.contents, Query(exclude=exclude, profile=query.profile), missing)]
+        more = [
+            one.item
+            for one in fill(self.contents, Query(exclude=exclude, barred=query.barred, profile=query.profile), missing)
+        ]
         return List(items=items + more, scores=scores + [min([0.0, *scores])] * len(more), filled=len(more))
 
     def _recall(self, channel: Channel, queries: Sequence[Query], depth: int) -> Candidates:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from genrecall.engine.worker.frames import Frame
-from genrecall.recall.channel import Query
+from genrecall.recall.channel import Barred, Query
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.lanes import RankAsked, RankListed
 
@@ -15,7 +17,10 @@ def query_of(frame: Frame) -> Query:
     return Query(
         history=frame.arrays["history"],
         times=frame.arrays.get("times"),
-        exclude=_items(frame.arrays["exclude"]),
+        exclude=frame.arrays["exclude"],
+        barred=_rule(frame.arrays["barred"].tobytes(), int(frame.arrays["of"][0]))
+        if "barred" in frame.arrays
+        else None,
         profile=frame.head["profile"],
         text=frame.head["text"],
     )
@@ -23,23 +28,16 @@ def query_of(frame: Frame) -> Query:
 
 def arrays_of(query: Query) -> dict[str, np.ndarray]:
     """A query's arrays; profile and text go into the head."""
-    arrays = {"history": query.history.astype(np.int32), "exclude": _packed(query.exclude)}
+    arrays = {"history": query.history.astype(np.int32), "exclude": query.exclude.astype(np.int32)}
+    if query.barred is not None:
+        arrays |= {"barred": query.barred.packed, "of": np.array([len(query.barred.available)], np.int32)}
     return arrays if query.times is None else {**arrays, "times": query.times.astype(np.int64)}
 
 
-def _packed(items: np.ndarray) -> np.ndarray:
-    """int32 items, or, where a filter bars so many that it takes fewer bytes, uint8 bits of all up to the last."""
-    last = int(items.max()) if len(items) else 0
-    if last < 32 * len(items):
-        flags = np.zeros(last + 1, dtype=bool)
-        flags[items] = True
-        return np.packbits(flags)
-    return items.astype(np.int32)
-
-
-def _items(packed: np.ndarray) -> np.ndarray:
-    """int32 items of ``_packed``; in order and once each where they were bits."""
-    return np.flatnonzero(np.unpackbits(packed)).astype(np.int32) if packed.dtype == np.uint8 else packed
+@lru_cache(maxsize=256)
+def _rule(packed: bytes, num_items: int) -> Barred:
+    """The same for the same bits, so that its requests share what is made of them."""
+    return Barred(np.unpackbits(np.frombuffer(packed, np.uint8), count=num_items) == 0)
 
 
 def rank_frame(asked: RankAsked) -> Frame:
