@@ -12,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from genrecall.bench.serve.asking import Asking, ServeBench
+from genrecall.bench.serve.figures import good
 from genrecall.bench.serve.measure import measure
-from genrecall.bench.serve.search import Tried, highest
+from genrecall.bench.serve.search import Tried, highest, settled
 from genrecall.bench.serve.warm import warmed
 from genrecall.cli.main import app
 from genrecall.errors import ConfigError
+from genrecall.serve.chaos.load import Outcomes
 
 WAITS_S, CHEAP_S = 0.1, 0.1
 
@@ -133,6 +135,31 @@ def test_a_rate_holds_by_shares_by_time_and_only_if_it_was_asked() -> None:
     assert not tried(5, lacking=0.011).holds
     assert not tried(5, p99=101).holds
     assert not tried(5, late=101).holds
+
+
+def test_a_search_that_was_cut_off_says_so() -> None:
+    holding, failing, late = tried(64), tried(70, lacking=0.5), tried(128, late=101)
+    assert settled(holding, [holding, failing])
+    assert settled(None, [failing])
+    assert not settled(holding, [holding]), "no phases left"
+    assert not settled(holding, [tried(128, lacking=0.5), holding]), "nor halfway"
+    assert not settled(holding, [holding, late]), "this generator's fault"
+
+
+def test_a_late_generator_ends_the_search() -> None:
+    async def probe(rate: float, _: int) -> Tried:
+        return tried(rate, late=101 if rate > 30 else 1)
+
+    best, phases = asyncio.run(highest(probe, start=10, floor=1.0, probes=9))
+    assert best is not None
+    assert (best.rate, [phase.rate for phase in phases]) == (20, [10, 20, 40])
+
+
+def test_rates_count_the_time_in_which_requests_were_really_sent() -> None:
+    late = Outcomes(due=[0.0, 1.0], late_s=[0.0, 2.0], latency_s=[0.1, 1.0], status=[200, 200], degraded=[False] * 2)
+    assert late.span_s == 4.0
+    assert good(late, 2000) == 0.5
+    assert Outcomes().span_s == 1.0
 
 
 @pytest.mark.slow

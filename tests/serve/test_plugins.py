@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from genrecall.bundle.contents import Contents
-from genrecall.recall.channel import Candidates, Query
+from genrecall.recall.channel import Barred, Candidates, Query
 from genrecall.serve.plugins import GROUP, Guarded, plugins
 from genrecall.serve.scenario import read_scenarios
 from tests.serve.world import serving
@@ -149,3 +149,5 @@ def test_exclusions_are_applied_to_what_plugins_answer() -> None:
     found = Guarded("all", All(), 6).recall([Query(exclude=np.array([0, 3], np.int32)), Query()], 3)
     assert found.items.tolist() == [[1, 2, 4], [0, 1, 2]]
     assert found.scores.tolist() == [[-1.0, -2.0, -4.0], [0.0, -1.0, -2.0]]
+    under_a_rule = Query(exclude=np.array([3], np.int32), barred=Barred(np.arange(6) % 2 == 1))
+    assert Guarded("all", All(), 6).recall([under_a_rule], 3).items.tolist() == [[1, 5, -1]]

@@ -21,9 +21,11 @@ def serve(
         typer.Option(help="Requests a second: measure only this; several with commas, or the option again."),
     ] = None,
     overload: Annotated[float, typer.Option(min=1, help="Multiple of its peak in the overload.")] = 3.0,
-    deadline_ms: Annotated[int, typer.Option(min=1, help="Of every request.")] = 250,
-    k: Annotated[int, typer.Option("-k", min=1, help="Items of a request.")] = 10,
-    beam: Annotated[int | None, typer.Option(min=1, help="Width of its search. Default: the service's.")] = None,
+    deadline_ms: Annotated[int, typer.Option(min=1, max=25_000, help="Of every request.")] = 250,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Items of a request.")] = 10,
+    beam: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Width of its search. Default: the service's.")
+    ] = None,
     key: Annotated[str | None, typer.Option(envvar="GENRECALL_KEY", help="API key.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +40,7 @@ def serve(
     from genrecall.bench.serve.asking import ServeBench
     from genrecall.bench.serve.measure import measure, measure_rates
 
-    rates = [_rate_of(one) for text in rate or [] for one in text.split(",")]
+    rates = [_rate_of(one, 1 / seconds) for text in rate or [] for one in text.split(",")]
     bench = ServeBench(url=url, key=key, seconds=seconds, overload=overload, deadline_ms=deadline_ms, k=k, beam=beam)
     found = measure_rates(bench, rates) if rates else measure(bench)
     if as_json:
@@ -56,7 +58,8 @@ def serve(
 def _print_capacities(found: Mapping[str, Any]) -> None:
     whole, tried = found["whole"], found["search"]
     sought = f"sought in {len(tried)} phases" if tried else "nobody was answered whole, so no rate was tried"
-    print(f"answered whole up to {found['whole_per_s']:.1f}/s, open loop ({sought}); "
+    bound = "up to" if found["whole_is_settled"] or not tried else "up to at least"
+    print(f"answered whole {bound} {found['whole_per_s']:.1f}/s, open loop ({sought}); "
           f"peak {found['peak_per_s']:.0f} answers/s, closed loop")  # fmt: skip
     phases = [("whole", whole)] if whole is not None else [(f"{one['rate_per_s']:g}/s", one) for one in tried[-1:]]
     _print_phases([*phases, *((phase, found[phase]) for phase in ("light", "quiet", "overload", "after"))])
@@ -83,15 +86,17 @@ def _ms(quantiles: Mapping[str, float] | None, name: str, width: int = 8) -> str
     return f"{'–' if quantiles is None else format(quantiles[name], '.1f'):>{width}}"
 
 
-def _rate_of(text: str) -> float:
+def _rate_of(text: str, least: float) -> float:
     from genrecall.errors import ConfigError
 
     try:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < float("inf"):
+    if not least <= rate < float("inf"):
         raise ConfigError(
-            "this is not a rate", seen=text, allowed="requests a second, above 0; several with commas", fix="correct it"
-        )
+            "nothing can be measured at this rate", seen=text,
+            allowed=f"{least:g} requests a second or more, so that one comes in --seconds; several with commas",
+            fix="correct it, or raise --seconds",
+        )  # fmt: skip
     return rate

@@ -71,7 +71,9 @@ class Guarded:
                 raise ValueError("an item twice, an item beyond the catalog, or a score that is no number")
             if (np.diff(listed) > 0).any():
                 raise ValueError("scores that rise")
-            allowed = ~np.isin(real, query.excluded)  # exclusions are the service's promise, not the plug-in's
+            allowed = ~np.isin(real, query.exclude)  # exclusions are the service's promise, not the plug-in's
+            if query.available is not None:
+                allowed &= query.available[real]
             count = int(allowed.sum())
             kept_items[row, :count], kept_scores[row, :count] = real[allowed], listed[allowed]
         return Candidates(items=kept_items[:, :k], scores=kept_scores[:, :k])

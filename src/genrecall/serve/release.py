@@ -34,7 +34,7 @@ from genrecall.telemetry import log
 _HERE = (FALLBACK, "popularity_segment", "two_tower")
 """Channels that the gateway holds itself: what fills lists up, and vectors that spread them; a process has the rest."""
 _LEXICAL_ITEMS = 500_000
-_REMEMBERED_FILTERS = 256
+_REMEMBERED_FILTERS = 64
 FilterKey = tuple[str, tuple[str, ...], float | None, float | None]
 _SEARCH = ("generative", "lexical", "dense")
 

@@ -15,8 +15,7 @@ def good(outcomes: Outcomes, deadline_ms: float, *, whole: bool = False) -> floa
     """Answers a second that kept the deadline; ``whole``: and of which nothing was left out."""
     kept = np.asarray(outcomes.latency_s) <= deadline_ms / 1e3
     kept &= _whole(outcomes) if whole else np.asarray(outcomes.status) == 200
-    span = max(np.asarray(outcomes.due) + np.asarray(outcomes.latency_s), default=1.0)
-    return float(kept.sum() / span)
+    return float(kept.sum() / outcomes.span_s)
 
 
 def lacking(outcomes: Outcomes) -> float:

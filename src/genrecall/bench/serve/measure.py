@@ -13,7 +13,7 @@ from typing import Any
 
 from genrecall.bench.serve.asking import Asking, ServeBench
 from genrecall.bench.serve.figures import Figures, figures, good, lacking
-from genrecall.bench.serve.search import MOST_LACKING, Tried, highest
+from genrecall.bench.serve.search import MOST_LACKING, Tried, highest, settled
 from genrecall.bench.serve.warm import Warmth, calmed, warmed
 from genrecall.errors import ConfigError
 from genrecall.serve.chaos.load import Outcomes, recovered
@@ -140,6 +140,7 @@ async def _capacities(phases: _Phases) -> dict[str, Any]:
     middle = (peak + good(await phases.closed(best), deadline_ms)) / 2
     return {
         "whole_per_s": round(whole_per_s, 1),
+        "whole_is_settled": settled(whole, tried),
         "peak_per_s": round(peak, 1),
         "peak_around_per_s": round(middle, 1),
         "whole": None if whole is None else whole.figures,
@@ -159,4 +160,5 @@ async def _whole(phases: _Phases, closed: Mapping[int, Outcomes]) -> tuple[Tried
     rates = [good(o, phases.bench.deadline_ms, whole=True) for o in closed.values() if lacking(o) <= MOST_LACKING]
     if not rates and not phases.warmth.whole:
         return None, []
-    return await highest(phases.probe, start=max(rates, default=_LEAST_PER_S), floor=_LEAST_PER_S, probes=_PROBES)
+    alone = good(closed[1], phases.bench.deadline_ms, whole=True)
+    return await highest(phases.probe, start=max([alone, *rates]), floor=_LEAST_PER_S, probes=_PROBES)

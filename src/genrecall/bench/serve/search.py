@@ -12,7 +12,7 @@ narrowly is tried once more, since one stall of a machine that others share is m
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from genrecall.bench.serve.figures import Figures
@@ -40,8 +40,10 @@ class Tried:
 
     @property
     def holds(self) -> bool:
-        """Whether the rate is answered whole, and was really asked: a generator as late as that asks for less."""
-        return self.figures["lacking_share"] <= MOST_LACKING and self._in_time
+        """Whether the rate is answered whole, and was really asked."""
+        answered = self.figures["answered_ms"]
+        in_time = answered is not None and answered["p99"] <= self.deadline_ms
+        return self.figures["lacking_share"] <= MOST_LACKING and in_time and self.was_asked
 
     @property
     def fails_narrowly(self) -> bool:
@@ -49,9 +51,9 @@ class Tried:
         return not self.holds and self.figures["lacking_share"] <= _NARROWLY
 
     @property
-    def _in_time(self) -> bool:
-        answered, late = self.figures["answered_ms"], self.figures["generator_late_ms"]
-        return answered is not None and max(answered["p99"], late["p99"]) <= self.deadline_ms
+    def was_asked(self) -> bool:
+        """Whether this generator kept up: one that is later than the deadline asks for less."""
+        return bool(self.figures["generator_late_ms"]["p99"] <= self.deadline_ms)
 
 
 async def highest(
@@ -71,6 +73,8 @@ async def highest(
     while len(tried) < probes:
         found = await probe(rate, len(tried))
         tried.append(found)
+        if not found.was_asked:  # says nothing of the service, and higher rates will not either
+            break
         doubted = found.fails_narrowly and not doubted
         if doubted:
             continue
@@ -87,3 +91,10 @@ async def highest(
         else:
             rate = best.rate * _STEP if high == math.inf else math.sqrt(best.rate * high)
     return best, tried
+
+
+def settled(best: Tried | None, tried: Sequence[Tried]) -> bool:
+    """Whether a search ended between two rates, and not because it had no phases left or its generator was late."""
+    return any(
+        not one.holds and one.was_asked and (best is None or one.rate <= 1.01 * _NEAR * best.rate) for one in tried
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from genrecall.bench.serve.asking import Asking
 from genrecall.bench.serve.figures import lacking
+from genrecall.errors import ConfigError
 
 _BURSTS = (1, 2, 4, 8, 16, 32)
 _COMPILING = 0.5  # a burst that takes less than this share of the one before: that one compiled
@@ -70,5 +71,15 @@ async def calmed(asking: Asking, limit_s: float) -> bool:
 
 
 async def _burst(asking: Asking, size: int) -> float:
-    """Seconds until all of so many at once were answered."""
-    return max((await asking.patient.at([0.0] * size)).latency_s)
+    """Seconds until all of so many at once were answered.
+
+    Raises:
+        ConfigError: the service refuses such requests whatever it has to do.
+    """
+    outcomes = await asking.patient.at([0.0] * size)
+    if size == 1 and 400 <= outcomes.status[0] < 500 and outcomes.status[0] not in (408, 429):
+        raise ConfigError(
+            "the service does not accept these requests", seen=f"HTTP {outcomes.status[0]}",
+            allowed="what POST /v1/recommend takes", fix="correct -k, --beam, --deadline-ms or --key",
+        )  # fmt: skip
+    return max(outcomes.latency_s)

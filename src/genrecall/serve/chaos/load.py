@@ -73,6 +73,11 @@ class Outcomes:
     channels_ms: list[float] = field(default_factory=list)
     retry_after: list[bool] = field(default_factory=list)
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from the phase's beginning to the last answer; 1 where nobody asked."""
+        return float(np.max(np.array([self.due, self.late_s, self.latency_s]).sum(0), initial=0.0)) or 1.0
+
     def latencies(self, *statuses: int) -> np.ndarray:
         """float64 seconds of the requests with these statuses."""
         wanted = np.isin(self.status, statuses)

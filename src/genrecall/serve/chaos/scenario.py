@@ -115,7 +115,7 @@ def asking(setting: Setting, target: Target, *, stop_on_refusal: bool = False) -
 def good(outcomes: Outcomes) -> float:
     """Answers a second that kept the deadline."""
     kept = (np.asarray(outcomes.status) == 200) & (np.asarray(outcomes.latency_s) <= DEADLINE_MS / 1e3)
-    return float(kept.sum() / max(np.asarray(outcomes.due) + np.asarray(outcomes.latency_s), default=1.0))
+    return float(kept.sum() / outcomes.span_s)
 
 
 def shown(seconds: float | None) -> str:

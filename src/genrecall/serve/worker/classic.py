@@ -3,7 +3,8 @@
 | kind | head, arrays | reply |
 |---|---|---|
 | open | | opened: channels |
-| recall | channels, k, budgets_s, profile, text; history int32, exclude int32, times int64 | lists: outcomes
+| recall | channels, k, budgets_s, profile, text; history int32, exclude int32, times int64, barred uint8, of
+  int32 | lists: outcomes
   (by channel ``ok``, ``timeout``, ``shed`` or ``error``), seconds; ``items NAME`` int32 (n,), ``scores NAME``
   float32 (n,) |
 

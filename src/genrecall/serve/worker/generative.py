@@ -3,8 +3,8 @@
 | kind | head, arrays | reply |
 |---|---|---|
 | open | | opened, once the bundle is loaded and warm: digest, device, base_s, row_s, passes, reads_search |
-| recall | k, beam, narrowest, timeout_s, trace, user, profile, text, tag; history int32, exclude int32, times int64 |
-  listed: cold, invalid, narrowed, beam, levels; items int32 (n,), scores float32 (n,) |
+| recall | k, beam, narrowest, timeout_s, trace, user, profile, text, tag; history int32, exclude int32, times int64,
+  barred uint8, of int32 | listed: cold, invalid, narrowed, beam, levels; items int32 (n,), scores float32 (n,) |
 
 Item indices are the bundle's. The rest of the kinds are ``engine.worker.server``'s, and ask the first engine. Prompts
 are written here, so that the gateway's loop needs no tokens; of several SID tables each member's model scores what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,10 +35,12 @@ def arrays_of(query: Query) -> dict[str, np.ndarray]:
     return arrays if query.times is None else {**arrays, "times": query.times.astype(np.int64)}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _rule(packed: bytes, num_items: int) -> Barred:
-    """The same for the same bits, so that its requests share what is made of them."""
-    return Barred(np.unpackbits(np.frombuffer(packed, np.uint8), count=num_items) == 0)
+    """The same for the same bits, so that its requests share what is made of them; about 5 bytes an item."""
+    available = np.unpackbits(np.frombuffer(packed, np.uint8), count=num_items) == 0
+    available.flags.writeable = False  # so that the engine keeps what it makes of it
+    return Barred(available)
 
 
 def rank_frame(asked: RankAsked) -> Frame:
@@ -47,7 +50,7 @@ def rank_frame(asked: RankAsked) -> Frame:
         "user": asked.user_id, "profile": dict(query.profile), "text": query.text,
         "timeout_s": max(asked.budget_s, 1e-6), "deltas": list(asked.deltas),
     }  # fmt: skip
-    arrays = arrays_of(query) | {"items": asked.items.astype(np.int32)}
+    arrays = arrays_of(replace(query, barred=None)) | {"items": asked.items.astype(np.int32)}
     arrays |= {f"place {name}": places.astype(np.int32) for name, places in asked.places.items()}
     return Frame(
         head=head, arrays=arrays if asked.fused is None else {**arrays, "fused": asked.fused.astype(np.float32)}
