@@ -1,10 +1,10 @@
 """Does learning preferences over its own beams make a trained generator better? Validation cases only.
 
-    python benchmarks/preference.py --run DIR --recipe movielens_100k --out FILE.json [--settings dpo,policy] [--seeds 3]
+    python benchmarks/preference.py --run DIR --recipe movielens_100k --out FILE.json [--settings dpo,policy]
 
-DIR holds ``catalog`` and ``vectors`` of a `genrecall run`. The first table's generator is trained once (or taken from an
-earlier call), then every setting starts from its weights; a seed is another order of the stage's batches. Cases of half
-of the validation users stop the stage, those of the others decide and are told.
+DIR holds ``catalog`` and ``vectors`` of a `genrecall run`. The first table's generator is trained once (or taken from
+an earlier call), then every setting starts from its weights; a seed is another order of the stage's batches. Cases of
+half of the validation users stop the stage, those of the others decide and are told.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FIGURES = ("ndcg@10", "recall@10", "recall@50", "head@10", "coverage@10")
 
 
 def settings(last: int, epochs: float) -> dict[str, PreferenceConfig]:
-    """What is tried: the defaults, farther from the reference, fewer negatives, and the other objective."""
+    """What is tried: the defaults, farther from the reference, fewer negatives, the other objective, a tilt against
+    popularity, and what as many more steps on likelihood alone would bring."""
 
     def rated(rate: float, **more: object) -> PreferenceConfig:
         train = SequenceConfig(
@@ -44,6 +45,7 @@ def settings(last: int, epochs: float) -> dict[str, PreferenceConfig]:
         "sharp": rated(2e-4, beta=2.0, negatives=4),
         "policy": rated(2e-4, objective="policy", rank_penalty=0.5, kl=0.1),
         "fair": rated(5e-5, popularity=0.3),
+        "likelihood": rated(5e-5, beta=1e-6, kl=0.0, nll=1.0),
     }
 
 
@@ -62,13 +64,16 @@ def main(options: argparse.Namespace) -> None:
     catalog, vectors = Catalog.load(options.run / "catalog"), Vectors.load(options.run / "vectors")
     chosen = named.resolve(options.recipe, None, {}, options.run)
     study = named.study_of(chosen, catalog, small=options.small, device=options.device).seeded(0)
-    study = replace(study, validation_cases=options.cases)
+    train = study.train
+    if options.generator_epochs is not None:
+        train = replace(train, epochs=options.generator_epochs, eval_every=options.generator_epochs / 4)
+    study = replace(study, validation_cases=options.cases, train=train)
     split = study.split.divide(catalog)
     sid, model = trained(catalog, vectors, split, study, options.run)
     tried = settings(options.last, options.epochs)
     found = []
     for name in options.settings.split(",") if options.settings else tried:
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for seed in range(options.seeds):
             began, out = time.monotonic(), options.run / "preference" / f"{name}-{seed}"
             preferred(catalog, split, replace(study, seed=seed), sid, model, out, tried[name])
             manifest = open_artifact(out, kind="model").manifest
@@ -97,7 +102,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--cases", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--generator-epochs", type=float, default=None, help="of its training; else the recipe's")
     parser.add_argument("--small", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--device", default="auto")
     main(parser.parse_args())

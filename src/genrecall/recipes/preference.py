@@ -254,9 +254,7 @@ def _changes(old: np.ndarray, new: np.ndarray, cases: Cases) -> dict[str, Interv
     return {name: paired(after[name], before[name], cases.users).interval for name in before}
 
 
-def _sentence(
-    kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]], change: Interval
-) -> str:
+def _sentence(kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]], change: Interval) -> str:
     if not result.improved:
         return f"preferences do not help: NDCG@10 never rose above {result.before:.4f}; the old weights are kept"
     told = f"NDCG@10 {figures['before']['ndcg@10']:.4f} → {figures['after']['ndcg@10']:.4f}"
