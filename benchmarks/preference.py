@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from genrecall import hardware
@@ -30,8 +29,8 @@ FIGURES = ("ndcg@10", "recall@10", "recall@50", "head@10", "coverage@10")
 
 
 def settings(last: int, epochs: float) -> dict[str, PreferenceConfig]:
-    """What is tried: the defaults, farther from the reference, fewer negatives, the other objective, a tilt against
-    popularity, and what as many more steps on likelihood alone would bring."""
+    """What is tried: the default losses; beams that the user chose at any later time spared; that with smaller steps;
+    the other objective; and what as many more steps on likelihood alone would bring."""
 
     def rated(rate: float, **more: object) -> PreferenceConfig:
         train = SequenceConfig(
@@ -41,10 +40,9 @@ def settings(last: int, epochs: float) -> dict[str, PreferenceConfig]:
 
     return {
         "dpo": rated(5e-5),
-        "free": rated(2e-4, kl=0.1),
-        "sharp": rated(2e-4, beta=2.0, negatives=4),
-        "policy": rated(2e-4, objective="policy", rank_penalty=0.5, kl=0.1),
-        "fair": rated(5e-5, popularity=0.3),
+        "later": rated(5e-5, future=last),
+        "gentle": rated(1e-5, future=last),
+        "policy": rated(1e-5, objective="policy", future=last),
         "likelihood": rated(5e-5, beta=1e-6, kl=0.0, nll=1.0),
     }
 
@@ -74,11 +72,11 @@ def main(options: argparse.Namespace) -> None:
     found = []
     for name in options.settings.split(",") if options.settings else tried:
         for seed in range(options.seeds):
-            began, out = time.monotonic(), options.run / "preference" / f"{name}-{seed}"
+            out = options.run / "preference" / f"{name}-{seed}"
             preferred(catalog, split, replace(study, seed=seed), sid, model, out, tried[name])
             manifest = open_artifact(out, kind="model").manifest
             told = manifest.facts["preference"]
-            found.append({"setting": name, "seed": seed, "seconds": round(time.monotonic() - began), **told})
+            found.append({"setting": name, "seed": seed, **told})
             before, after, change = told["before"], told["after"], told["change"]["ndcg@10"]
             figures = "  ".join(f"{figure} {before[figure]:.4f} {after[figure]:.4f}" for figure in FIGURES)
             print(f"{name} {seed}: {change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})  {figures}")
@@ -86,7 +84,7 @@ def main(options: argparse.Namespace) -> None:
         "machine": hardware.describe(),
         "options": {name: str(value) for name, value in vars(options).items()},
         "generator": open_artifact(model, kind="model").manifest.facts,
-        "settings": {name: config.train.identity() | {"preference": str(config)} for name, config in tried.items()},
+        "settings": {name: asdict(tried[name]) for name in dict.fromkeys(one["setting"] for one in found)},
         "found": found,
     }
     options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

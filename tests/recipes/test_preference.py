@@ -90,7 +90,8 @@ def test_the_stage_keeps_what_is_better_and_says_which(world: tuple[Path, Catalo
         kept.add(told["kept"])
         assert manifest.parents["model"] == open_artifact(model).digest
         assert manifest.parents["sid"] == open_artifact(sids[0]).digest
-        assert (told["kept"] == "new") == (told["after"]["ndcg@10"] > told["before"]["ndcg@10"])
+        improved = told["stopping"][1] > told["stopping"][0]
+        assert (told["kept"] == "new") == (improved and told["after"]["ndcg@10"] > told["before"]["ndcg@10"])
         change = told["change"]["ndcg@10"]
         assert change["mean"] == pytest.approx(told["after"]["ndcg@10"] - told["before"]["ndcg@10"], abs=1e-9)
         assert change["low"] <= change["mean"] <= change["high"]

@@ -54,8 +54,8 @@ def preferred(
     """Write a ``model`` artifact whose parent is ``model``; it has the old weights where the new ones are no better.
 
     Cases of half of the validation users stop the training, those of the others decide, so that a lucky stop is not
-    taken for a better model. ``facts["preference"]`` holds both models' figures, and the paired difference with its 95%
-    interval over users.
+    taken for a better model. ``facts["preference"]`` holds the figures before and after training, whichever weights are
+    kept, and their paired difference with its 95% interval over users.
 
     Args:
         catalog, split, study: those of the model.
@@ -105,10 +105,10 @@ def preferred(
         work=work,
         identity={"model": source.digest},
     )
-    better = generator.lists(trunk, deciding) if result.improved else lists
-    figures["after"] = generator.figures(better, deciding)
-    change = _changes(lists, better, deciding)
-    kept = change["ndcg@10"].mean > 0
+    learnt = generator.lists(trunk if result.improved else result.tried, deciding)
+    figures["after"] = generator.figures(learnt, deciding)
+    change = _changes(lists, learnt, deciding)
+    kept = result.improved and change["ndcg@10"].mean > 0
     log(_sentence(kept, result, figures, change["ndcg@10"]))
     with write_artifact(out, kind=KIND, config=manifest, parents=parents) as writer:
         for file in source.manifest.files:
@@ -255,10 +255,10 @@ def _changes(old: np.ndarray, new: np.ndarray, cases: Cases) -> dict[str, Interv
 
 
 def _sentence(kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]], change: Interval) -> str:
-    if not result.improved:
-        return f"preferences do not help: NDCG@10 never rose above {result.before:.4f}; the old weights are kept"
     told = f"NDCG@10 {figures['before']['ndcg@10']:.4f} → {figures['after']['ndcg@10']:.4f}"
     told += f" (difference {change.low:+.4f} to {change.high:+.4f}) on cases that stopped nothing"
+    if not result.improved:
+        told = f"NDCG@10 never rose above {result.before:.4f} while training; {told}"
     if not kept:
         return f"preferences do not help: {told}; the old weights are kept"
     sure = "help" if change.low > 0 else "may help"
