@@ -10,14 +10,17 @@ import pytest
 from tests import pipeline, synthetic
 
 from genrecall.artifacts import open_artifact
-from genrecall.catalog.split import refitted
+from genrecall.catalog.histories import Histories
+from genrecall.catalog.split import Cases, refitted
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import DataError
 from genrecall.eval.harness import evaluate
 from genrecall.model.trunk import TrunkConfig
+from genrecall.recall.sasrec import SasrecConfig
 from genrecall.recipes import generators
 from genrecall.recipes.parallel import PRODUCT_CODES, parallel
-from genrecall.recipes.preference import negatives, preferred
+from genrecall.recipes.preference import halves, negatives, preferred
+from genrecall.recipes.run import run
 from genrecall.recipes.study import Study, suited_to
 from genrecall.sid.build import SidConfig
 from genrecall.sid.pq import PqConfig
@@ -87,7 +90,11 @@ def test_the_stage_keeps_what_is_better_and_says_which(world: tuple[Path, Catalo
         kept.add(told["kept"])
         assert manifest.parents["model"] == open_artifact(model).digest
         assert manifest.parents["sid"] == open_artifact(sids[0]).digest
-        assert (told["kept"] == "new") == (told["after"]["ndcg@10"] > told["before"]["ndcg@10"])
+        improved = told["stopping"][1] > told["stopping"][0]
+        assert (told["kept"] == "new") == (improved and told["after"]["ndcg@10"] > told["before"]["ndcg@10"])
+        change = told["change"]["ndcg@10"]
+        assert change["mean"] == pytest.approx(told["after"]["ndcg@10"] - told["before"]["ndcg@10"], abs=1e-9)
+        assert change["low"] <= change["mean"] <= change["high"]
         assert ((made / "trunk.safetensors").read_bytes() == before["trunk.safetensors"]) == (told["kept"] == "old")
         assert (made / "trunk.json").read_bytes() == before["trunk.json"]
         stamp = (made / "manifest.json").stat().st_mtime_ns
@@ -97,6 +104,31 @@ def test_the_stage_keeps_what_is_better_and_says_which(world: tuple[Path, Catalo
     assert all((model / name).read_bytes() == held for name, held in before.items())
     with pytest.raises(DataError):
         preferred(catalog, refitted(split), study, sids[0], model, out / "none")
+
+
+def test_a_user_who_stops_the_training_does_not_decide() -> None:
+    users = np.repeat(np.arange(9), 5)
+    histories = Histories.from_lists([[1, 2]] * len(users))
+    cases = Cases(histories=histories, users=users, targets=np.zeros(len(users), np.int32), part="validation")
+    stopping, deciding = halves(cases, 12)
+    assert not set(stopping.users) & set(deciding.users)
+    assert len(stopping) == len(deciding) == 12
+    assert set(halves(cases, 100)[0].users) | set(halves(cases, 100)[1].users) == set(range(9))
+
+
+@pytest.mark.slow
+def test_a_run_ships_what_was_preferred(world: tuple[Path, Catalog, Vectors, Study]) -> None:
+    out, catalog, vectors, study = world
+    chosen = PreferenceConfig(beam=6, negatives=4, train=TRAIN)
+    study = dataclasses.replace(study, preference=chosen, sasrec=SasrecConfig(width=16, blocks=1, heads=1, train=TRAIN))
+    outcome = run(catalog, vectors, study, out / "run", refit_too=True)
+    assert "preferences" in outcome.valid.sentence()
+    assert outcome.refit is not None
+    assert "preferences" not in outcome.refit.sentence()
+    seed = out / "run" / "seed-0"
+    shipped, learnt = (open_artifact(seed / name).manifest for name in ("bundle", "model-preferred"))
+    assert learnt.parents["model"] == open_artifact(seed / "model").digest
+    assert learnt.digest in shipped.parents.values()
 
 
 @pytest.mark.slow

@@ -32,6 +32,9 @@ def command(
     cases: Annotated[int | None, typer.Option(min=1, help="Judge at most so many cases, drawn at random.")] = None,
     beams: Annotated[str, typer.Option(help="Widths for the curve of recall against beam, as 5,20,50,100,300.")] = "",
     beside: Annotated[str, typer.Option(help="Baselines to train and judge without fusing them: hstu,two_tower.")] = "",
+    prefer: Annotated[
+        bool, typer.Option("--prefer", help="Train on preferences over the own beams, too; kept where it validates.")
+    ] = False,
     small: Annotated[
         bool | None, typer.Option("--small/--large", help="Sizes for two CPU cores or for a GPU. Default: by device.")
     ] = None,
@@ -42,12 +45,16 @@ def command(
 
     Example: genrecall run --items items.parquet --events events.parquet --out runs/shop
     """
+    from dataclasses import replace
+
     from genrecall.recipes import named
     from genrecall.recipes.run import prepare, run
+    from genrecall.train.preference import PreferenceConfig
 
     chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out)
     catalog, vectors = prepare(chosen, out)
     study = named.study_of(chosen, catalog, small=small, device=device)
+    study = replace(study, preference=PreferenceConfig() if prefer else None)
     widths = [int(width) for width in beams.split(",") if width]
     outcome = run(
         catalog, vectors, study, out,

@@ -24,6 +24,8 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.engine import Engine
 from genrecall.errors import DataError
 from genrecall.eval.harness import queries_of
+from genrecall.eval.significance import Interval, paired
+from genrecall.eval.slices import POPULARITY_BINS, popularity_bins
 from genrecall.index.trie import Trie
 from genrecall.model.trunk import ItemTrunk
 from genrecall.prompt.item_prompt import ItemPrompt
@@ -51,8 +53,9 @@ def preferred(
 ) -> Path:
     """Write a ``model`` artifact whose parent is ``model``; it has the old weights where the new ones are no better.
 
-    Half of the validation cases that are drawn stop the training, the other half decides, so that a lucky stop is not
-    taken for a better model. ``facts["preference"]`` holds both models' figures.
+    Cases of half of the validation users stop the training, those of the others decide, so that a lucky stop is not
+    taken for a better model. ``facts["preference"]`` holds the figures before and after training, whichever weights are
+    kept, and their paired difference with its 95% interval over users.
 
     Args:
         catalog, split, study: those of the model.
@@ -75,17 +78,19 @@ def preferred(
     parents = {**source.manifest.parents, "model": source.digest}
     if is_current(out, kind=KIND, config=manifest, parents=parents):
         return out
-    if len(split.valid) < 2:
+    asked = len(np.unique(split.valid.users))
+    if asked < 2:
         raise DataError(
             "nothing can say whether preferences help",
-            seen=f"{len(split.valid)} validation cases",
+            seen=f"validation cases of {asked} users",
             allowed="at least 2: one to stop by, one to decide by",
             fix="leave the preference stage out where a model is refitted on its validation cases",
         )
     generator = _Generator(catalog, split, study, table, prompt)
-    stopping, deciding = _halves(split.valid, study.validation_cases)
+    stopping, deciding = halves(split.valid, study.validation_cases)
     work = out.with_name(out.name + ".work")
-    figures = {"before": generator.figures(trunk, deciding)}
+    lists = generator.lists(trunk, deciding)
+    figures = {"before": generator.figures(lists, deciding)}
     result = prefer(
         trunk,
         generator.trie,
@@ -100,9 +105,11 @@ def preferred(
         work=work,
         identity={"model": source.digest},
     )
-    figures["after"] = generator.figures(trunk, deciding) if result.improved else figures["before"]
-    kept = figures["after"]["ndcg@10"] > figures["before"]["ndcg@10"]
-    log(_sentence(kept, result, figures))
+    learnt = generator.lists(trunk if result.improved else result.tried, deciding)
+    figures["after"] = generator.figures(learnt, deciding)
+    change = _changes(lists, learnt, deciding)
+    kept = result.improved and change["ndcg@10"].mean > 0
+    log(_sentence(kept, result, figures, change["ndcg@10"]))
     with write_artifact(out, kind=KIND, config=manifest, parents=parents) as writer:
         for file in source.manifest.files:
             shutil.copyfile(source.path / file, writer.path / file)
@@ -113,6 +120,7 @@ def preferred(
             "kept": "new" if kept else "old",
             "stopping": [result.before, result.after],
             **figures,
+            "change": {name: asdict(interval) for name, interval in change.items()},
             "rounds": [asdict(one) for one in result.rounds],
         }
         writer.facts |= {**source.manifest.facts, "preference": facts, "machine": hardware.describe()}
@@ -127,6 +135,7 @@ class _Generator:
         self.catalog, self.split, self.study, self.table, self.prompt = catalog, split, study, table, prompt
         self.trie = Trie.build(table.space, table.sids)
         self.counts = split.train.item_counts(len(catalog.items))
+        self.head = popularity_bins(self.counts) == POPULARITY_BINS.index("head")
 
     def channel(self, model: ItemTrunk, search: GenerativeConfig) -> GenerativeChannel:
         normalise: Any = self.study.normalise  # checked by EngineConfig
@@ -143,21 +152,29 @@ class _Generator:
 
         def ndcg(model: ItemTrunk) -> float:
             found = self.channel(model, search).recall(queries, 10).items
-            return _ndcg(found == cases.targets[:, None])
+            return float(_gains(found, cases)["ndcg@10"].mean())
 
         return ndcg
 
-    def figures(self, model: ItemTrunk, cases: Cases) -> dict[str, float]:
-        """Quality of the lists, and how popular what stands in them is."""
-        found = self.channel(model, self.study.generative).recall(self.queries(cases), _DEPTH).items
-        hit, top = found == cases.targets[:, None], found[:, :10]
+    def lists(self, model: ItemTrunk, cases: Cases) -> np.ndarray:
+        """Items int (N, 50), as they would be served."""
+        queries, channel = self.queries(cases), self.channel(model, self.study.generative)
+        found = []
+        with progress("deciding", len(queries)) as bar:
+            for begin in range(0, len(queries), _BATCH):
+                found.append(channel.recall(queries[begin : begin + _BATCH], _DEPTH).items)
+                bar.advance(len(found[-1]))
+        return np.concatenate(found)
+
+    def figures(self, lists: np.ndarray, cases: Cases) -> dict[str, float]:
+        """Quality of the lists, and how popular what stands in them is; "head" is the most popular fifth."""
+        shown = lists[:, :10][lists[:, :10] >= 0]
         return {
             "cases": float(len(cases)),
-            "ndcg@10": _ndcg(hit[:, :10]),
-            "recall@10": float(hit[:, :10].sum(1).mean()),
-            "recall@50": float(hit.sum(1).mean()),
-            "log_popularity@10": float(np.log1p(self.counts[top[top >= 0]]).mean()),
-            "coverage@10": len(np.unique(top[top >= 0])) / len(self.counts),
+            **{name: float(gain.mean()) for name, gain in _gains(lists, cases).items()},
+            "log_popularity@10": float(np.log1p(self.counts[shown]).mean()),
+            "head@10": float(self.head[shown].mean()),
+            "coverage@10": len(np.unique(shown)) / len(self.counts),
         }
 
     def rejected(self, model: ItemTrunk, config: PreferenceConfig) -> Rejected:
@@ -215,24 +232,37 @@ def negatives(
     return np.pad(items, spare).astype(np.int32), np.pad(weights, spare).astype(np.float16)
 
 
-def _halves(cases: Cases, count: int) -> tuple[Cases, Cases]:
-    """Two draws of at most ``count`` cases, none in both."""
-    order = np.random.default_rng(0).permutation(len(cases))
-    half = min(count, len(order) // 2)
-    return cases.subset(np.sort(order[:half])), cases.subset(np.sort(order[half : 2 * half]))
+def halves(cases: Cases, count: int) -> tuple[Cases, Cases]:
+    """Two draws of at most ``count`` cases, no user in both: one user's cases share their luck."""
+    rng = np.random.default_rng(0)
+    users = rng.permutation(np.unique(cases.users))
+    first = np.isin(cases.users, users[: len(users) // 2])
+    stopping, deciding = (rng.permutation(np.flatnonzero(half))[:count] for half in (first, ~first))
+    return cases.subset(np.sort(stopping)), cases.subset(np.sort(deciding))
 
 
-def _ndcg(hit: np.ndarray) -> float:
-    return float((hit / np.log2(np.arange(hit.shape[1]) + 2)).sum(1).mean())
+def _gains(lists: np.ndarray, cases: Cases) -> dict[str, np.ndarray]:
+    """What each case adds, float (N,) by metric; lists shorter than a cut-off leave its metric out."""
+    hit = lists == cases.targets[:, None]
+    recall = {f"recall@{k}": hit[:, :k].sum(1) for k in (10, _DEPTH) if k <= hit.shape[1]}
+    return {"ndcg@10": (hit[:, :10] / np.log2(np.arange(10) + 2)).sum(1), **recall}
 
 
-def _sentence(kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]]) -> str:
-    change = f"NDCG@10 {figures['before']['ndcg@10']:.4f} → {figures['after']['ndcg@10']:.4f}"
-    if kept:
-        return f"preferences help: {change} on cases that stopped nothing; the new weights are kept"
+def _changes(old: np.ndarray, new: np.ndarray, cases: Cases) -> dict[str, Interval]:
+    """New lists against old ones, case by case."""
+    before, after = _gains(old, cases), _gains(new, cases)
+    return {name: paired(after[name], before[name], cases.users).interval for name in before}
+
+
+def _sentence(kept: bool, result: PreferenceResult, figures: dict[str, dict[str, float]], change: Interval) -> str:
+    told = f"NDCG@10 {figures['before']['ndcg@10']:.4f} → {figures['after']['ndcg@10']:.4f}"
+    told += f" (difference {change.low:+.4f} to {change.high:+.4f}) on cases that stopped nothing"
     if not result.improved:
-        return f"preferences do not help: NDCG@10 never rose above {result.before:.4f}; the old weights are kept"
-    return f"preferences do not help: {change} on cases that stopped nothing; the old weights are kept"
+        told = f"NDCG@10 never rose above {result.before:.4f} while training; {told}"
+    if not kept:
+        return f"preferences do not help: {told}; the old weights are kept"
+    sure = "help" if change.low > 0 else "may help"
+    return f"preferences {sure}: {told}; the new weights are kept"
 
 
 def _keep_figures(rounds: list[Path], target: Path) -> None:

@@ -36,6 +36,7 @@ from genrecall.recall.transition import TransitionConfig
 from genrecall.recipes import baselines, generators
 from genrecall.recipes.judge import CURVE_CASES, GENERATIVE, Part, beam_curve, judge
 from genrecall.recipes.named import Named
+from genrecall.recipes.preference import preferred
 from genrecall.recipes.study import Study, remarks
 from genrecall.telemetry import Stages, log
 from genrecall.text.embed import embed_catalog
@@ -192,6 +193,12 @@ def _train(
         lesson = generators.teacher(catalog, vectors, split, study, chosen, out / "teacher")
     with watch.stage(f"{label}train"):
         models = generators.generators(catalog, split, study, sids, lesson, out)
+    if study.preference is not None:
+        with watch.stage(f"{label}preference"):
+            models = [
+                preferred(catalog, split, study, sid, model, out / f"{model.name}-preferred", study.preference)
+                for sid, model in zip(sids, models, strict=True)
+            ]
     hardware.release_cached()
     with watch.stage(f"{label}export"):
         config = BundleConfig(

@@ -20,6 +20,7 @@ from genrecall.recall.teacher import TeacherConfig
 from genrecall.recall.transition import in_baskets
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.sid.build import SidConfig
+from genrecall.train.preference import PreferenceConfig
 from genrecall.train.sequence.config import SequenceConfig
 
 _SEED_STRIDE = 100
@@ -43,6 +44,7 @@ class Study:
         trunk, train: of every generator.
         sessions: whether items that open a session are told apart.
         normalise: of the softmax over codes.
+        preference: of the stage after training; None leaves it out.
         teacher: soft targets from all other channels, out of fold and fused; None learns from the events alone.
         imagined: histories that nobody had, for the teachers to answer; None trains on real ones alone.
         count_folds, sasrec_folds: of the teachers; 0 leaves SASRec out.
@@ -62,6 +64,7 @@ class Study:
     train: SequenceConfig
     sessions: bool = False
     normalise: str = "trie"
+    preference: PreferenceConfig | None = None
     teacher: TeacherConfig | None = field(default_factory=TeacherConfig)
     imagined: ImaginedConfig | None = None
     count_folds: int = 10
@@ -104,10 +107,11 @@ class Study:
         )
 
     def lasting(self, epochs: float, sasrec: float) -> Study:
-        """The same study with these lengths of training."""
+        """The same study with these lengths of training, and nothing that validation cases decide."""
         return replace(
             self,
             train=replace(self.train, epochs=epochs),
+            preference=None,
             sasrec=replace(self.sasrec, train=replace(self.sasrec.train, epochs=sasrec)),
         )
 
@@ -214,5 +218,7 @@ def remarks(study: Study) -> tuple[str, ...]:
             "its training targets were softened by the other channels, fitted out of fold on training events and fused "
             "with weights that were fitted on validation cases"
         )
+    if study.preference is not None:
+        told.append("its generators learnt preferences over their own beams, where validation cases were better for it")
     told.append("fusion was chosen on one half of the validation cases, fitted on the other, then fitted on both")
     return tuple(told)

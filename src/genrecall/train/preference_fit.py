@@ -38,11 +38,13 @@ class PreferenceResult:
     Attributes:
         before, after: validation; equal where nothing was better.
         rounds: of those that were run, each one's figures.
+        tried: the last round's best weights, whether or not the trunk has them now.
     """
 
     before: float
     after: float
     rounds: tuple[FitResult, ...]
+    tried: ItemTrunk
 
     @property
     def improved(self) -> bool:
@@ -113,7 +115,7 @@ def prefer(
                 break
             best = result.best
             trunk.load_state_dict(policy.state_dict())
-    return PreferenceResult(before=before, after=best, rounds=tuple(results))
+    return PreferenceResult(before=before, after=best, rounds=tuple(results), tried=policy.eval())
 
 
 def _like(trunk: ItemTrunk, sids: np.ndarray, dropout: float) -> ItemTrunk:
