@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from genrecall.engine.device.frontier import FrontierMemory
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.padding import Padding
 from genrecall.engine.device.runner import Runner
@@ -52,4 +53,7 @@ def let_capture(runner: Runner, most: int = 64) -> Graphs:
 
     graphs._capture = capture  # type: ignore[assignment, method-assign]
     runner.graphs, runner.padding = graphs, Padding(graphs)
+    if runner.search.compact_from is not None:
+        rows = len(runner.search._root)
+        runner.search._memory = FrontierMemory(runner.search.levels, rows, rows, runner.device)
     return graphs

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrecall.engine import setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.device.padding import LONG, Levels, Padding, Prompts, any_sizes
+from genrecall.engine.device.padding import LONG, Levels, Padding, Part, Prompts, any_sizes
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
 from genrecall.engine.host.step import Sizes, fit, fit_requests, ladder, near
@@ -37,14 +38,23 @@ def test_a_ladder_has_few_steps():
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def warm(request) -> tuple[Engine, Graphs]:
+def device(request) -> str:
+    return request.param
+
+
+def make_warm(device: str, forced: str = "run") -> tuple[Engine, Graphs]:
     """An engine of batches of up to 700 rows that was warmed up for anything."""
     budgets = Budgets(page_tokens=8, requests=20, filters=4, kv_tokens=4000)
-    config = EngineConfig(device=request.param, dtype="float32", forced="run", budgets=budgets, max_rows=700)
+    config = EngineConfig(device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=700)
     engine = Engine(make_model(), catalog(0, 200), sid_tokens(SPACE.codes), config)
-    graphs = engine.loop.runner.graphs if request.param == "cuda" else let_capture(engine.loop.runner)
+    graphs = engine.loop.runner.graphs if device == "cuda" else let_capture(engine.loop.runner)
     engine.warm_up_all(Request(tokens=(1, 2, 3), beam=4), widest=200)
     return engine, graphs
+
+
+@pytest.fixture
+def warm(device) -> tuple[Engine, Graphs]:
+    return make_warm(device)
 
 
 def anything(seed: int, engine: Engine, requests: int, beams: tuple[int, ...] = (1, 2, 4, 5)) -> list[Request]:
@@ -70,6 +80,20 @@ def test_whatever_comes_finds_its_graphs_and_its_answers(warm):
         for request, answer in zip(asked, engine.generate(asked), strict=True):
             check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
     assert (graphs.captured, graphs.eager) == (captured, eager), "nobody waited for a capture"
+
+
+@pytest.mark.parametrize("compact_from", [0, 60])
+def test_forced_levels_are_left_out_in_graphs_made_ahead(device, compact_from, monkeypatch):
+    monkeypatch.setattr(setup, "_compact_from", lambda *_: compact_from)
+    engine, graphs = make_warm(device, "skip")
+    captured, eager = graphs.captured, graphs.eager
+    assert captured < 120
+    for seed, requests in enumerate((1, 2, 20, 7, 13, 1, 40)):
+        asked = anything(seed, engine, requests, beams=(1, 2, 4, 5) if compact_from else (1, 3, 5, 17, 60, 150))
+        for request, answer in zip(asked, engine.generate(asked), strict=True):
+            check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
+    assert (graphs.captured, graphs.eager) == (captured, eager), "nobody waited for a capture"
+    assert any(isinstance(key, Part) and key.levels.requests > 1 for key in graphs.keys)
 
 
 def test_wide_beams_of_few_first_codes_get_their_own_sizes(warm):
@@ -152,33 +176,65 @@ def test_long_prompts_are_read_as_they_are():
     assert chosen(levels(4, 208), Prompts(4, 256, LONG + 128), own=own) == replace(own, rows=(208,) * 3)
 
 
-def test_any_batch_finds_sizes_that_were_made_ahead():
+@pytest.mark.parametrize("compact", [None, 4096])
+def test_any_batch_finds_sizes_that_were_made_ahead(compact):
     one = Sizes(requests=1, pages=16, tokens=16, rows=(256, 304, 304), widest=512)
-    alone, found = any_sizes(
-        one, requests=512, pages=256, tokens=8192, rows=4096, widths=(1000, 100), window=600
+    found = any_sizes(
+        one, requests=512, pages=256, tokens=8192, rows=4096, widths=(1000, 100), window=600, compact=compact
     )  # fmt: skip
+    alone = [ahead.sizes for ahead in found if ahead.sizes.requests == 1]
     assert max(size.tokens for size in alone) <= near(600)
     assert all(size.hold(one) and size.rows == one.rows for size in alone)
-    assert len(set(found)) == len(found) < 90
-    assert [size.run for size in found] == sorted((size.run for size in found), reverse=True)
-    assert {size.widest for size in found} == {512, 1024}
-    keys = [*(Levels(s.requests, s.pages, replace(SHAPE, rows=s.rows, widest=s.widest)) for s in found)]
-    keys += [Prompts(size.requests, size.pages, size.tokens) for size in found]
+    many = [ahead.sizes for ahead in found if ahead.requests == 2]
+    assert len(set(many)) == len(many) < 90
+    assert [size.run for size in many] == sorted((size.run for size in many), reverse=True)
+    assert {size.widest for size in many} == {512, 1024}
+    keys = [*(Levels(s.requests, s.pages, replace(SHAPE, rows=s.rows, widest=s.widest)) for s in many)]
+    keys += [Prompts(size.requests, size.pages, size.tokens) for size in many]
     for requests, tokens, rows, widest in (
-        (2, 8, (16, 16, 16), 8), (9, 300, (2304, 2736, 2736), 512), (100, 1500, (1000, 1000, 1000), 64),
-        (3, 40, (800, 912, 912), 512), (128, 2000, (3500, 3500, 3500), 32),
+        (2, 8, (16, 16, 16), 8), (4, 300, (1024, 1216, 1216), 512), (100, 1500, (1000, 1000, 1000), 64),
+        (3, 40, (800, 912, 912), 512), (128, 2000, (1300, 1300, 1300), 32),
     ):  # fmt: skip
         own = Sizes(fit_requests(requests), 32, fit(tokens), tuple(map(fit, rows)), widest)
         got = chosen(*keys, own=own)
-        assert got in {replace(size, tokens=got.tokens) for size in found}
+        assert got in {replace(size, tokens=got.tokens) for size in many}
         assert got.run <= near(own.run, 2)
         assert own.tokens <= got.tokens <= near(own.tokens)
+
+
+def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(56, 56, 56), widest=64)
+    limits = {"requests": 128, "pages": 256, "tokens": 8192, "rows": 4096, "widths": (1024,), "window": 200}
+    padding = Padding(Captured())  # type: ignore[arg-type]
+    for ahead in any_sizes(one, **limits, compact=4096):
+        if ahead.running is not None:
+            sizes = ahead.sizes
+            shape = replace(SHAPE, rows=sizes.rows, widest=sizes.widest, compact=True)
+            with padding.held(ahead):
+                assert padding.running(Levels(sizes.requests, sizes.pages, shape), 1, 8) == ahead.running
+    for requests, rows, widest, expected, runs in (
+        (1, 48, 64, 56, {0: 0, 1: 56, 56: 56}),
+        (1, 304, 512, 1024, {0: 0, 1: 128, 130: 256, 304: 384}),
+        (8, 2304, 512, 4096, {5: 128, 1500: 1536, 2304: 2304}),
+    ):
+        own = Sizes(requests, 16, 40, (rows,) * 3, widest)
+        shape = replace(SHAPE, rows=own.rows, widest=widest, compact=True)
+        got = padding.choose(own, Levels(requests, 16, shape))
+        assert got.rows == (expected,) * 3
+        key = Levels(got.requests, got.pages, replace(shape, rows=got.rows, widest=got.widest))
+        assert {must: padding.running(key, 2, must) for must in runs} == runs
+    sampled = Levels(1, 16, replace(SHAPE, rows=own.rows, widest=512, compact=True, sampled=True))
+    assert padding.choose(own, sampled) == own
+    assert padding.running(sampled, 1, 33) == 40
 
 
 def test_sizes_made_ahead_keep_to_the_engines_limits():
     one = Sizes(requests=1, pages=16, tokens=16, rows=(24, 24), widest=32)
     limits = {"requests": 8, "pages": 16, "tokens": 8, "rows": 4096, "widths": (), "window": 20}
-    alone, found = any_sizes(one, **limits)
-    assert alone == []
+    found = [ahead.sizes for ahead in any_sizes(one, **limits, compact=None)]
+    assert {size.requests for size in found} == {8}
     assert max(max(size.rows) for size in found) == 8 * 24
     assert {(size.pages, size.tokens) for size in found} == {(16, 8)}
+    compact = [ahead for ahead in any_sizes(one, **limits, compact=0) if ahead.requests == 1]
+    assert max(max(ahead.sizes.rows) for ahead in compact) == 8 * 24
+    assert {ahead.running for ahead in compact} == {0, 24, 128, 192}

@@ -41,7 +41,7 @@ class Budgets:
     kv_tokens: int | None = None
     host_kv_tokens: int = 0
     page_tokens: int = 16
-    graphs: int = 256
+    graphs: int = 512
     catalog_headroom: float = 1.25
 
     def __post_init__(self) -> None:

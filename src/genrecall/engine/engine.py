@@ -26,7 +26,7 @@ from genrecall.engine.device.padding import any_sizes
 from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
-from genrecall.engine.host.step import Kind, Seat, StepPlan, near
+from genrecall.engine.host.step import Kind, Seat, StepPlan
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
@@ -273,20 +273,20 @@ class Engine:
         usual = replace(request, tokens=request.tokens[:_SHORT])
         pages = (0,) * self.loop.scheduler.cache.pages_for(len(usual.tokens))
         seat = Seat(job=0, length=len(usual.tokens), cached=0, pages=pages, rows=self._rows(usual))
-        rows, compact = limits.rows, self._search.compact_from
-        if compact is not None:  # larger batches run level by level
-            rows = min(rows, near(compact // len(seat.rows)))
-        alone, any_number = any_sizes(
+        found = any_sizes(
             StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,)).sizes,
-            requests=limits.requests, pages=runner.room.pages, tokens=limits.tokens, rows=rows,
+            requests=limits.requests, pages=runner.room.pages, tokens=limits.tokens, rows=limits.rows,
             widths=() if self._search.widest else (min(widest, limits.widest),), window=self._search.decoder.window,
+            compact=self._search.compact_from,
         )  # fmt: skip
         narrow = replace(usual, beam=1)
-        for sizes, requests in [*((one, [usual]) for one in alone), *((any_, [narrow] * 2) for any_ in any_number)]:
-            with runner.graphs.hasty(), runner.padding.held(sizes):
+        for ahead in found:
+            if ahead.running is not None and self.config.parallel.ranks > 1:
+                continue  # ranks are not told how many rows of a compact search to run: they have graphs as they come
+            with runner.graphs.hasty(), runner.padding.held(ahead):
                 for _ in range(2):  # compiled, captured
                     before = runner.graphs.unusual
-                    self.generate(requests)
+                    self.generate([narrow] * ahead.requests)
                     if runner.graphs.unusual == before:
                         break
         self._warm()

@@ -9,7 +9,7 @@ everything after them has probability 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +23,6 @@ from genrecall.engine.device.diversity import drop_removed
 from genrecall.engine.device.frontier import Frontier, FrontierMemory
 from genrecall.engine.device.open import SidDecoder
 from genrecall.engine.device.sampling import Caps, draw
-from genrecall.engine.host.step import fit
 from genrecall.index.trie import ROOT
 from genrecall.kernels.rows import Compaction, compact_rows
 from genrecall.kernels.trie_select import Beams, trie_select
@@ -52,8 +51,8 @@ class SearchShape:
     compact: bool
 
 
-Run = Callable[[Hashable, Callable[[], Frontier]], Frontier]
-"""Runs a step of static shape, named by a key: as it is, or as a graph."""
+Run = Callable[[int, int, Callable[[], Frontier]], Frontier]
+"""Runs a level of static shape, of which so many rows pass the decoder: as it is, or as a graph."""
 
 
 class BeamSearch:
@@ -112,7 +111,7 @@ class BeamSearch:
         shape: SearchShape,
         given_up: Callable[[], Sequence[int]] | None = None,
         run: Run | None = None,
-        count_of: Callable[[torch.Tensor], int] = int,
+        running: Callable[[int, torch.Tensor], int] | None = None,
     ) -> list[Frontier]:
         """The surviving beams after each level. Unless it is to be compact, nothing here waits for the device.
 
@@ -122,19 +121,18 @@ class BeamSearch:
             shape: static sizes.
             given_up: asked before every step of the decoder, names requests that lose all of their beams there.
             run: runs each level; None: as it is.
-            count_of: waits for a number.
+            running: waits for the number of rows that must pass the decoder at a level, and pads it.
         """
         trail: list[Frontier] = []
         for level in range(self.levels):
-            before, running = trail[-1] if trail else None, -1
+            before, rows = trail[-1] if trail else None, -1
             if before is not None:
                 for place in given_up() if given_up is not None else ():
                     before.ranges.count[place] = 0
-                if shape.compact:
-                    must = count_of(self._compact(before).ranges.begin[-1])  # the one wait for the device
-                    running = min(fit(must), len(before.node))
-            step = partial(self._level, batch, reading, shape, level, before, running)
-            trail.append(step() if run is None else run((level, running), step))
+                if running is not None:
+                    rows = running(level, self._compact(before).ranges.begin[-1])  # the one wait for the device
+            step = partial(self._level, batch, reading, shape, level, before, rows)
+            trail.append(step() if run is None else run(level, rows, step))
         return trail
 
     def _level(

@@ -26,6 +26,8 @@ LONG, OFTEN = 2048, 8
 often a size must come until it has a graph of its own although it could do without."""
 _FAR = 4
 """Sizes with so many times as much padding as near ones have do until then."""
+_FRONTIERS = (256, 1024, 4096)
+"""Rows of a level of compact searches that any batch is to find: what is not run costs little, too."""
 _REQUESTS, _PAGES = 128, 256
 """Of sizes that any batch is to find; padding with requests and with places in the page table costs little."""
 _KEPT = 4096
@@ -57,6 +59,25 @@ class Levels:
         return self.shape == replace(other.shape, rows=self.shape.rows, widest=self.shape.widest)
 
 
+class Part(NamedTuple):
+    """Names a graph of one level of a compact search, of which so many rows pass the decoder."""
+
+    levels: Levels
+    level: int
+    running: int
+
+
+class Ahead(NamedTuple):
+    """A graph that is made ahead: for batches of so many requests, padded to these sizes.
+
+    ``running``: rows that pass the decoder at each level of a compact search; None: those that must.
+    """
+
+    sizes: Sizes
+    requests: int
+    running: int | None = None
+
+
 class Padding:
     """Chooses sizes.
 
@@ -66,16 +87,23 @@ class Padding:
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
-        self._held: Sizes | None = None
+        self._held: Ahead | None = None
+        self._compact: dict[Levels, set[int]] = {}
         self._wanted: Counter[Levels] = Counter()
 
     def choose(self, own: Sizes, levels: Levels) -> Sizes:
         """What a batch is padded to; ``own`` is the least, and ``levels`` names the graph of it."""
         keys = self.graphs.keys
-        if self._held is not None and self._held.hold(own):
-            return self._held
+        if self._held is not None and self._held.sizes.hold(own):
+            return self._held.sizes
         if self.graphs.in_haste or (levels in keys and Prompts(own.requests, own.pages, own.tokens) in keys):
             return own
+        if levels.shape.compact:
+            # Rows of a frontier cost little where they need not pass the decoder: any that hold the batch will do.
+            made = (key for key in self._compact if key.serve(levels))
+            sized = (Sizes(key.requests, key.pages, own.tokens, key.shape.rows, key.shape.widest) for key in made)
+            fitting = [sizes for sizes in sized if sizes.hold(own)]
+            return self._best(fitting) if fitting else self._read(own) or own
         nearest: list[Sizes] = []
         far: list[Sizes] = []
         bound = near(own.run, len(own.rows) - 1)
@@ -90,10 +118,19 @@ class Padding:
             return self._best(far)
         return self._read(own) or own
 
+    def running(self, levels: Levels, level: int, must: int) -> int:
+        """How many rows pass the decoder at a level of a compact search where so many must."""
+        most = levels.shape.rows[level - 1]
+        if self._held is not None and self._held.running is not None:
+            self._compact.setdefault(levels, set()).add(self._held.running)
+            return min(self._held.running, most)
+        own = fit(must)
+        return min(min((count for count in self._compact.get(levels, ()) if count >= own), default=own), most)
+
     @contextmanager
-    def held(self, sizes: Sizes) -> Iterator[None]:
+    def held(self, ahead: Ahead) -> Iterator[None]:
         """Batches that fit are padded to these meanwhile, and what is captured for them is never given up."""
-        self._held, self.graphs.lasting = sizes, True
+        self._held, self.graphs.lasting = ahead, True
         try:
             yield
         finally:
@@ -124,33 +161,48 @@ class Padding:
 
 
 def any_sizes(
-    one: Sizes, *, requests: int, pages: int, tokens: int, rows: int, widths: Sequence[int], window: int
-) -> tuple[list[Sizes], list[Sizes]]:
-    """Sizes of which, once there are graphs of them, nearly every batch finds one near; largest first, so that each
-    graph finds room in the scratch memory of those before.
+    one: Sizes,
+    *,
+    requests: int,
+    pages: int,
+    tokens: int,
+    rows: int,
+    widths: Sequence[int],
+    window: int,
+    compact: int | None,
+) -> list[Ahead]:
+    """Sizes of which, once there are graphs of them, nearly every batch finds one near; larger ones first, so that
+    each graph finds room in the scratch memory of those before.
 
     Args:
         one: of a single request as they usually are.
         requests, pages, tokens, rows: the most of a batch.
         widths: of requests, beside the usual one.
         window: tokens of the longest prompt.
-
-    Returns:
-        Those of a single request, and those of any number.
+        compact: rows of all levels from which on searches are compact, as those of a single request are then.
     """
-    usual = max(one.rows)
-    rows = max(min(rows, requests * max((usual, *widths))), usual)
-    read = ladder(1, min(tokens, LONG))
-    alone = [
-        replace(one, tokens=count) for count in reversed(read) if one.tokens <= count <= max(near(window), read[0])
-    ]
-    places = fit_requests(min(requests, max(rows // usual, _REQUESTS)))
+    usual, levels, read = max(one.rows), len(one.rows), ladder(1, min(tokens, LONG))
+    most = max(min(rows, requests * max((usual, *widths))), usual)
+    whole = most if compact is None else max(min(most, near(compact // levels)), usual)
+    alone = [count for count in reversed(read) if one.tokens <= count <= max(near(window), read[0])]
+    found = [Ahead(replace(one, tokens=count), 1, None if compact is None else usual) for count in alone]
+    places = fit_requests(min(requests, max(most // usual, _REQUESTS)))
     base = Sizes(places, min(pages, max(one.pages, _PAGES)), read[0], one.rows, one.widest)
-    levels = ladder(1, rows)
+    steps = ladder(1, whole)
     # Beams of the usual width grow from level to level as those of one request do, others at once.
-    as_usual = [tuple(fit(-(-count * row // usual)) for row in one.rows) for count in levels]
-    found = [replace(base, rows=of) for of in as_usual]
-    for width in sorted({1 << (width - 1).bit_length() for width in widths}):
-        found += [replace(base, rows=(count,) * len(one.rows), widest=width) for count in levels if width > one.widest]
-    found += [replace(base, rows=as_usual[0], tokens=count) for count in read]
-    return alone, sorted(dict.fromkeys(found), key=lambda sizes: (sizes.run, sizes.tokens), reverse=True)
+    as_usual = [tuple(fit(-(-count * row // usual)) for row in one.rows) for count in steps]
+    any_number = [replace(base, rows=of) for of in as_usual]
+    wide = sorted({1 << (width - 1).bit_length() for width in widths})
+    for width in wide:
+        any_number += [replace(base, rows=(count,) * levels, widest=width) for count in steps if width > one.widest]
+    any_number += [replace(base, rows=as_usual[0], tokens=count) for count in read]
+    any_number = sorted(dict.fromkeys(any_number), key=lambda sizes: (sizes.run, sizes.tokens), reverse=True)
+    found += [Ahead(sizes, min(2, requests)) for sizes in any_number]
+    if compact is None:
+        return found
+    frontiers = sorted({fit(min(count, max(most, *wide, 1))) for count in _FRONTIERS}, reverse=True)
+    compacted = [replace(base, rows=(count,) * levels, widest=max(one.widest, *wide, 1)) for count in frontiers]
+    for sizes in [*compacted, one]:
+        most = max(sizes.rows)
+        found += [Ahead(sizes, 1, count) for count in [*reversed(ladder(1, most)), 0]]
+    return found

@@ -23,7 +23,7 @@ from genrecall.engine.device.decoder import Reading
 from genrecall.engine.device.frontier import Frontier
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
-from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Prompts
+from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
 from genrecall.engine.device.staging import Staging
 from genrecall.engine.host.step import Sizes, StepPlan, fit
@@ -218,14 +218,19 @@ class Runner:
         between = None if self._cuda and not shape.compact else given_up
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch(), reading, shape, between, run, partial(self._count_of, idle))
+            trail = self.search.search(batch(), reading, shape, between, run, running if shape.compact else None)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
 
+        def running(level: int, must: torch.Tensor) -> int:
+            return self.padding.running(key, level, self._count_of(idle, must))
+
         if shape.compact:  # the host reads how many rows remain: no graph holds more than a level
             after = 1 if len(plan.seats) == 1 else _OFTEN_COMPACT
-            results, trail = levels(lambda part, level: self.graphs.run((key, part), level, after=after))
+            results, trail = levels(
+                lambda level, rows, step: self.graphs.run(Part(key, level, rows), step, after=after)
+            )
         else:
             results, trail = self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
