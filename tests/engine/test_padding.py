@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrecall.engine import setup
+from genrecall.engine import reference, setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.device.padding import LONG, Levels, Padding, Part, Prompts, any_sizes
+from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts, any_sizes
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
 from genrecall.engine.host.step import Sizes, fit, fit_requests, ladder, near
@@ -94,6 +94,26 @@ def test_forced_levels_are_left_out_in_graphs_made_ahead(device, compact_from, m
             check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
     assert (graphs.captured, graphs.eager) == (captured, eager), "nobody waited for a capture"
     assert any(isinstance(key, Part) and key.levels.requests > 1 for key in graphs.keys)
+
+
+def test_scored_candidates_are_captured_only_where_their_sizes_come_often(warm):
+    engine, graphs = warm
+    sids = sorted({tuple(map(int, sid)) for sid in np.random.default_rng(0).integers(0, 5, (200, 3))})
+    captured = graphs.captured
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        asked = [replace(request, beam=1, allowed=None) for request in anything(seed, engine, 3)]
+        wanted = [[sids[place] for place in rng.integers(0, len(sids), 5 + seed)] for _ in asked]
+        before = graphs.eager
+        for request, some, found in zip(asked, wanted, engine.score(asked, wanted), strict=True):
+            tokens = sid_tokens(SPACE.codes)
+            expected = [reference.score(make_model(), engine.trie, tokens, request.tokens, sid) for sid in some]
+            assert np.allclose(found, expected, atol=1e-3)
+        assert graphs.eager <= before + 1, "their prompts find a graph"
+    assert graphs.captured == captured
+    for _ in range(OFTEN + 1):
+        engine.score(asked, wanted)
+    assert graphs.captured == captured + 1
 
 
 def test_wide_beams_of_few_first_codes_get_their_own_sizes(warm):

@@ -191,11 +191,12 @@ def _open_loop(bench: RankBench, rig: Rig, ranker: Ranker) -> dict[str, Any]:
 
 
 def _warmed(bench: RankBench, rig: Rig) -> int:
-    """Let batches of all sizes be captured, since ranks let requests come back unevenly; the largest."""
+    """Let batches of all sizes find a graph, since ranks let requests come back unevenly; the largest."""
     largest = max(bench.batches)
-    sizes = tuple(range(1, largest + 1)) if rig.device.type == "cuda" else (1,)
     rig.limit(largest)
-    rig.engine.warm_up([rig.maker(bench.beam, *bench.input)(0)], batches=sizes)
+    request = rig.maker(bench.beam, *bench.input)(0)
+    rig.engine.warm_up([request], batches=(1, largest))
+    rig.engine.warm_up_all(request, widest=1)
     return largest
 
 

@@ -143,11 +143,9 @@ def _search(bench: EngineBench, rig: Rig, beam: int, ceiling: float, slo_ms: flo
 
 
 def _warm_every_size(rig: Rig, beam: int, bench: EngineBench, largest: int) -> None:
-    """Open loops meet batches of every size up to the largest, and on a GPU each is a graph of its own; prompts of many
-    lengths have found theirs."""
-    if rig.device.type == "cuda" and bench.input[0] == bench.input[1]:
-        rig.limit(largest)
-        rig.engine.warm_up([rig.maker(beam, *bench.input)(0)], batches=tuple(range(1, largest + 1)))
+    """Open loops meet batches of every size up to the largest: they find a graph, as a service's do."""
+    rig.limit(largest)
+    rig.engine.warm_up_all(rig.maker(beam, *bench.input)(0), widest=1)
 
 
 def _transformers(bench: EngineBench, beam: int, _: None) -> dict[str, Any]:

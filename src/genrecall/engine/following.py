@@ -110,13 +110,16 @@ class LeadingRunner(Runner):
                 self.leader.lose(str(error).splitlines()[0])
             return self._last
 
-    def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
+    def launch_scoring(
+        self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates], **_: Any
+    ) -> Flight:
         """See ``Runner`` and ``launch``."""
-        sizes, arrays = candidate_arrays(wanted)
+        sizes, (counts, arrays) = self.padding.reading(plan.sizes), candidate_arrays(wanted)
+        head = {**self._head(plan), "counts": counts, "sizes": asdict(sizes)}
         with self.leader.group.lock:
-            self.tell("launch_scoring", {**self._head(plan), "sizes": sizes}, tokens=tails(plan, prompts), **arrays)
+            self.tell("launch_scoring", head, tokens=tails(plan, prompts), **arrays)
             try:
-                self._last = super().launch_scoring(plan, prompts, wanted)
+                self._last = super().launch_scoring(plan, prompts, wanted, sizes=sizes)
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
             return self._last
@@ -238,14 +241,16 @@ class Follower:
         match head["kind"]:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
-            case "launch":
+            case "launch" | "launch_scoring":
                 plan, runner.graphs.in_haste, runner.graphs.lasting = plan_of(head), head["in_haste"], head["lasting"]
+                prompts = prompts_of(plan, arrays)
                 sizes = Sizes(**{**head["sizes"], "rows": tuple(head["sizes"]["rows"])})
-                self._flights.append(runner.launch(plan, prompts_of(plan, arrays), *head["integers"], sizes=sizes))
-            case "launch_scoring":
-                plan, runner.graphs.in_haste, runner.graphs.lasting = plan_of(head), head["in_haste"], head["lasting"]
-                wanted = candidates_of(head["sizes"], arrays, runner.search.levels)
-                self._flights.append(runner.launch_scoring(plan, prompts_of(plan, arrays), wanted))
+                if head["kind"] == "launch":
+                    flight = runner.launch(plan, prompts, *head["integers"], sizes=sizes)
+                else:
+                    wanted = candidates_of(head["counts"], arrays, runner.search.levels)
+                    flight = runner.launch_scoring(plan, prompts, wanted, sizes=sizes)
+                self._flights.append(flight)
             case "compare":
                 self._group.gather(_checksum(self._flights[-1]))
             case "remains":

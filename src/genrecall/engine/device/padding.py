@@ -12,7 +12,7 @@ tokens, requests and each level's rows together, and by own graphs of sizes that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -149,15 +149,27 @@ class Padding:
 
     def _read(self, sizes: Sizes) -> Sizes | None:
         """With as many tokens as a graph reads, if there is one; long prompts need none."""
+        return self._reader(sizes, lambda key: (key.requests, key.pages) == (sizes.requests, sizes.pages))
+
+    def reading(self, own: Sizes) -> Sizes:
+        """What a batch that is scored is padded to, whose candidates are padded for themselves."""
+        if self.graphs.in_haste or Prompts(own.requests, own.pages, own.tokens) in self.graphs.keys:
+            return own
+        return self._reader(own, lambda key: key.requests >= own.requests and key.pages >= own.pages) or own
+
+    def _reader(self, sizes: Sizes, fits: Callable[[Prompts], bool]) -> Sizes | None:
+        """Those of the graph that reads the fewest tokens."""
         if sizes.tokens >= LONG:
             return sizes
-        tokens = (
-            key.tokens
+        found = [
+            (key.tokens, key.requests, key.pages)
             for key in self.graphs.keys
-            if isinstance(key, Prompts) and (key.requests, key.pages) == (sizes.requests, sizes.pages)
-        )
-        least = min((count for count in tokens if sizes.tokens <= count <= near(sizes.tokens)), default=None)
-        return None if least is None else replace(sizes, tokens=least)
+            if isinstance(key, Prompts) and fits(key) and sizes.tokens <= key.tokens <= near(sizes.tokens)
+        ]
+        if not found:
+            return None
+        tokens, requests, pages = min(found)
+        return replace(sizes, requests=requests, pages=pages, tokens=tokens)
 
 
 def any_sizes(

@@ -236,11 +236,23 @@ class Runner:
         traces = [_on_host(frontier) for frontier in trail] if trace else None
         return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual)
 
-    def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
-        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E)."""
+    def launch_scoring(
+        self,
+        plan: StepPlan,
+        prompts: Sequence[Sequence[int]],
+        wanted: Sequence[Candidates],
+        *,
+        sizes: Sizes | None = None,
+    ) -> Flight:
+        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E).
+
+        Args:
+            plan, prompts, sizes: as in ``launch``.
+            wanted: candidates of each seat.
+        """
         began, unusual = self._begin(), self.graphs.unusual
         nothing = [-1] * len(prompts)
-        sizes = plan.sizes
+        sizes = sizes or self.padding.reading(plan.sizes)
         batch = self._send(plan, sizes, prompts, nothing, nothing, nothing)
         self._reserve(sizes)
         forest = Forest.of(wanted, self.catalog.trie, sizes.requests)
@@ -251,8 +263,10 @@ class Runner:
             found = self.scoring.score(forest.shape, sent, reading)
             return torch.cat((_as_integers(found), _as_integers(reading.state)))
 
+        # One pass of many rows, of which live traffic brings ever new numbers: as with long prompts.
         key = ("scores", sizes.requests, sizes.pages, forest.shape, self.catalog.most_children)
-        return Flight(plan, sizes, self.graphs.run(key, levels), None, began, self.graphs.unusual == unusual)
+        found = self.graphs.run(key, levels, after=OFTEN)
+        return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual)
 
     def wipe(self) -> None:
         """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams, SIDs, scores."""
