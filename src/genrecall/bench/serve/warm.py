@@ -8,7 +8,6 @@ of that size; then with the deadline that is measured. After an overload the sam
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from genrecall.bench.serve.figures import lacking
 from genrecall.errors import ConfigError
 
 _BURSTS = (1, 2, 4, 8, 16, 32)
-_COMPILING = 0.5  # a burst that takes less than this share of the one before: that one compiled
+_TIMES, _COMPILING = 3, 0.5  # a burst that takes less than this share of the one before: that one compiled
 _ASKERS, _LOOK_S = 2, 0.5
 _ENOUGH, _ENOUGH_S = 100, 1.5  # answers and time in which every gateway forgets most of what it made of an overload
 _FEW = 0.05  # of the requests of one asker: a stall of a shared machine
@@ -43,10 +42,11 @@ async def warmed(asking: Asking, deadline_s: float, limit_s: float) -> Warmth:
     begun = time.perf_counter()
     fastest_s: dict[int, float] = {}
     for size in _BURSTS:
-        took_s, before_s = [await _burst(asking, size)], math.inf
-        while took_s[-1] < _COMPILING * before_s and time.perf_counter() - begun < limit_s:
-            before_s = took_s[-1]
+        took_s: list[float] = []
+        while len(took_s) < _TIMES or took_s[-1] < _COMPILING * took_s[-2]:
             took_s.append(await _burst(asking, size))
+            if time.perf_counter() - begun > limit_s:
+                break
         fastest_s[size] = min(took_s)
         if fastest_s[size] > deadline_s or time.perf_counter() - begun > limit_s:  # larger ones would be late anyhow
             break
