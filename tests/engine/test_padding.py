@@ -13,7 +13,7 @@ from genrecall.engine import reference, setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.graphs import Graphs
-from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts, any_sizes
+from genrecall.engine.device.padding import LONG, OFTEN, Ahead, Levels, Padding, Part, Prompts, any_sizes
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
 from genrecall.engine.host.step import Sizes, fit, fit_requests, ladder, near
@@ -42,13 +42,15 @@ def device(request) -> str:
     return request.param
 
 
-def make_warm(device: str, forced: str = "run") -> tuple[Engine, Graphs]:
+def make_warm(device: str, forced: str = "run", *, widest: int = 200, invariant: bool = False) -> tuple[Engine, Graphs]:
     """An engine of batches of up to 700 rows that was warmed up for anything."""
-    budgets = Budgets(page_tokens=8, requests=20, filters=4, kv_tokens=4000)
-    config = EngineConfig(device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=700)
+    budgets = Budgets(page_tokens=8, requests=20, filters=4, kv_tokens=4000, widest_beam=max(widest, 700))
+    config = EngineConfig(
+        device=device, dtype="float32", forced=forced, budgets=budgets, max_rows=700, batch_invariant=invariant
+    )
     engine = Engine(make_model(), catalog(0, 200), sid_tokens(SPACE.codes), config)
     graphs = engine.loop.runner.graphs if device == "cuda" else let_capture(engine.loop.runner)
-    engine.warm_up_all(Request(tokens=(1, 2, 3), beam=4), widest=200)
+    engine.warm_up_all(Request(tokens=(1, 2, 3), beam=4), widest=widest)
     return engine, graphs
 
 
@@ -114,6 +116,24 @@ def test_scored_candidates_are_captured_only_where_their_sizes_come_often(warm):
     for _ in range(OFTEN + 1):
         engine.score(asked, wanted)
     assert graphs.captured == captured + 1
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_the_widest_beam_need_be_no_power_of_two(device, invariant):
+    engine, graphs = make_warm(device, "skip", widest=700, invariant=invariant)
+    captured, eager = graphs.captured, graphs.eager
+    asked = anything(0, engine, 3, beams=(600, 700))
+    for request, answer in zip(asked, engine.generate(asked), strict=True):
+        check(answer, request, engine.trie, 1e-4 if engine.device.type == "cpu" else 1e-3)
+    assert (graphs.captured, graphs.eager) == (captured, eager), "nobody waited for a capture"
+
+
+def test_who_asks_while_an_engine_is_warmed_up_is_answered_rightly():
+    engine, _ = make_warm("cpu", "skip")
+    request = anything(1, engine, 1, beams=(20,))[0]
+    sizes = Sizes(requests=1, pages=16, tokens=128, rows=(128,) * 3, widest=32)
+    with engine.loop.runner.padding.held(Ahead(sizes, 1, running=0)):
+        check(engine.generate([request])[0], request, engine.trie, 1e-4)
 
 
 def test_wide_beams_of_few_first_codes_get_their_own_sizes(warm):
@@ -222,8 +242,8 @@ def test_any_batch_finds_sizes_that_were_made_ahead(compact):
         assert own.tokens <= got.tokens <= near(own.tokens)
 
 
-def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
-    one = Sizes(requests=1, pages=16, tokens=16, rows=(56, 56, 56), widest=64)
+def compact_padding(one: Sizes) -> Padding:
+    """That knows all compact sizes that are made ahead."""
     limits = {"requests": 128, "pages": 256, "tokens": 8192, "rows": 4096, "widths": (1024,), "window": 200}
     padding = Padding(Captured())  # type: ignore[arg-type]
     for ahead in any_sizes(one, **limits, compact=4096):
@@ -231,7 +251,12 @@ def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
             sizes = ahead.sizes
             shape = replace(SHAPE, rows=sizes.rows, widest=sizes.widest, compact=True)
             with padding.held(ahead):
-                assert padding.running(Levels(sizes.requests, sizes.pages, shape), 1, 8) == ahead.running
+                assert padding.running(Levels(sizes.requests, sizes.pages, shape), 1, 0) == ahead.running
+    return padding
+
+
+def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
+    padding = compact_padding(Sizes(requests=1, pages=16, tokens=16, rows=(56, 56, 56), widest=64))
     for requests, rows, widest, expected, runs in (
         (1, 48, 64, 56, {0: 0, 1: 56, 56: 56}),
         (1, 304, 512, 1024, {0: 0, 1: 128, 130: 256, 304: 384}),
@@ -248,6 +273,13 @@ def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
     assert padding.running(sampled, 1, 33) == 40
 
 
+def test_a_narrow_request_takes_no_places_for_others():
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(304, 304, 304), widest=512)
+    own = replace(one, rows=(8, 8, 8), widest=8)
+    shape = replace(SHAPE, rows=own.rows, widest=8, compact=True)
+    assert compact_padding(one).choose(own, Levels(1, 16, shape)) == one
+
+
 def test_sizes_made_ahead_keep_to_the_engines_limits():
     one = Sizes(requests=1, pages=16, tokens=16, rows=(24, 24), widest=32)
     limits = {"requests": 8, "pages": 16, "tokens": 8, "rows": 4096, "widths": (), "window": 20}
@@ -255,6 +287,26 @@ def test_sizes_made_ahead_keep_to_the_engines_limits():
     assert {size.requests for size in found} == {8}
     assert max(max(size.rows) for size in found) == 8 * 24
     assert {(size.pages, size.tokens) for size in found} == {(16, 8)}
-    compact = [ahead for ahead in any_sizes(one, **limits, compact=0) if ahead.requests == 1]
+    compact = [ahead for ahead in any_sizes(one, **limits, compact=0) if ahead.running is not None]
     assert max(max(ahead.sizes.rows) for ahead in compact) == 8 * 24
     assert {ahead.running for ahead in compact} == {0, 24, 128, 192}
+
+
+@pytest.mark.parametrize("most", [700, 4096, 9000])
+def test_sizes_made_ahead_hold_the_largest_compact_batches_and_no_more(most):
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(24, 24), widest=32)
+    limits = {"requests": 512, "pages": 256, "tokens": 8192, "rows": most, "widths": (600,), "window": 200}
+    found = [max(ahead.sizes.rows) for ahead in any_sizes(one, **limits, compact=1000)]
+    assert max(found) == fit(most)
+
+
+def test_batches_shortly_before_they_are_compact_find_sizes():
+    """Six of the usual width, where there are few first codes."""
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(64, 304, 304), widest=512)
+    limits = {"requests": 512, "pages": 256, "tokens": 8192, "rows": 4096, "widths": (1024,), "window": 200}
+    found = [ahead.sizes for ahead in any_sizes(one, **limits, compact=4096) if ahead.running is None]
+    keys = [Levels(s.requests, s.pages, replace(SHAPE, rows=s.rows, widest=s.widest)) for s in found]
+    own = Sizes(requests=8, pages=16, tokens=256, rows=(384, 1920, 1920), widest=512)
+    got = chosen(*keys, own=own)
+    assert got in [replace(size, tokens=own.tokens) for size in found]
+    assert got.run <= near(own.run, 2)

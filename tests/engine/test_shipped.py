@@ -16,6 +16,7 @@ import torch
 
 from genrecall.engine import reference, setup
 from genrecall.engine.config import Budgets, EngineConfig
+from genrecall.engine.device.padding import Ahead
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Refused, Request
 from genrecall.engine.host.step import Sizes
@@ -96,12 +97,12 @@ def test_kept_prefixes_filters_and_mixed_widths(setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forced", ["run", "skip", "padded"])
-def test_the_gpu_kernels_under_the_engine(interpreted, forced):
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("forced", ["run", "skip"])
+def test_the_gpu_kernels_under_the_engine(interpreted, forced, padded):
     """The kernels that a GPU runs, interpreted: no tensor of the engine is laid out otherwise than they read it; also
     in batches of more places, rows and tokens than they need.
     """
-    padded, forced = forced == "padded", "run" if forced == "padded" else forced
     trie = catalog(0)
     budgets = Budgets(page_tokens=8, requests=8, filters=1, kv_tokens=200)
     config = EngineConfig(device="cpu", forced=forced, budgets=budgets)
@@ -110,7 +111,7 @@ def test_the_gpu_kernels_under_the_engine(interpreted, forced):
     prompt = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
     for tokens in (prompt, (*prompt, 5, 8)):  # the second finds a page of the first
         requests = [Request(tokens=tokens, beam=(2, 7, 5), user="a"), Request(tokens=(2, 7), beam=4, allowed=allowed)]
-        more = Sizes(requests=8, pages=256, tokens=40, rows=(24, 40, 32), widest=64)
+        more = Ahead(Sizes(requests=8, pages=256, tokens=40, rows=(24, 40, 32), widest=64), 2, running=32)
         with engine.loop.runner.padding.held(more) if padded else nullcontext():
             answers = engine.generate(requests)
         for request, answer in zip(requests, answers, strict=True):

@@ -257,8 +257,8 @@ class Engine:
     def warm_up_all(self, request: Request, *, widest: int) -> float:
         """Capture graphs that batches of any mix of requests can be padded to, so that live traffic waits for none.
 
-        Some eighty of them: for a service, not for lists that are made once. On a CPU, and for forced levels that are
-        left out of large batches, there is nothing to prepare.
+        Some eighty of them, and as many again where forced levels are left out of large batches: for a service, not for
+        lists that are made once. On a CPU there is nothing to prepare.
 
         Args:
             request: without user or timeout, of the width that is usual.
@@ -273,13 +273,16 @@ class Engine:
         usual = replace(request, tokens=request.tokens[:_SHORT])
         pages = (0,) * self.loop.scheduler.cache.pages_for(len(usual.tokens))
         seat = Seat(job=0, length=len(usual.tokens), cached=0, pages=pages, rows=self._rows(usual))
+        one = StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,)).sizes
         found = any_sizes(
-            StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,)).sizes,
+            replace(one, widest=self._search.widest or one.widest),
             requests=limits.requests, pages=runner.room.pages, tokens=limits.tokens, rows=limits.rows,
-            widths=() if self._search.widest else (min(widest, limits.widest),), window=self._search.decoder.window,
+            widths=(min(widest, limits.widest),), window=self._search.decoder.window,
             compact=self._search.compact_from,
         )  # fmt: skip
-        narrow = replace(usual, beam=1)
+        nothing = np.zeros(self.trie.num_items, dtype=np.bool_)
+        nothing.flags.writeable = False  # stays on the device
+        narrow = replace(usual, beam=1, allowed=nothing)  # no beam must pass the decoder: any number of rows may
         for ahead in found:
             if ahead.running is not None and self.config.parallel.ranks > 1:
                 continue  # ranks are not told how many rows of a compact search to run: they have graphs as they come

@@ -144,7 +144,7 @@ def build(
     catalog = DeviceCatalog(trie, headroom=budgets.catalog_headroom, filters=filters, device=device)
     tokens = [torch.from_numpy(np.asarray(ids, dtype=np.int32)).to(device) for ids in sid_tokens]
     compact_from = _compact_from(config, trie, device, isinstance(model, ItemTrunk))
-    widest = limits.widest if config.batch_invariant else None
+    widest = 1 << (limits.widest - 1).bit_length() if config.batch_invariant else None
     rows = max(fit(limits.widest), places)
     search = BeamSearch(decoder, catalog, tokens, config.normalise, compact_from, rows=rows, widest=widest)
     room = Room(

@@ -70,7 +70,7 @@ class Part(NamedTuple):
 class Ahead(NamedTuple):
     """A graph that is made ahead: for batches of so many requests, padded to these sizes.
 
-    ``running``: rows that pass the decoder at each level of a compact search; None: those that must.
+    ``running``: the least rows that pass the decoder at each level of a compact search; None: those that must.
     """
 
     sizes: Sizes
@@ -103,7 +103,11 @@ class Padding:
             made = (key for key in self._compact if key.serve(levels))
             sized = (Sizes(key.requests, key.pages, own.tokens, key.shape.rows, key.shape.widest) for key in made)
             fitting = [sizes for sizes in sized if sizes.hold(own)]
-            return self._best(fitting) if fitting else self._read(own) or own
+            if not fitting:
+                return self._read(own) or own
+            # Places for requests that are not there cost more than rows that need not run.
+            fewest = min(sizes.requests for sizes in fitting)
+            return self._best([sizes for sizes in fitting if sizes.requests == fewest])
         nearest: list[Sizes] = []
         far: list[Sizes] = []
         bound = near(own.run, len(own.rows) - 1)
@@ -121,10 +125,10 @@ class Padding:
     def running(self, levels: Levels, level: int, must: int) -> int:
         """How many rows pass the decoder at a level of a compact search where so many must."""
         most = levels.shape.rows[level - 1]
+        own = fit(must)
         if self._held is not None and self._held.running is not None:
             self._compact.setdefault(levels, set()).add(self._held.running)
-            return min(self._held.running, most)
-        own = fit(must)
+            return min(max(self._held.running, own), most)
         return min(min((count for count in self._compact.get(levels, ()) if count >= own), default=own), most)
 
     @contextmanager
@@ -195,9 +199,10 @@ def any_sizes(
     """
     usual, levels, read = max(one.rows), len(one.rows), ladder(1, min(tokens, LONG))
     most = max(min(rows, requests * max((usual, *widths))), usual)
-    whole = most if compact is None else max(min(most, near(compact // levels)), usual)
+    # The most of a level before searches are compact, where rows grow from level to level as those of one request do.
+    whole = most if compact is None else max(min(most, near(compact * usual // sum(one.rows))), usual)
     alone = [count for count in reversed(read) if one.tokens <= count <= max(near(window), read[0])]
-    found = [Ahead(replace(one, tokens=count), 1, None if compact is None else usual) for count in alone]
+    found = [Ahead(replace(one, tokens=count), 1) for count in alone]
     places = fit_requests(min(requests, max(most // usual, _REQUESTS)))
     base = Sizes(places, min(pages, max(one.pages, _PAGES)), read[0], one.rows, one.widest)
     steps = ladder(1, whole)
@@ -212,7 +217,7 @@ def any_sizes(
     found += [Ahead(sizes, min(2, requests)) for sizes in any_number]
     if compact is None:
         return found
-    frontiers = sorted({fit(min(count, max(most, *wide, 1))) for count in _FRONTIERS}, reverse=True)
+    frontiers = sorted({fit(min(count, max((most, *widths)))) for count in (*_FRONTIERS, most)}, reverse=True)
     compacted = [replace(base, rows=(count,) * levels, widest=max(one.widest, *wide, 1)) for count in frontiers]
     for sizes in [*compacted, one]:
         most = max(sizes.rows)
