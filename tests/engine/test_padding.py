@@ -274,7 +274,7 @@ def test_a_compact_search_runs_the_least_rows_that_were_made_ahead():
 
 
 def test_a_narrow_request_takes_no_places_for_others():
-    one = Sizes(requests=1, pages=16, tokens=16, rows=(304, 304, 304), widest=512)
+    one = Sizes(requests=1, pages=16, tokens=16, rows=(320, 320, 320), widest=512)
     own = replace(one, rows=(8, 8, 8), widest=8)
     shape = replace(SHAPE, rows=own.rows, widest=8, compact=True)
     assert compact_padding(one).choose(own, Levels(1, 16, shape)) == one
