@@ -79,7 +79,8 @@ def numbers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Arr
     if untyped and is_text(column.type):
         column = _parsed(column, (pa.float64(),), path, name, "numbers")
     kind = column.type
-    if not any(is_it(kind) for is_it in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (numeric or pa.types.is_null(kind)):
         raise wrong_type(path, name, kind, "numbers")
     return column.cast(pa.float64(), safe=False)
 
@@ -87,7 +88,7 @@ def numbers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Arr
 def seconds(column: pa.Array, path: Path, unit: TimeUnit, *, untyped: bool) -> pa.Array:
     """int64 UTC seconds out of numbers in ``unit``, dates or timestamps (without a zone they count as UTC).
 
-    Text may be ISO 8601, all of it with a zone or all without; numbers as text only where the format has no types (CSV).
+    Text may be ISO 8601, all of it with a zone or all without; numbers as text only in formats without types (CSV).
     """
     allowed = "UTC seconds as integers or floats, a timestamp type, or ISO 8601 such as 2026-01-31T23:59:59Z"
     if is_text(column.type):
