@@ -1,11 +1,14 @@
 """Every kind of bad input, through the verb: a four-part error and exit status 2, or a counted finding."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from genrecall.catalog.store import Catalog
+from genrecall.catalog.store import Catalog, import_catalog
 from tests.catalog.files import EVENTS, ITEMS, NOW, put, run, shop
 
 
@@ -27,9 +30,10 @@ REFUSED = {
     ),
     "no user_id": (ITEMS, without(EVENTS, "user_id"), "has no column user_id", "--map user_id="),
     "no time": (ITEMS, without(EVENTS, "timestamp"), "has no column timestamp", "--map timestamp="),
+    "title of bytes": (changed(ITEMS, title=[b"cup"] * 4), EVENTS, "column title", "--map title="),
     "title of numbers": (changed(ITEMS, title=[1, 2, 3, 4]), EVENTS, "column title", "--map title="),
     "ids of floats": (ITEMS, changed(EVENTS, user_id=[1.5] * 6), "column user_id", "--map user_id="),
-    "time of text": (ITEMS, changed(EVENTS, timestamp=["then"] * 6), "column timestamp", "UTC seconds"),
+    "time of text": (ITEMS, changed(EVENTS, timestamp=["then"] * 6), "column timestamp", "--map timestamp="),
     "order of floats": (
         ITEMS,
         {**without(EVENTS, "timestamp"), "order": [0.5] * 6},
@@ -56,6 +60,12 @@ REFUSED = {
         changed(EVENTS, timestamp=[(NOW - age) * 1000 for age in range(6)]),
         "look like milliseconds",
         "--time-unit ms",
+    ),
+    "dates as numbers": (
+        ITEMS,
+        changed(EVENTS, timestamp=[20231115 + day for day in range(6)]),
+        "look like dates",
+        "forms",
     ),
     "only unknown items": (ITEMS, changed(EVENTS, item_id=["x"] * 6), "no event", "same item ids"),
     "ids that are empty": (changed(ITEMS, item_id=[""] * 4), EVENTS, "no row", "column"),
@@ -145,6 +155,57 @@ def test_one_time_that_is_no_number_says_nothing_of_the_unit(bad, tmp_path):
     assert found == {"future" if bad == 1e300 else "event_without_time": 1}
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize(
+    ("form", "zone"), [("%Y-%m-%dT%H:%M:%S", ""), ("%Y-%m-%d %H:%M:%S", "+08:00"), ("%Y-%m-%dT%H:%M:%S.123456789", "Z")]
+)
+def test_iso_times_are_read_with_and_without_a_zone(form, zone, suffix, tmp_path):
+    begin = datetime(2026, 1, 31, 4, tzinfo=UTC)
+    times = [(begin + timedelta(hours=hour)).strftime(form) + zone for hour in range(6)]
+    items, events = tmp_path / "items.parquet", put(tmp_path / f"events.{suffix}", **changed(EVENTS, timestamp=times))
+    catalog = import_catalog({"items": put(items, **ITEMS), "events": events}, tmp_path / "catalog")
+    first = int(begin.timestamp()) - (8 * 3600 if zone == "+08:00" else 0)
+    assert catalog.events.time.tolist() == [first + 3600 * hour for hour in range(6)]
+
+
+def test_iso_times_of_which_some_have_a_zone_are_refused(tmp_path):
+    times = ["2026-01-31T04:00:00Z"] * 5 + ["2026-01-31T05:00:00"]
+    status, _, error = run("validate", shop(tmp_path, events=changed(EVENTS, timestamp=times)))
+    assert status == 2
+    assert "2026-01-31T0" in error
+    assert "ISO 8601" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "price"),
+    [("-5", -5.0), ("-$1,299.50", -1299.5), ("1.299,50 €", 1299.5), ("12,5", 12.5), ("1,299", 1299.0), ("3 - 4", 3.0)],
+)
+def test_prices_of_text(text, price, tmp_path):
+    items = put(tmp_path / "items.parquet", **changed(ITEMS, price=[text] * 4))
+    catalog = import_catalog({"items": items}, tmp_path / "catalog")
+    assert catalog.items.table["price"].to_pylist() == [price] * 4
+
+
+def test_decimals_and_lists_of_fixed_size_are_numbers(tmp_path):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(8.0)), 2)
+    columns = changed(ITEMS, price=pa.array([1, 2, 3, 4]).cast(pa.decimal128(21, 2)), image_vector=vectors)
+    catalog = import_catalog({"items": put(tmp_path / "items.parquet", **columns)}, tmp_path / "catalog")
+    assert catalog.items.table["price"].to_pylist() == [1.0, 2.0, 3.0, 4.0]
+    assert catalog.items.table["image_vector"].to_pylist()[3] == [6.0, 7.0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_two_columns_of_one_name_are_refused(suffix, tmp_path):
+    path = tmp_path / f"items.{suffix}"
+    if suffix == "csv":
+        path.write_text("item_id,title,title\na,b,c\n")
+    else:
+        pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["item_id", "title", "title"]), path)
+    status, _, error = run("validate", "--items", path)
+    assert status == 2
+    assert "two columns of one name" in error
+
+
 def test_times_beyond_64_bits_are_refused(tmp_path):
     shop(tmp_path, events={**without(EVENTS, "timestamp"), "order": pa.array([2**63, 1, 2, 3, 4, 5], pa.uint64())})
     status, _, error = run("validate", tmp_path)
@@ -222,6 +283,7 @@ def test_options_that_cannot_be(arguments, what, tmp_path):
 def test_paths_that_cannot_be(tmp_path):
     assert "there is no directory" in run("validate", tmp_path / "no")[2]
     assert "there is no file of items" in run("validate", tmp_path)[2]
+    assert "seen:    a directory" in run("validate", "--items", tmp_path)[2]
     (tmp_path / "items.parquet").write_bytes(b"PAR1 but not really")
     assert "no Parquet file" in run("validate", tmp_path)[2]
     (tmp_path / "items.parquet").write_bytes(b"")

@@ -43,6 +43,12 @@ def test_errors_are_four_lines_and_exit_with_2() -> None:
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["seen", "allowed", "do"]
 
 
+def test_a_service_needs_a_beam() -> None:
+    done = subprocess.run([sys.executable, "-m", "genrecall", "serve", "none", "--beam", "0"], capture_output=True)
+    assert done.returncode == 2
+    assert b"--beam" in done.stderr
+
+
 def test_a_missing_extra_is_an_error_in_four_lines() -> None:
     code = (
         "import sys; sys.modules['msgspec'] = None; sys.argv = ['genrecall', 'bench', 'rank', '--shape', 'tiny']\n"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from genrecall.eval.beams import BeamPoint, beam_section
 from genrecall.eval.costs import Cost, training_section
@@ -39,6 +40,14 @@ def test_training_curve(tmp_path: Path) -> None:
     assert isinstance(valid, Figure)
     assert valid.svg.count("<circle") == 2
     assert len(training_section(tmp_path / "metrics.jsonl", {}).blocks) == 2
+
+
+@pytest.mark.parametrize(("speed", "metric"), [("tokens_per_s", "Recall@10"), ("events_per_s", "NDCG@10")])
+def test_validation_is_named_after_what_it_was(tmp_path: Path, speed: str, metric: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    told = training_section(tmp_path / "metrics.jsonl", {speed: 5, "best": 0.2}).blocks[0]
+    assert isinstance(told, Facts)
+    assert f"best validation {metric}" in told.values
 
 
 def test_recall_against_beam_stands_in_ascending_order() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.store import import_catalog
 from genrecall.errors import ConfigError, DataError
 from genrecall.recipes.named import resolve
@@ -34,6 +35,17 @@ def test_the_embedded_recipe_needs_no_folder(tmp_path: Path) -> None:
 def test_a_catalog_that_is_there_needs_no_files(tmp_path: Path, recipe: str | None) -> None:
     (tmp_path / "catalog").mkdir()
     assert resolve(recipe, None, {}, tmp_path).source is None
+
+
+def test_options_of_an_import_need_files_of_the_users_own(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\na,cup\n")
+    config = ImportConfig(first_of_duplicate_items=True)
+    assert resolve(None, None, {"items": items}, tmp_path, config).config == config
+    (tmp_path / "catalog").mkdir()
+    for recipe in ("online_retail", None):
+        with pytest.raises(ConfigError, match="without files"):
+            resolve(recipe, None, {"items": None}, tmp_path, config)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -114,6 +114,14 @@ def test_appended_items_leave_old_rows_alone(catalog: Catalog, vectors: Given, t
     assert np.array_equal(ordered.sids[1:], old.sids)
 
 
+def test_appending_nothing_leaves_the_table_as_it_is(catalog: Catalog, vectors: Given, tmp_path: Path) -> None:
+    old = build_sids(catalog, vectors, out=tmp_path / "sid", config=SMALL)
+    for out in ("sid", "copy"):  # another digest would train every model again, and refuse to build
+        same = append_sids(tmp_path / "sid", old.item_ids, vectors.matrix, out=tmp_path / out, identity=IDENTITY)
+        assert same.digest == old.digest
+        assert SidTable.load(tmp_path / out).digest == old.digest
+
+
 def test_aligned_sids_learn_from_given_vectors_and_new_items_need_none(
     catalog: Catalog, vectors: Given, tmp_path: Path
 ) -> None:

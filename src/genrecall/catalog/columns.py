@@ -16,6 +16,7 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 TICKS: dict[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Seconds above this lie after the year 5138; milliseconds below it before March 1973. So magnitude tells the unit.
 _LATEST_S = 10**11
+_DATES = (19_000_101, 21_001_231)  # as seconds, all of these lie between August and September 1970
 _FARTHEST = float(2**62)  # floats beyond have no place in int64; they count as this far in the future or past
 
 
@@ -74,19 +75,26 @@ def integers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Ar
 
 
 def numbers(column: pa.Array, path: Path, name: str, *, untyped: bool) -> pa.Array:
-    """float64; strings only where the format has no types (CSV)."""
+    """float64, decimals too; strings only where the format has no types (CSV)."""
     if untyped and is_text(column.type):
         column = _parsed(column, (pa.float64(),), path, name, "numbers")
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)):
-        raise wrong_type(path, name, column.type, "numbers")
+    kind = column.type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (numeric or pa.types.is_null(kind)):
+        raise wrong_type(path, name, kind, "numbers")
     return column.cast(pa.float64(), safe=False)
 
 
 def seconds(column: pa.Array, path: Path, unit: TimeUnit, *, untyped: bool) -> pa.Array:
-    """int64 UTC seconds out of numbers in ``unit``, dates or timestamps (without a zone they count as UTC)."""
-    allowed = "UTC seconds as integers or floats, or a timestamp type"
-    if untyped and is_text(column.type):
-        column = _parsed(column, (pa.int64(), pa.float64(), pa.timestamp("us")), path, "timestamp", allowed)
+    """int64 UTC seconds out of numbers in ``unit``, dates or timestamps (without a zone they count as UTC).
+
+    Text may be ISO 8601, all of it with a zone or all without; numbers as text only in formats without types (CSV).
+    """
+    allowed = "UTC seconds as integers or floats, a timestamp type, or ISO 8601 such as 2026-01-31T23:59:59Z"
+    if is_text(column.type):
+        numeric = (pa.int64(), pa.float64()) if untyped else ()
+        times = (pa.timestamp(ticks, zone) for ticks in ("us", "ns") for zone in ("UTC", None))
+        column = _parsed(column, (*numeric, *times), path, "timestamp", allowed)
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return column.cast(pa.timestamp("s", tz=kind.tz if pa.types.is_timestamp(kind) else None), safe=False).cast(
@@ -117,6 +125,13 @@ def _check_unit(column: pa.Array, path: Path, unit: TimeUnit) -> None:
     values = values[np.isfinite(values)]
     if not len(values):
         return
+    if unit == "s" and ((values >= _DATES[0]) & (values <= _DATES[1])).all() and _are_dates(values):
+        raise DataError(
+            f"the timestamps of {path.name} look like dates written as numbers, not seconds",
+            seen=f"{values[0]:.0f}",
+            allowed="seconds since 1970-01-01 UTC, a date or timestamp type, or ISO 8601 such as 2026-01-31",
+            fix="write them in one of these forms",
+        )
     middle = float(np.median(values))
     seen = next(name for name, ticks in TICKS.items() if middle < _LATEST_S * ticks or name == "ns")
     names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -127,6 +142,12 @@ def _check_unit(column: pa.Array, path: Path, unit: TimeUnit) -> None:
             allowed=f"{names[unit]} since 1970-01-01 UTC, below {_LATEST_S * TICKS[unit]:.0e}",
             fix=f"say --time-unit {seen}, and they are converted" if seen != "s" else "leave out --time-unit",
         )
+
+
+def _are_dates(values: np.ndarray) -> bool:
+    """Whether numbers read YYYYMMDD."""
+    months, days = values // 100 % 100, values % 100
+    return bool(((months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)).all())
 
 
 def _int64(column: pa.Array, path: Path, name: str) -> pa.Array:

@@ -101,7 +101,7 @@ def take_events(stream: Stream, items: Items, config: ImportConfig, findings: Fi
                 bar.advance(batch.num_rows)
     if not log.read:
         raise empty(stream.path)
-    events = _sorted(log, timed, findings)
+    events = _sorted(log, timed, item_ids, findings)
     if not len(events):
         raise DataError(
             f"no event of {stream.path.name} can be used",
@@ -214,7 +214,7 @@ def _example(batch: pa.RecordBatch, row: int, before: int) -> str:
     return f"row {before + int(row) + 1}: " + ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _sorted(log: _Log, timed: bool, findings: Findings) -> Events:
+def _sorted(log: _Log, timed: bool, item_ids: pa.Array, findings: Findings) -> Events:
     """Sort by (user, time) keeping the source's order on ties, and leave out repeats."""
     data: dict[str, np.ndarray] = {}
     for name in list(log.parts):
@@ -231,11 +231,15 @@ def _sorted(log: _Log, timed: bool, findings: Findings) -> Events:
         data[name] = data[name][order]
     del order
     repeats = _repeats(data)
+
+    def item_of(number: np.int32) -> str:
+        return f"item {item_ids[int(number)]}, " if number >= 0 else ""
+
     where = np.flatnonzero(repeats)
     findings.add(
         "duplicate_event",
         len(where),
-        (f"user {user_ids[data['user'][at]]}, item number {data['item'][at]}, time {data['time'][at]}" for at in where),
+        (f"user {user_ids[data['user'][at]]}, {item_of(data['item'][at])}time {data['time'][at]}" for at in where),
     )
     if len(where):
         data = {name: column[~repeats] for name, column in data.items()}

@@ -13,7 +13,8 @@ from genrecall.catalog.sources.source import Stream
 from genrecall.errors import DataError
 
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
-_AMOUNT = r"(?P<amount>[0-9][0-9,]*(?:\.[0-9]+)?)"
+_AMOUNT = r"(?P<minus>-?)[$€£¥]?\s*(?P<amount>[0-9][0-9,]*(?:\.[0-9]+)?)"
+_DECIMAL_COMMA = r"[0-9],[0-9]{1,2}(?:[^0-9.,]|$)"
 
 
 def take_items(
@@ -33,6 +34,8 @@ def take_items(
         column = _plain(table[name], name, stream, findings)
         if column is not None:
             kept[name] = column
+    if "title" not in kept:
+        raise columns.wrong_type(stream.path, "title", table["title"].type, "strings")
     kept["title"] = pc.fill_null(columns.text(kept["title"], stream.path, "title").cast(pa.string()), "")
     if "price" in kept:
         kept["price"] = _price(kept["price"], stream, findings)
@@ -132,6 +135,8 @@ def _plain(
         if stream.untyped and infer and not fixed and _is_number(column):
             return column.cast(pa.float64())
         return column
+    if pa.types.is_fixed_size_list(kind):
+        column, kind = column.cast(pa.list_(kind.value_type)), pa.list_(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         if columns.is_text(kind.value_type):
             findings.add("joined_column", 1, [f"{name} of {stream.path.name}"])
@@ -153,11 +158,14 @@ def _is_number(column: pa.ChunkedArray) -> bool:
 
 
 def _price(column: pa.ChunkedArray, stream: Stream, findings: Findings) -> pa.ChunkedArray:
-    """float64 prices; the first number of a text such as ``$1,299.00``."""
+    """float64 prices; the first number of a text such as ``$1,299.00``, ``-5`` or ``1.299,00 €``."""
     if not columns.is_text(column.type):
         return columns.numbers(column, stream.path, "price", untyped=False)
-    amount = pc.struct_field(pc.extract_regex(column, _AMOUNT), "amount")
-    prices = pc.replace_substring(amount, ",", "").cast(pa.float64())
+    points = pc.replace_substring(pc.replace_substring(column, ".", ""), ",", ".")
+    plain = pc.if_else(pc.match_substring_regex(column, _DECIMAL_COMMA), points, column)
+    found = pc.extract_regex(plain, _AMOUNT)
+    amount = pc.replace_substring(pc.struct_field(found, "amount"), ",", "")
+    prices = pc.binary_join_element_wise(pc.struct_field(found, "minus"), amount, "").cast(pa.float64())
     lost = pc.and_(pc.is_null(prices), pc.fill_null(pc.not_equal(column, ""), False))
     findings.add("unreadable_price", pc.sum(lost).as_py() or 0, column.filter(lost).slice(0, 5).to_pylist())
     return prices

@@ -189,7 +189,7 @@ def _shape(text: str) -> tuple[int, int]:
     levels, cross, codes = text.lower().partition("x")
     if not (cross and levels.strip().isdigit() and codes.strip().isdigit()):
         raise ConfigError(
-            "this is not a shape of SIDs", seen=text, allowed="levels x codes, such as 4x256", fix="write --shape 4x256"
+            "this is not a shape of SIDs", seen=text, allowed="levels x codes, such as 4x256", fix="write it like 4x256"
         )
     return int(levels), int(codes)
 

@@ -67,7 +67,7 @@ def validate(
     from genrecall.catalog.store import validate as check
 
     files = {"items": items, "events": events, "users": users, "queries": queries, "query_items": query_items}
-    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict=False)
+    config = import_config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict=False)
     report = check(_source(directory, files, source), config)
     print(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else report)
     if strict:
@@ -104,7 +104,7 @@ def import_(
     from genrecall.telemetry import log
 
     files = {"items": items, "events": events, "users": users, "queries": queries, "query_items": query_items}
-    config = _config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict)
+    config = import_config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict)
     path = out or run / "catalog"
     catalog = import_catalog(_source(directory, files, source), path, config, force=force)
     report = read_report(path)
@@ -122,7 +122,7 @@ def _source(directory: Path | None, files: dict[str, Path | None], name: str) ->
     return open_source(directory, files={table: path for table, path in files.items() if path is not None}, name=name)
 
 
-def _config(
+def import_config(
     pairs: list[str] | None,
     time_unit: str,
     event_default: str,
@@ -132,6 +132,11 @@ def _config(
     drop_textless: bool,
     strict: bool,
 ) -> ImportConfig:
+    """The settings that these options name.
+
+    Raises:
+        ConfigError: a ``--map`` that cannot be read, or settings that cannot be.
+    """
     from genrecall.catalog.config import ImportConfig
     from genrecall.errors import ConfigError
 

@@ -77,6 +77,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
+    except KeyboardInterrupt:  # before the verb began: while it runs, click ends it alike
+        sys.exit(130)
     except OSError as error:
         _fail(
             GenrecallError(

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from genrecall.cli.options import AsJson, Device
+from genrecall.cli.data import DropTextless, EventDefault, FirstItem, KCore, Map, MinRating, TimeUnit, import_config
+from genrecall.cli.options import AsJson, Device, count_of
 
 
 def command(
@@ -20,6 +21,13 @@ def command(
     items: Annotated[Path | None, typer.Option(help="Items of your own: item_id, title, further text.")] = None,
     events: Annotated[Path | None, typer.Option(help="Events: user_id, item_id, timestamp or order.")] = None,
     users: Annotated[Path | None, typer.Option(help="Users with profile columns.")] = None,
+    map_: Map = None,
+    time_unit: TimeUnit = "s",
+    event_default: EventDefault = "click",
+    k_core: KCore = 0,
+    min_rating: MinRating = None,
+    first_item: FirstItem = False,
+    drop_textless: DropTextless = False,
     out: Annotated[Path, typer.Option(help="Run directory; what is in it and current is not done again.")] = Path(
         "runs/study"
     ),
@@ -51,11 +59,12 @@ def command(
     from genrecall.recipes.run import prepare, run
     from genrecall.train.preference import PreferenceConfig
 
-    chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out)
+    widths = [count_of(width) for width in beams.split(",") if width]
+    config = import_config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict=False)
+    chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out, config)
     catalog, vectors = prepare(chosen, out)
     study = named.study_of(chosen, catalog, small=small, device=device)
     study = replace(study, preference=PreferenceConfig() if prefer else None)
-    widths = [int(width) for width in beams.split(",") if width]
     outcome = run(
         catalog, vectors, study, out,
         seeds=range(first_seed, first_seed + seeds), final=final, refit_too=refit, cases=cases, beams=widths,

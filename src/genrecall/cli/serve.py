@@ -39,7 +39,7 @@ def command(
     ] = None,
     key_file: Annotated[Path | None, typer.Option("--keys", help="File of API keys (see genrecall keys add).")] = None,
     deadline_ms: Annotated[float, typer.Option(help="Of requests that name none.")] = 250.0,
-    beam: Annotated[int | None, typer.Option(help="Beam width. Default: the bundle's.")] = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Beam width. Default: the bundle's.")] = None,
     max_inflight: Annotated[int, typer.Option(help="Requests at a time; more are refused.")] = 256,
     rate: Annotated[float | None, typer.Option(help="Requests a second of one key. Default: unlimited.")] = None,
     drain_s: Annotated[float, typer.Option(help="How long a stop waits for requests on their way.")] = 30.0,

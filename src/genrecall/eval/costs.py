@@ -54,14 +54,16 @@ def parameters_in(directory: Path) -> int:
     return total
 
 
-def training_section(metrics: Path, facts: Mapping[str, Any], *, validation: str = "Recall@10") -> Section:
+def training_section(metrics: Path, facts: Mapping[str, Any], *, validation: str | None = None) -> Section:
     """Loss and validation by epoch.
 
     Args:
         metrics: ``metrics.jsonl``: one JSON object a line with ``epoch`` and ``loss`` or ``validation``.
         facts: of the model's manifest; those that are missing are left out.
-        validation: name of the validation metric.
+        validation: name of the validation metric. Default: Recall@10, by which language models are chosen, or
+            NDCG@10, by which models over items are (they count ``events_per_s``).
     """
+    validation = validation or ("NDCG@10" if "events_per_s" in facts else "Recall@10")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     loss = [(line["epoch"], line["loss"]) for line in lines if "loss" in line]
     valid = [(line["epoch"], line["validation"]) for line in lines if "validation" in line]

@@ -83,7 +83,13 @@ _FOLDERS = {
 }
 
 
-def resolve(recipe: str | None, data: Path | None, files: Mapping[str, Path | None], out: Path) -> Named:
+def resolve(
+    recipe: str | None,
+    data: Path | None,
+    files: Mapping[str, Path | None],
+    out: Path,
+    config: ImportConfig | None = None,
+) -> Named:
     """What a command line asks for.
 
     Args:
@@ -91,7 +97,15 @@ def resolve(recipe: str | None, data: Path | None, files: Mapping[str, Path | No
         data: folder of the recipe's data set, or one that holds that folder.
         files: items, events and users of the user's own.
         out: run directory; a catalog that is there already needs no files.
+        config: of the import of the user's own files; a recipe brings its own.
     """
+    if config is not None and config != ImportConfig() and (recipe is not None or not any(files.values())):
+        raise ConfigError(
+            "options of the import without files to import",
+            seen=f"--recipe {recipe}" if recipe is not None else "no --items",
+            allowed="--items and --events of your own with them",
+            fix="leave these options out, or give files without --recipe",
+        )
     given = {name: path for name, path in files.items() if path is not None}
     if recipe is None:
         if not given and not (out / "catalog").is_dir():
@@ -101,7 +115,8 @@ def resolve(recipe: str | None, data: Path | None, files: Mapping[str, Path | No
                 allowed="--recipe NAME --data FOLDER, or --items FILE --events FILE",
                 fix="name a recipe or give files",
             )
-        return Named(name=out.name, source=open_source(files=given) if given else None)
+        source = open_source(files=given) if given else None
+        return Named(name=out.name, source=source, config=config or ImportConfig())
     if recipe not in _FOLDERS:
         raise ConfigError("this recipe is unknown", seen=recipe, allowed=", ".join(_FOLDERS), fix="choose one")
     make, folder = _FOLDERS[recipe]

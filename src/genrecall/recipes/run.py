@@ -21,7 +21,7 @@ from genrecall.bundle.channels import ClassicConfig
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.catalog.split import Split, refitted
 from genrecall.catalog.store import Catalog, import_catalog
-from genrecall.errors import ArtifactError
+from genrecall.errors import ArtifactError, DataError
 from genrecall.eval.beams import BeamPoint, beam_section
 from genrecall.eval.costs import Cost, training_section
 from genrecall.eval.document import Report, Section
@@ -37,9 +37,11 @@ from genrecall.recipes import baselines, generators
 from genrecall.recipes.judge import CURVE_CASES, GENERATIVE, Part, beam_curve, judge
 from genrecall.recipes.named import Named
 from genrecall.recipes.preference import preferred
-from genrecall.recipes.study import Study, remarks
+from genrecall.recipes.recipe import SplitConfig
+from genrecall.recipes.study import Study, remarks, split_of
 from genrecall.telemetry import Stages, log
-from genrecall.text.embed import embed_catalog
+from genrecall.text.embed import embed_catalog, parents_of
+from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
 
 
@@ -63,18 +65,44 @@ class Outcome:
 
 
 def prepare(named: Named, out: Path) -> tuple[Catalog, Vectors]:
-    """Import and embed; vectors that belong to the catalog are taken as they are, so that no encoder is needed then."""
+    """Import and embed; vectors that belong to the catalog are taken as they are, so that no encoder is needed then.
+
+    Vectors of an earlier catalog are made again by the same encoder; those made elsewhere stay as long as the items do.
+
+    Raises:
+        DataError: too few cases to choose settings by.
+        ArtifactError: vectors made elsewhere for other items.
+    """
     if named.source is None:
         catalog = Catalog.load(out / "catalog")
     else:
         catalog = import_catalog(named.source, out / "catalog", named.config)
+    _require_cases(catalog, named.split or split_of(catalog))
+    encoder, place = named.encoder, out / "vectors"
     try:
-        vectors = Vectors.load(out / "vectors")
-        if vectors.item_ids == catalog.items.ids:
-            return catalog, vectors
+        vectors = Vectors.load(place)
     except ArtifactError:
         log("no vectors yet")
-    return catalog, embed_catalog(catalog, out=out / "vectors", encoder=named.encoder, template=named.fields)
+    else:
+        encoder = vectors.identity["name"]
+        if encoder == GIVEN:
+            vectors.require_items(catalog.items.ids)
+        if encoder == GIVEN or open_artifact(place, verify=False).manifest.parents == parents_of(catalog):
+            return catalog, vectors
+    return catalog, embed_catalog(catalog, out=place, encoder=encoder, template=named.fields)
+
+
+def _require_cases(catalog: Catalog, rules: SplitConfig) -> None:
+    """Refuse before anything is embedded what no channel could be tuned on."""
+    catalog.require_events("a study")
+    split = rules.divide(catalog)
+    if len(split.valid) < 2:
+        raise DataError(
+            "these events leave too little to choose settings by",
+            seen=f"{len(split.valid)} validation cases in {len(catalog.events):,} events ({split.rule})",
+            allowed="at least two",
+            fix="give events of more users, or longer histories; exposures and queries do not count",
+        )
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from genrecall.artifacts import copy_artifact
 from genrecall.errors import ArtifactError, DataError
 from genrecall.sid import quality
 from genrecall.sid.collisions import resolve_new
@@ -41,7 +42,7 @@ def append_sids(
 
     Returns:
         The table in the order of ``item_ids`` when that holds every old item (a whole new catalog), else the old rows
-        followed by the new ones.
+        followed by the new ones; the old table itself, under its digest, where no item is new.
 
     Raises:
         CapacityError: the space is full.
@@ -59,6 +60,10 @@ def append_sids(
     old = stored.table
     have = set(old.item_ids)
     fresh = [row for row, item in enumerate(item_ids) if item not in have]
+    if not fresh and (not have <= set(item_ids) or item_ids == list(old.item_ids)):
+        log(f"all {len(item_ids)} items have SIDs: nothing to do")
+        copy_artifact(sid_dir, out)
+        return old
     inputs = stored.inputs(vectors[fresh])
     codes = stored.quantizer.encode(inputs)
     rule = stored.config["collisions"]

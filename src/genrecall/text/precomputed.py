@@ -20,6 +20,8 @@ from genrecall.text.vectors import KIND, Vectors, write_vectors
 if TYPE_CHECKING:
     from genrecall.catalog.store import Catalog
 
+GIVEN = "precomputed"
+"""The encoder's name of vectors that were made elsewhere."""
 _EXAMPLES = 5
 
 
@@ -43,7 +45,7 @@ def import_vectors(
     sources = [sha256(file), *([sha256(Path(ids))] if ids else [])]
     item_ids, matrix = _read(file, Path(ids) if ids else None, catalog)
     identity = {
-        "name": "precomputed", "version": "", "dim": int(matrix.shape[1]), "pooling": "given",
+        "name": GIVEN, "version": "", "dim": int(matrix.shape[1]), "pooling": "given",
         "digest": "sha256:" + "+".join(sources),
     }  # fmt: skip
     config, parents = {"encoder": identity, "template": None}, parents_of(catalog)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from genrecall.catalog.sources import amazon, movielens, parquet
-from genrecall.catalog.sources.source import TABLES, Source
+from genrecall.catalog.sources.source import TABLES, Source, no_file
 from genrecall.errors import ConfigError, DataError
 
 NAMES = ("auto", "parquet", "amazon", "movielens")
@@ -56,9 +56,7 @@ def open_source(
         )
     for path in files.values():
         if not path.is_file():
-            raise DataError(
-                f"there is no file {path}", seen="nothing there", allowed="a readable file", fix="correct the path"
-            )
+            raise no_file(path)
     if name == "amazon" or (name == "auto" and _is_amazon(files)):
         return amazon.source(files["items"], files.get("events"))
     return parquet.source(files, unused)

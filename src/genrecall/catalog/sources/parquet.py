@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from genrecall.catalog.sources.lines import json_stream
-from genrecall.catalog.sources.source import TABLES, UNREADABLE, Source, Stream, empty, reason
+from genrecall.catalog.sources.source import TABLES, UNREADABLE, Source, Stream, empty, no_file, reason
 from genrecall.errors import DataError
 
 BATCH_ROWS = 1 << 19
@@ -56,9 +56,7 @@ def kind(path: Path) -> str:
 def stream(path: Path) -> Stream:
     """Open one file by its suffix."""
     if not path.is_file():
-        raise DataError(
-            f"there is no file {path}", seen="nothing there", allowed="a readable file", fix="correct the path"
-        )
+        raise no_file(path)
     if path.stat().st_size == 0:
         raise empty(path)
     if kind(path) in (".parquet", ".pq"):

@@ -39,6 +39,16 @@ class Stream:
     num_rows: int | None = None
     untyped: bool = False
 
+    def __post_init__(self) -> None:
+        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if repeated:
+            raise DataError(
+                f"{self.path.name} has two columns of one name",
+                seen=", ".join(repeated),
+                allowed="every column under a name of its own",
+                fix="rename or remove one of them and write the file again",
+            )
+
     def renamed(self, mapping: Mapping[str, str]) -> Stream:
         """With source columns under our names (``mapping``: ours -> theirs), where this table has them.
 
@@ -145,4 +155,15 @@ def empty(path: Path) -> DataError:
         seen="no rows",
         allowed="at least one row",
         fix="check the job that wrote it, or give another file",
+    )
+
+
+def no_file(path: Path) -> DataError:
+    """The error for a path that is no file."""
+    folder = path.is_dir()
+    return DataError(
+        f"there is no file {path}",
+        seen="a directory" if folder else "nothing there",
+        allowed="a readable file",
+        fix="join the parts that lie in it into one file, and give that" if folder else "correct the path",
     )
