@@ -231,10 +231,13 @@ def test_any_batch_finds_sizes_that_were_made_ahead(compact):
     assert {size.widest for size in many} == {512, 1024}
     keys = [*(Levels(s.requests, s.pages, replace(SHAPE, rows=s.rows, widest=s.widest)) for s in many)]
     keys += [Prompts(size.requests, size.pages, size.tokens) for size in many]
-    for requests, tokens, rows, widest in (
+    batches = [
         (2, 8, (16, 16, 16), 8), (4, 300, (1024, 1216, 1216), 512), (100, 1500, (1000, 1000, 1000), 64),
         (3, 40, (800, 912, 912), 512), (128, 2000, (1300, 1300, 1300), 32),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    if compact is None:
+        batches += [(9, 300, (2304, 2736, 2736), 512), (128, 2000, (3500, 3500, 3500), 32)]
+    for requests, tokens, rows, widest in batches:
         own = Sizes(fit_requests(requests), 32, fit(tokens), tuple(map(fit, rows)), widest)
         got = chosen(*keys, own=own)
         assert got in {replace(size, tokens=got.tokens) for size in many}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from genrecall.catalog.store import import_catalog
 from genrecall.errors import ArtifactError, DataError
 from genrecall.recipes.named import Named
 from genrecall.recipes.run import prepare
+from genrecall.text.embed import embed_catalog
 from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import write_vectors
 
@@ -43,6 +45,32 @@ def test_other_titles_are_embedded_again(tmp_path: Path) -> None:
     catalog, vectors = prepare(after, tmp_path)
     assert catalog.items.titles[0] == "Lamp"
     assert vectors.dim > 3
+
+
+class Own:
+    """An encoder in a directory of the user's."""
+
+    identity, dim = {"name": "own", "dim": 3}, 3
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), 3), 7, np.float32)
+
+
+def test_vectors_of_an_own_encoder_stay_with_their_texts(tmp_path: Path) -> None:
+    titles = ["Red cup", "Blue cup", "Green cup", "Tea pot"]
+    shop = files(tmp_path / "a", titles)
+    assert shop.source is not None
+    embed_catalog(import_catalog(shop.source, tmp_path / "catalog"), out=tmp_path / "vectors", encoder=Own())
+    more = files(tmp_path / "b", titles)
+    rows = {name: [*values, values[-1]] for name, values in EVENTS.items()}
+    rows["timestamp"][-1] += 10
+    put(tmp_path / "b" / "events.parquet", **rows)
+    catalog, vectors = prepare(more, tmp_path)
+    assert len(catalog.events) == len(EVENTS["user_id"]) + 1
+    assert vectors.matrix.tolist() == [[7, 7, 7]] * 4
+    with pytest.raises(ArtifactError, match="of other texts") as error:
+        prepare(files(tmp_path / "c", ["Lamp", "Chair", "Table", "Bed"]), tmp_path)
+    assert "genrecall embed" in error.value.fix
 
 
 def test_given_vectors_stay_with_their_items(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Setup:
     codes: int
     items: int
     forced: str = "run"
-    graphs: int = 256
+    graphs: int = Budgets.graphs
     kv_tokens: int | None = None
     host_kv_tokens: int = 0
     table: str | None = None

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from genrecall.cli.data import DropTextless, EventDefault, FirstItem, KCore, Map, MinRating, TimeUnit, import_config
+from genrecall.cli.data import (
+    DropTextless,
+    EventDefault,
+    Events,
+    FirstItem,
+    Items,
+    KCore,
+    Map,
+    MinRating,
+    TimeUnit,
+    Users,
+    import_config,
+)
 from genrecall.cli.options import AsJson, Device, count_of
 
 
@@ -18,9 +30,9 @@ def command(
         typer.Option(help="amazon_beauty, amazon_sports, amazon_office, online_retail or movielens_100k."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that holds the recipe's data set.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Items of your own: item_id, title, further text.")] = None,
-    events: Annotated[Path | None, typer.Option(help="Events: user_id, item_id, timestamp or order.")] = None,
-    users: Annotated[Path | None, typer.Option(help="Users with profile columns.")] = None,
+    items: Items = None,
+    events: Events = None,
+    users: Users = None,
     map_: Map = None,
     time_unit: TimeUnit = "s",
     event_default: EventDefault = "click",

@@ -23,8 +23,9 @@ import torch
 
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.device.architecture import Architecture
+from genrecall.engine.device.flight import Flight
 from genrecall.engine.device.parallel import Group, Leader, follow
-from genrecall.engine.device.runner import Flight, Runner
+from genrecall.engine.device.runner import Runner
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
 from genrecall.engine.host.step import Sizes, StepPlan

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from genrecall.engine.answers import Found, not_finite, trace
-from genrecall.engine.device.runner import Flight, Runner
+from genrecall.engine.device.flight import Flight
+from genrecall.engine.device.runner import Runner
 from genrecall.engine.device.scoring import Candidates
 from genrecall.engine.host.request import Answer, Refused, Request, Scores
 from genrecall.engine.host.scheduler import Dropped, Job, Scheduler

@@ -40,7 +40,8 @@ from genrecall.recipes.preference import preferred
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.study import Study, remarks, split_of
 from genrecall.telemetry import Stages, log
-from genrecall.text.embed import embed_catalog, parents_of
+from genrecall.text.embed import embed_catalog, is_of_texts
+from genrecall.text.encoder import PACKAGED
 from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
 
@@ -67,11 +68,11 @@ class Outcome:
 def prepare(named: Named, out: Path) -> tuple[Catalog, Vectors]:
     """Import and embed; vectors that belong to the catalog are taken as they are, so that no encoder is needed then.
 
-    Vectors of an earlier catalog are made again by the same encoder; those made elsewhere stay as long as the items do.
+    Vectors of other texts are made again by the same encoder; those made elsewhere stay as long as the items do.
 
     Raises:
         DataError: too few cases to choose settings by.
-        ArtifactError: vectors made elsewhere for other items.
+        ArtifactError: vectors made elsewhere for other items, or of other texts by an encoder of the user's own.
     """
     if named.source is None:
         catalog = Catalog.load(out / "catalog")
@@ -87,8 +88,15 @@ def prepare(named: Named, out: Path) -> tuple[Catalog, Vectors]:
         encoder = vectors.identity["name"]
         if encoder == GIVEN:
             vectors.require_items(catalog.items.ids)
-        if encoder == GIVEN or open_artifact(place, verify=False).manifest.parents == parents_of(catalog):
+        if encoder == GIVEN or is_of_texts(place, catalog):
             return catalog, vectors
+        if encoder not in PACKAGED:
+            raise ArtifactError(
+                f"the vectors in {place} are of other texts than the catalog's",
+                seen=f"made by {encoder}, from a directory that a run does not know",
+                allowed="vectors of these texts",
+                fix=f"make them again: genrecall embed -r {out} --encoder DIRECTORY, then run again",
+            )
     return catalog, embed_catalog(catalog, out=place, encoder=encoder, template=named.fields)
 
 

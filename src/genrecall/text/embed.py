@@ -74,6 +74,18 @@ def embed_catalog(
     return made or Vectors.load(out)
 
 
+def is_of_texts(vectors: Path, catalog: Catalog) -> bool:
+    """Whether stored vectors were made from the texts that this catalog's items have, whatever else changed in it."""
+    manifest = open_artifact(vectors, kind=KIND, verify=False).manifest
+    if manifest.parents == parents_of(catalog):
+        return True
+    made = manifest.config
+    if "texts" not in made:
+        return False
+    template = TextTemplate(text=made["template"], max_characters=made["max_characters"])
+    return bool(made["texts"] == _digest(catalog.items.ids, template.render(catalog.items)))
+
+
 def extend_vectors(
     before: Path | str, catalog: Catalog, *, out: Path | str, encoder: str | Path | Encoder | None = None,
     device: str = "auto",

@@ -215,11 +215,16 @@ def any_sizes(
     any_number += [replace(base, rows=as_usual[0], tokens=count) for count in read]
     any_number = sorted(dict.fromkeys(any_number), key=lambda sizes: (sizes.run, sizes.tokens), reverse=True)
     found += [Ahead(sizes, min(2, requests)) for sizes in any_number]
-    if compact is None:
-        return found
-    frontiers = sorted({fit(min(count, max((most, *widths)))) for count in (*_FRONTIERS, most)}, reverse=True)
-    compacted = [replace(base, rows=(count,) * levels, widest=max(one.widest, *wide, 1)) for count in frontiers]
-    for sizes in [*compacted, one]:
-        most = max(sizes.rows)
-        found += [Ahead(sizes, 1, count) for count in [*reversed(ladder(1, most)), 0]]
+    if compact is not None:
+        widest = max(one.widest, *wide, 1)
+        frontiers = sorted({fit(min(count, max((most, *widths)))) for count in (*_FRONTIERS, most)}, reverse=True)
+        found += _compact(one, *(replace(base, rows=(count,) * levels, widest=widest) for count in frontiers))
+    return found
+
+
+def _compact(one: Sizes, *frontiers: Sizes) -> list[Ahead]:
+    """Of compact searches: every step of rows that may have to run; last those of the usual single request."""
+    found: list[Ahead] = []
+    for sizes in (*frontiers, one):
+        found += [Ahead(sizes, 1, count) for count in [*reversed(ladder(1, max(sizes.rows))), 0]]
     return found
