@@ -59,7 +59,8 @@ class Shop:
         whole = not self.off and not busy and not (self.broken and deadline_s < 5) and await self.whole(deadline_s)
         if not whole:
             await asyncio.sleep(CHEAP_S)
-        told = {"coverage": {"degraded": not whole, "beam": 8 * whole}, "timing_ms": {"channels": 1.0}}
+        why = [] if whole else ["shed: generative"]
+        told = {"coverage": {"degraded": not whole, "beam": 8 * whole, "reasons": why}, "timing_ms": {"channels": 1.0}}
         return json.dumps(told).encode()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,15 +210,17 @@ def test_stated_rates_are_measured_one_by_one() -> None:
     with running(Shop()) as url:
         arguments = ["bench", "serve", url, "--seconds", "1", "--deadline-ms", "400"]
         told = CliRunner().invoke(app, [*arguments, "--rate", "20,30", "--rate", "600", "--json"])
-        shown = CliRunner().invoke(app, [*arguments, "--rate", "40"])
+        shown = CliRunner().invoke(app, [*arguments, "--rate", "40,600"])
     assert told.exit_code == 0, told.output
     rates = json.loads(told.stdout)["rates"]
     assert [(one["rate_per_s"], one["asked"]) for one in rates] == [(20, 20), (30, 30), (600, 600)]
     assert rates[0]["whole_per_s"] > rates[0]["good_per_s"] / 2
     assert rates[2]["degraded_share"] > 0.3
+    assert rates[2]["degraded_by"]["shed: generative"] == round(rates[2]["degraded_share"] * rates[2]["answered"], 0)
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("warm after")
     assert lines[2].split()[:3] == ["40/s", "40.0", "40"]
+    assert lines[-2].startswith("600/s: degraded by shed: generative (")
 
 
 @pytest.mark.parametrize("rate", ["0", "-3", "fast", "10,,20", "inf"])

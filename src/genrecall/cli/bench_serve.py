@@ -78,6 +78,9 @@ def _print_phases(phases: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
               f"{_ms(answered, 'p50')}{_ms(answered, 'p95')}{_ms(answered, 'p99')}{_ms(own, 'p50', 9)}"
               f"{_ms(own, 'p99', 9)}{_ms(told['refused_ms'], 'p99', 13)}"
               f"{_ms(told['generator_late_ms'], 'p99', 10)}")  # fmt: skip
+    for name, told in phases:
+        if told["degraded_by"]:
+            print(f"{name}: degraded by {', '.join(f'{why} ({n})' for why, n in told['degraded_by'].items())}")
     print("times in ms; own: beside the channels; late: how long after its time this generator sent a request, "
           "which no other time counts")  # fmt: skip
 

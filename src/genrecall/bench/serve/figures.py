@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ def figures(outcomes: Outcomes, deadline_ms: float) -> Figures:
         "good_per_s": round(good(outcomes, deadline_ms), 1),
         "whole_per_s": round(good(outcomes, deadline_ms, whole=True), 1),
         "degraded_share": round(float(degraded.mean()) if len(degraded) else 0.0, 3),
+        "degraded_by": dict(Counter(chain(*outcomes.reasons)).most_common()),
         "lacking_share": round(lacking(outcomes), 4),
         "answered_ms": _quantiles(answered),
         "without_channels_ms": _quantiles(own),

@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class _Arrived(NamedTuple):
 class _Coverage(msgspec.Struct):
     degraded: bool
     beam: int
+    reasons: list[str]
 
 
 class _Answer(msgspec.Struct):
@@ -61,6 +62,7 @@ class Outcomes:
         late_s: from due to when it was sent: the generator's own.
         status: of HTTP; 0 where the connection failed.
         degraded: whether the answer said so.
+        reasons: that it gave.
         channels_ms: what the answer spent waiting for channels.
         retry_after: whether a refusal said when to come back.
     """
@@ -70,6 +72,7 @@ class Outcomes:
     late_s: list[float] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
     degraded: list[bool] = field(default_factory=list)
+    reasons: list[Sequence[str]] = field(default_factory=list)
     channels_ms: list[float] = field(default_factory=list)
     retry_after: list[bool] = field(default_factory=list)
 
@@ -243,6 +246,7 @@ class Client:
             outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
             answer = _read(arrived.body) if arrived is not None and status == 200 else None
             outcomes.degraded.append(answer is not None and answer.coverage.degraded)
+            outcomes.reasons.append(() if answer is None else answer.coverage.reasons)
             outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
             if not answered.done():
                 answered.set_result(status)
