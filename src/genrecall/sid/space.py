@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from genrecall.errors import CapacityError, ConfigError
@@ -86,7 +87,7 @@ class SidSpace:
 
     def format(self, sid: Sequence[int]) -> str:
         """Written form of a SID or of a prefix of one: ``<a_99><b_225><c_67><d_242>``."""
-        return "".join(self.token(level, int(code)) for level, code in enumerate(sid))
+        return _form(len(sid)) % tuple(sid)
 
     def parse(self, text: str) -> tuple[int, ...]:
         """Read a written SID; the inverse of ``format`` for whole SIDs."""
@@ -101,3 +102,8 @@ class SidSpace:
                 fix="copy the SID as `genrecall sid inspect` prints it",
             )
         return sid
+
+
+@cache
+def _form(levels: int) -> str:
+    return "".join(f"<{name}_%d>" for name in _NAMES[:levels])
