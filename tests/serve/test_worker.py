@@ -247,35 +247,37 @@ def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     worker.facts = Facts(digest="d", device="cpu", passes=1, reads_search=False)
     worker.cost = BatchCost(0.01, 0.001)
     seen = []
-    for rows in range(0, 400, 10):
+    for rows in range(400):
         worker._rows.add(rows - worker.rows)
         seen.append(grant(worker, beam=64, k=10, budget_s=0.25))
     beams = [granted.beam for granted in seen]
     assert beams[0] == 64
     assert beams == sorted(beams, reverse=True)
-    assert set(beams) == {64, 32, 16, 10, 0}
+    assert {64, 32, 10, 0} <= set(beams) <= {64, 32, 16, 10, 0}
     assert next(granted.reason for granted in seen if granted.beam == 0) == "shed"
     assert {granted.reason for granted in seen if 0 < granted.beam < 64} == {"narrowed"}
     worker._rows.add(64 - worker.rows)
     assert grant(worker, beam=64, k=10, budget_s=0.25).beam == 64
-    for _ in range(20):  # requests wait twice as long as their batches take: less is let in
-        worker.cost.waited(0.1, 0.2, answered=True)
+    for _ in range(20):  # requests wait longer than their batches take: less is let in
+        worker.cost.waited(0.1, 0.25, answered=True)
     assert grant(worker, beam=64, k=10, budget_s=0.25).beam < 64
     worker._rows.add(-worker.rows)
     assert grant(worker, beam=64, k=10, budget_s=0.001).beam == 10
 
 
-def test_the_strain_of_the_engine_is_learned_also_from_who_was_not_answered() -> None:
+def test_what_requests_wait_beside_their_batches_is_learned_also_from_who_was_not_answered() -> None:
     cost = BatchCost(0.01, 0.001)
     for _ in range(100):
-        cost.waited(0.1, 0.3, answered=False)  # given up after three times as long
-    assert cost.strain == pytest.approx(3, rel=0.01)
+        cost.waited(0.1, 0.3, answered=False)  # given up 0.2 s after their batches should have ended
+    assert cost.excess_s == pytest.approx(0.2, rel=0.01)
     cost.waited(0.1, 0.05, answered=False)  # a client that left early: nothing is learned from that
-    assert cost.strain == pytest.approx(3, rel=0.01)
+    assert cost.excess_s == pytest.approx(0.2, rel=0.01)
     rng = np.random.default_rng(0)
-    for ratio in rng.uniform(0.5, 1.5, 2000):
-        cost.waited(0.1, 0.1 * ratio, answered=True)
-    assert 1.0 < cost.strain < 1.4  # most, not all, wait no longer than that
+    for waited_s in rng.uniform(0.05, 0.15, 2000):
+        cost.waited(0.1, waited_s, answered=True)
+    assert 0.0 < cost.excess_s < 0.04  # most, not all, wait no longer than that
+    cost.waited(0.01, 60.0, answered=True)  # a machine that stood still says nothing of the next request
+    assert cost.excess_s < 0.06
 
 
 def test_a_shed_error_is_no_failure() -> None:

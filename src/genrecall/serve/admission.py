@@ -1,6 +1,6 @@
 """Whether a request gets the generative channel, and how wide: narrowed before it is shed.
 
-    wait(W) = strain · seconds(rows on their way + W) as measured;  admit the widest W with wait(W) ≤ share · budget
+    wait(W) = excess + seconds(rows on their way + W) as measured;  admit the widest W with wait(W) ≤ share · budget
 
 Predictive admission against a deadline, after Vespa's degradation (coverage says what was left out) and Zhou et al.,
 "Overload control for scaling WeChat microservices" (SoCC 2018). Deviation: what is rationed are beam rows, and the beam
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from genrecall.serve.worker.lane import WorkerLane
 
-_SHARE = 0.8
+_SHARE = 0.95
 NARROWEST = 8
 
 
@@ -39,7 +39,7 @@ def grant(worker: WorkerLane, *, beam: int, k: int, budget_s: float, refusing: b
         return Grant(beam=0, reason="shed")
     narrowest = min(beam, max(k, NARROWEST))
     width = beam
-    while worker.cost.strain * worker.batches_s(width) > _SHARE * budget_s:
+    while worker.cost.excess_s + worker.batches_s(width) > _SHARE * budget_s:
         if width == narrowest:
             # With nothing on its way, one narrow search is tried all the same: else a bad estimate would stay for ever.
             if worker.rows == 0:

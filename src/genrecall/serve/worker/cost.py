@@ -2,13 +2,14 @@
 
     seconds(batch) ≈ base + row · rows,    least squares over batches of weight λ^age
     a batch holds what takes max(TARGET_S, 2 · seconds(its first request)), as the engine's scheduler fills it
-    wait(rows) ≈ strain · seconds of these batches,    strain ← strain + τ± · (waited / seconds − strain)
+    wait(rows) ≈ excess + seconds of these batches,    excess ← excess + τ± · (waited − seconds − excess)
 
 Weighted least squares with exponential forgetting (Ljung & Söderström, "Theory and practice of recursive
 identification", 1983), on sums. Deviation: batches of one size cannot tell base from row, so then both are scaled; a
-time is never negative. Strain is an expectile (Newey & Powell, "Asymmetric least squares", 1987) by stochastic steps,
-quick upwards and slow downwards: most requests wait no longer than it says. It holds what no line through batches sees:
-the batch that runs already, the socket, and a machine whose cores are wanted by others.
+time is never negative. Excess is an expectile (Newey & Powell, "Asymmetric least squares", 1987) by stochastic steps,
+quick upwards and slow downwards: most requests wait no longer than is said. It holds what no line through batches sees:
+the batch that runs already, the socket, and a machine whose cores are wanted by others. It is added, not multiplied:
+a request alone waits for the rest of a batch, which is most of its time, but little of what many wait.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TARGET_S = 0.05
 _FORGET = 0.95
 _LEAST_S = 1e-7
 _SURPRISE = 3.0
-_UP, _DOWN, _MOST_STRAIN = 0.1, 0.02, 20.0
+_UP, _DOWN, _MOST = 0.1, 0.02, 20.0
 _ALIKE = 0.1  # sizes that spread less than this share of their mean are one size
 
 
@@ -27,11 +28,11 @@ class BatchCost:
     """The line through batch times; starts from what was measured before.
 
     Attributes:
-        strain: what requests wait for every second of their batches.
+        excess_s: what requests wait beside their batches.
     """
 
     def __init__(self, base_s: float = 0.0, row_s: float = 1e-4) -> None:
-        self.strain = 1.0
+        self.excess_s = 0.0
         self.base_s, self.row_s = max(base_s, _LEAST_S), max(row_s, _LEAST_S)
         self._sums = np.zeros(5)  # of weight, rows, seconds, rows², rows · seconds
 
@@ -51,11 +52,11 @@ class BatchCost:
 
     def waited(self, expected_s: float, seconds: float, *, answered: bool) -> None:
         """A request whose batches were expected to take ``expected_s`` waited so long, and in vain if not answered."""
-        ratio = min(seconds / max(expected_s, _LEAST_S), _MOST_STRAIN)
-        if ratio > self.strain:
-            self.strain += _UP * (ratio - self.strain)
+        excess_s = min(seconds, _MOST * expected_s) - expected_s
+        if excess_s > self.excess_s:
+            self.excess_s += _UP * (excess_s - self.excess_s)
         elif answered:
-            self.strain += _DOWN * (ratio - self.strain)
+            self.excess_s += _DOWN * (excess_s - self.excess_s)
 
     def batch_rows(self, beam: int) -> int:
         """Rows that one batch of requests with this beam holds."""
