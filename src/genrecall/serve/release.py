@@ -242,8 +242,11 @@ class Release:
             )
         mask = np.ones(len(self.contents.items), dtype=bool)
         if wanted.any_of:
-            text = column if pa.types.is_string(kind) else pc.cast(column, pa.string())
-            mask &= _plain(pc.is_in(text, value_set=pa.array(wanted.any_of, pa.string())))
+            try:  # in the column's type: a price of 9.5 is 9.50, too
+                values = pc.cast(pa.array(wanted.any_of, pa.string()), kind)
+            except pa.ArrowInvalid:
+                raise Problem("unusable_filter", f"column {wanted.column} is of type {kind}: any_of names others") from None
+            mask &= _plain(pc.is_in(column, value_set=values))
         if wanted.at_least is not None:
             mask &= _plain(pc.greater_equal(column, wanted.at_least))
         if wanted.at_most is not None:
