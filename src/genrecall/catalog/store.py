@@ -148,7 +148,8 @@ def _opened(source: Source | Mapping[str, Path]) -> Source:
 
 def _identity(source: Source, config: ImportConfig) -> dict[str, Any]:
     """What makes an import what it is: the format, the content of the files (not their place) and the settings."""
-    files = {name: artifacts.sha256(stream.path) for name, stream in source.streams.items()}
+    hashes = {name: [artifacts.sha256(file) for file in stream.files] for name, stream in source.streams.items()}
+    files = {name: own if len(own) > 1 else own[0] for name, own in hashes.items()}
     return {"source": source.name, "files": files, "import": config.identity()}
 
 
