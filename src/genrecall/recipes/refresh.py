@@ -31,6 +31,7 @@ from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
 from genrecall.telemetry import Stages
 from genrecall.text.embed import extend_vectors
+from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
 
 REPORT = "refresh.json"
@@ -195,19 +196,12 @@ def _part(run: Path, bundle: Artifact, name: str) -> Path:
 def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Artifact, news: News) -> None:
     """Vectors of all items, and tables in which every known item keeps its SID."""
     tables = [parts_of(number)[0] for number in range(len(active.manifest.config["spaces"]))]
-    source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
+    vectors = _extended(run, out, known, catalog, news)
     if len(catalog.items) == len(known.items):
         for name in tables:
             copy_artifact(_part(run, active, name), out / name)
-        if source is not None:
-            copy_artifact(source, out / "vectors")
         return
-    if news.vectors is not None:
-        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
-        vectors.require_items(catalog.items.ids)
-    elif source is not None:
-        vectors = extend_vectors(source, catalog, out=out / "vectors")
-    else:
+    if vectors is None:
         raise ArtifactError(
             "new items need vectors, and those of the known ones are missing",
             seen=f"no vectors in {run}",
@@ -223,6 +217,22 @@ def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Arti
             identity=vectors.identity,
             vectors_digest=vectors.digest,
         )
+
+
+def _extended(run: Path, out: Path, known: Catalog, catalog: Catalog, news: News) -> Vectors | None:
+    """Vectors of all items as their texts are now; None where there were none before."""
+    source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
+    if news.vectors is not None:
+        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
+        vectors.require_items(catalog.items.ids)
+        return vectors
+    if source is None:
+        return None
+    before = Vectors.load(source)
+    given = before.identity["name"] == GIVEN and len(catalog.items) == len(known.items)
+    if given or known.items.table.equals(catalog.items.table):
+        return Vectors.load(copy_artifact(source, out / "vectors").path)
+    return extend_vectors(source, catalog, known=known, out=out / "vectors")
 
 
 def _ranked(
