@@ -109,12 +109,12 @@ def _news(
     from genrecall.serve.state.export import export_log
     from genrecall.telemetry import log
 
-    if events is not None:
+    if events is not None or (state is None and items is not None):
         return News(events=events, items=items, users=users, vectors=vectors)
     if state is None:
         raise ConfigError(
-            "nothing says what happened since", seen="neither --events nor --state",
-            allowed="a file of events, or the state of a service", fix="give one of them",
+            "nothing says what happened since", seen="neither --events nor --state, nor --items",
+            allowed="a file of events or of items, or the state of a service", fix="give one of them",
         )  # fmt: skip
     if not (state / "data.mdb").is_file():
         raise ConfigError(
@@ -134,7 +134,7 @@ def _news(
             "there is nothing new to learn from", seen=f"no event after number {told['sequence']:,} of {state}",
             allowed="events that came since the last refresh", fix="wait for events",
         )  # fmt: skip
-    return News(events=file, items=items, users=users, vectors=vectors, sequence=told["sequence"])
+    return News(events=file if told["events"] else None, items=items, users=users, vectors=vectors, sequence=told["sequence"])
 
 
 def _show_gates(gates: Sequence[Gate]) -> None:

@@ -21,7 +21,7 @@ from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.extend import extend_catalog
 from genrecall.catalog.split import Split
-from genrecall.catalog.store import Catalog
+from genrecall.catalog.store import Catalog, read_report
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.recall.generative import GenerativeConfig
 from genrecall.recipes.carry import carried_fusion, refitted_ranker, unseen
@@ -29,7 +29,7 @@ from genrecall.recipes.gates import Gate, GateConfig, judge, told
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
-from genrecall.telemetry import Stages
+from genrecall.telemetry import Stages, log
 from genrecall.text.embed import extend_vectors
 from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
@@ -50,14 +50,14 @@ class News:
     """What came since.
 
     Attributes:
-        events: file of new events; repeats of known ones count once.
+        events: file of new events; repeats of known ones count once. None: there are none, only items.
         items: file of new items, or new values of known ones.
         users: file of profiles.
         vectors: artifact with vectors of all items, for encoders that genrecall does not know.
         sequence: number of the newest event, where they are a service's log.
     """
 
-    events: Path
+    events: Path | None
     items: Path | None = None
     users: Path | None = None
     vectors: Path | None = None
@@ -121,11 +121,13 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     known = Catalog.load(_part(run, active, "catalog"))
     with watch.stage("catalog"):
         catalog = extend_catalog(known, out / "catalog", events=news.events, items=news.items, users=news.users)
+    for found in read_report(out / "catalog").problems:
+        log(f"{found.count:,} {found.what}: {found.action}")
     events, items = len(catalog.events) - len(known.events), len(catalog.items) - len(known.items)
     if not events and not items:
         raise ConfigError(
             "there is nothing new to learn from",
-            seen=f"{news.events}: no event that the catalog lacks, on an item that it knows",
+            seen=f"{news.events or news.items}: no event that the catalog lacks, on an item that it knows",
             allowed="events after those of the catalog, or new items",
             fix="wait for events; `genrecall data validate` says what a file holds",
         )
