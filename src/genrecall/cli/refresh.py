@@ -62,8 +62,8 @@ def command(
     Example: genrecall refresh runs/shop --out runs/tuesday --events today.parquet --items new_items.parquet
     """
     from genrecall.recipes.gates import GateConfig, require_passed
-    from genrecall.recipes.refresh import RefreshConfig, refresh
-    from genrecall.recipes.rollout import RolloutConfig, roll_out
+    from genrecall.recipes.refresh import RefreshConfig, bundle_digests, refresh
+    from genrecall.recipes.rollout import RolloutConfig, require_in_service, roll_out
     from genrecall.recipes.warm import WarmConfig
     from genrecall.serve.admin_client import ask
 
@@ -78,6 +78,10 @@ def command(
         ),
     )
     rollout = RolloutConfig(steps=tuple(canary or (5.0, 25.0)), watch_s=watch_s, least_answers=least_answers)
+    if state is not None and release:
+        require_in_service(
+            lambda method, path, body: ask(state, method, path, body), bundle_digests(run / "bundle", out / "bundle")
+        )
     done = refresh(run, out, _news(run, out, events, items, users, vectors, state), config)
     if not as_json:
         print(f"learnt from {done.events:,} new events and {done.items:,} new items  {done.bundle.digest}")

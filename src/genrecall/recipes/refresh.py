@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genrecall.artifacts import Artifact, copy_artifact, open_artifact
+from genrecall.artifacts import MANIFEST, Artifact, copy_artifact, open_artifact
 from genrecall.bundle.channels import config_of
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.bundle.parts import KIND, RANKER, parts_of
@@ -161,6 +161,14 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     report = {**done.to_dict(), "sequence": sequence, "grown_from": grown_from}
     (out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
+
+
+def bundle_digests(used: Path, new: Path) -> list[str]:
+    """Of the bundle in use, and of the new one where an earlier call has made it."""
+    found = [open_artifact(used, kind=KIND, verify=False).digest]
+    if (new / MANIFEST).is_file():
+        found.append(open_artifact(new, kind=KIND, verify=False).digest)
+    return found
 
 
 def last_sequence(run: Path) -> int:

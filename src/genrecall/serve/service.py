@@ -134,9 +134,11 @@ class Service:
             query = await self._planner.query(request, release)
             items, places = release.indices(list(dict.fromkeys(request.items)))
             left_s = ranking.left_of(self._planner.deadline_s(request), begun)
-            found, tables = await ranking.scored(
-                release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
-            )
+            found, tables = [], len(release.deltas)
+            if len(items):
+                found, tables = await ranking.scored(
+                    release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
+                )
         finally:
             release.inflight.add(-1)
         known, took = set(places.tolist()), time.perf_counter() - begun
