@@ -222,7 +222,7 @@ def test_a_folder_of_parts_is_a_file(tmp_path):
     status, _, error = run("import", *options, "--out", tmp_path / "joined")
     assert status == 0, error
     for arguments in (options, [parts]):
-        status, out, error = run("import", *arguments, "--out", tmp_path / "joined")
+        status, _, error = run("import", *arguments, "--out", tmp_path / "joined")
         assert (status, "is current" in error) == (0, True)
     joined = Catalog.load(tmp_path / "joined")
     assert joined.items.ids == expected.items.ids

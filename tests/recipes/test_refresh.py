@@ -70,7 +70,8 @@ def done(run: Path, news: News, tmp_path_factory: pytest.TempPathFactory) -> Ref
 
 def test_what_is_left_out_is_told(run: Path, news: News, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     items = Catalog.load(run / "catalog").items
-    rows = {"user_id": ["u1", "u1"], "item_id": [items.ids[0], "nowhere"], "timestamp": [3_000_000_000, 1_700_000_000]}
+    times = [3_000_000_000, 1_700_000_000]
+    rows = {"user_id": ["u1", "u1"], "item_id": [items.ids[0], "nowhere"], "timestamp": times}
     pq.write_table(pa.table(rows), tmp_path / "odd.parquet")
     with pytest.raises(ConfigError, match="nothing new"):
         refresh(run, tmp_path / "out", News(events=tmp_path / "odd.parquet"), CONFIG)
@@ -81,9 +82,9 @@ def test_what_is_left_out_is_told(run: Path, news: News, tmp_path: Path, capsys:
 
 def test_a_service_without_events_may_bring_items(run: Path, news: News, tmp_path: Path) -> None:
     UserState(tmp_path / "state").close()
-    arguments = ["refresh", str(run), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"), "--no-release",
-                 "--items", str(news.items), "--vectors", str(news.vectors), "--device", "cpu", "--epochs", "0.1",
-                 "--recall-drop", "1", "--json"]  # fmt: skip
+    arguments = ["refresh", str(run), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"),
+                 "--no-release", "--items", str(news.items), "--vectors", str(news.vectors), "--device", "cpu", "--epochs",
+                 "0.1", "--recall-drop", "1", "--json"]  # fmt: skip
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads(done.stdout)["new_items"] == 1

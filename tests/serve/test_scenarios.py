@@ -180,7 +180,8 @@ def test_scenarios_are_read_or_refused(tmp_path: Path) -> None:
     assert home.budget_s("generative", 0.1) == 0.1
     for wrong in ("[", "[a]\nspeed = 1", '[a]\nmethod = "sum"', "[a]\nfloors = {x = -1}", "[a.diversity]\nbalance = 2",
                   '[a]\nfallback = ["item_cf"]', "[a.spread]\nmost = 0", "a = 1", "[a]\nchannels = []",
-                  "[a]\nbudgets_ms = {x = 'fast'}", "[a]\nweights = {x = 1, y = nan}", "[a]\nweights = {x = inf}"):  # fmt: skip
+                  "[a]\nbudgets_ms = {x = 'fast'}", "[a]\nweights = {x = 1, y = nan}",
+                  "[a]\nweights = {x = inf}"):  # fmt: skip
         file.write_text(wrong)
         with pytest.raises(ConfigError, match="cannot be read"):
             read_scenarios(file)

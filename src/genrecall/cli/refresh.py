@@ -138,7 +138,9 @@ def _news(
             "there is nothing new to learn from", seen=f"no event after number {told['sequence']:,} of {state}",
             allowed="events that came since the last refresh", fix="wait for events",
         )  # fmt: skip
-    return News(events=file if told["events"] else None, items=items, users=users, vectors=vectors, sequence=told["sequence"])
+    return News(
+        events=file if told["events"] else None, items=items, users=users, vectors=vectors, sequence=told["sequence"]
+    )
 
 
 def _show_gates(gates: Sequence[Gate]) -> None:

@@ -245,7 +245,9 @@ class Release:
             try:  # in the column's type: a price of 9.5 is 9.50, too
                 values = pc.cast(pa.array(wanted.any_of, pa.string()), kind)
             except pa.ArrowInvalid:
-                raise Problem("unusable_filter", f"column {wanted.column} is of type {kind}: any_of names others") from None
+                raise Problem(
+                    "unusable_filter", f"column {wanted.column} is of type {kind}: any_of names others"
+                ) from None
             mask &= _plain(pc.is_in(column, value_set=values))
         if wanted.at_least is not None:
             mask &= _plain(pc.greater_equal(column, wanted.at_least))

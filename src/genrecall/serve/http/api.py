@@ -155,7 +155,9 @@ def _require_sense(events: Sequence[Event]) -> None:
     latest = time.time() + _AHEAD_S
     for place, event in enumerate(events):
         if (event.timestamp or 0) > latest:
-            raise Problem("invalid", f"more than a day in the future; seconds are wanted - at `$.events[{place}].timestamp`")
+            raise Problem(
+                "invalid", f"more than a day in the future; seconds are wanted - at `$.events[{place}].timestamp`"
+            )
         needed, told = ("query", event.query) if event.event == "query" else ("item_id", event.item_id)
         if told is None:
             raise Problem("invalid", f"an event of kind {event.event} needs `{needed}` - at `$.events[{place}]`")
