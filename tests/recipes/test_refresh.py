@@ -83,8 +83,8 @@ def test_what_is_left_out_is_told(run: Path, news: News, tmp_path: Path, capsys:
 def test_a_service_without_events_may_bring_items(run: Path, news: News, tmp_path: Path) -> None:
     UserState(tmp_path / "state").close()
     arguments = ["refresh", str(run), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"),
-                 "--no-release", "--items", str(news.items), "--vectors", str(news.vectors), "--device", "cpu", "--epochs",
-                 "0.1", "--recall-drop", "1", "--json"]  # fmt: skip
+                 "--no-release", "--items", str(news.items), "--vectors", str(news.vectors), "--device", "cpu",
+                 "--epochs", "0.1", "--recall-drop", "1", "--json"]  # fmt: skip
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads(done.stdout)["new_items"] == 1
