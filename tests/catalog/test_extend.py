@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrecall.catalog.config import ImportConfig
+from genrecall.catalog.events import KINDS
 from genrecall.catalog.extend import extend_catalog
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import DataError
@@ -70,3 +72,56 @@ def test_events_without_a_comparable_time_are_refused(before: Catalog, tmp_path:
     events = _file(tmp_path / "e.parquet", user_id=["u1"], item_id=["i1"], order=[7])
     with pytest.raises(DataError, match="lack a column"):
         extend_catalog(before, tmp_path / "c", events=events)
+
+
+def test_later_files_are_read_as_the_first_were(tmp_path: Path) -> None:
+    """Columns under other names, milliseconds, and ratings below the least one: also in the extension's extension."""
+    settings = ImportConfig(
+        columns={"item_id": "asin", "title": "name"}, time_unit="ms", min_rating=4, event_default="order"
+    )
+    items = _file(tmp_path / "items.parquet", asin=["a", "b"], name=["red", "blue"])
+
+    def events(name: str, *rows: tuple[str, int, float]) -> Path:
+        asins, seconds, ratings = (list(column) for column in zip(*rows, strict=True))
+        times = [1_700_000_000_000 + 1000 * second for second in seconds]
+        return _file(tmp_path / name, user_id=["u"] * len(rows), asin=asins, timestamp=times, rating=ratings)
+
+    files = {"items": items, "events": events("e0.parquet", ("a", 0, 5.0))}
+    catalog = import_catalog(files, tmp_path / "c0", settings)
+    fresh = _file(tmp_path / "i1.parquet", asin=["c"], name=["green"])
+    catalog = extend_catalog(
+        catalog, tmp_path / "c1", events=events("e1.parquet", ("b", 1, 4.0), ("c", 2, 1.0)), items=fresh
+    )
+    assert catalog.items.titles == ["red", "blue", "green"]
+    catalog = extend_catalog(catalog, tmp_path / "c2", events=events("e2.parquet", ("c", 3, 5.0), ("a", 4, 2.0)))
+    # A service's own log has our names, times and no ratings.
+    log = pa.table({"user_id": ["u"], "item_id": ["a"], "event": ["click"],
+                    "timestamp": pa.array([1_700_000_005], pa.timestamp("s"))})  # fmt: skip
+    pq.write_table(log, tmp_path / "log.parquet")
+    catalog = extend_catalog(catalog, tmp_path / "c3", events=tmp_path / "log.parquet")
+    assert catalog.events.item.tolist() == [0, 1, 2, 0]
+    assert (catalog.events.time - 1_700_000_000).tolist() == [0, 1, 3, 5]
+    assert [KINDS[kind] for kind in catalog.events.kind] == ["order", "order", "order", "click"]
+
+
+def test_known_events_count_once_though_their_sessions_have_other_names(tmp_path: Path) -> None:
+    names = ["visit-a", "visit-a", "visit-b"]
+    rows = {"user_id": ["u"] * 3, "item_id": ["a", "b", "a"], "timestamp": [10, 11, 500], "session_id": names}
+    files = {
+        "items": _file(tmp_path / "i.parquet", item_id=["a", "b"], title=["red", "blue"]),
+        "events": _file(tmp_path / "e.parquet", **rows),
+    }
+    known = import_catalog(files, tmp_path / "c0")
+    more = _file(
+        tmp_path / "more.parquet", user_id=["u"] * 4, item_id=["a", "b", "a", "b"], timestamp=[10, 11, 500, 900],
+        session_id=[*names, "0"], event=["view", "click", None, "click"],
+    )  # fmt: skip
+    after = extend_catalog(known, tmp_path / "c1", events=more)
+    assert after.events.time.tolist() == [10, 11, 500, 900]
+
+
+def test_items_may_come_alone(before: Catalog, tmp_path: Path) -> None:
+    items = _file(tmp_path / "i.parquet", item_id=["fresh"], title=["a new thing"])
+    after = extend_catalog(before, tmp_path / "c", items=items)
+    assert after.items.ids == [*before.items.ids, "fresh"]
+    np.testing.assert_array_equal(after.events.item, before.events.item)

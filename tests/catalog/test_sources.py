@@ -1,11 +1,13 @@
 import gzip
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from genrecall.catalog.sources.lines import blocks
 from genrecall.catalog.sources.open import open_source
 from genrecall.catalog.store import Catalog
+from tests import synthetic
 from tests.catalog.files import EVENTS, ITEMS, run, shop
 
 REVIEWS_2014 = [
@@ -193,3 +195,51 @@ def test_blocks_end_at_line_breaks(tmp_path):
         pieces = list(blocks(path, size))
         assert b"".join(pieces) == b"ab\ncdefgh\n\ni"
         assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+
+
+def in_parts(folder, table, step):
+    """As Spark writes it."""
+    folder.mkdir()
+    (folder / "_SUCCESS").touch()
+    for number, begin in enumerate(range(0, len(table), step)):
+        pq.write_table(table.slice(begin, step), folder / f"part-{number:05d}-af30.snappy.parquet")
+        (folder / f".part-{number:05d}-af30.snappy.parquet.crc").write_bytes(b"crc")
+    return folder
+
+
+def test_a_folder_of_parts_is_a_file(tmp_path):
+    tables = synthetic.tables(users=20, items=16)
+    whole = {name: tmp_path / f"{name}.parquet" for name in tables}
+    for name, table in tables.items():
+        pq.write_table(table, whole[name])
+    options = [option for name, path in whole.items() for option in (f"--{name}", path)]
+    expected = load(tmp_path, *options)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for name, table in tables.items():
+        in_parts(parts / name, table, 7)
+    options = [option for name in tables for option in (f"--{name}", parts / name)]
+    status, _, error = run("import", *options, "--out", tmp_path / "joined")
+    assert status == 0, error
+    for arguments in (options, [parts]):
+        status, _, error = run("import", *arguments, "--out", tmp_path / "joined")
+        assert (status, "is current" in error) == (0, True)
+    joined = Catalog.load(tmp_path / "joined")
+    assert joined.items.ids == expected.items.ids
+    assert (joined.events.item == expected.events.item).all()
+    assert joined.users.equals(expected.users)
+    last = sorted((parts / "events").glob("part-*"))[-1]
+    pq.write_table(pq.read_table(last).slice(1), last)
+    assert "is current" not in run("import", parts, "--out", tmp_path / "joined")[2]
+
+
+def test_folders_that_are_no_table(tmp_path):
+    tables = synthetic.tables(users=4, items=8)
+    folder = in_parts(tmp_path / "items", tables["items"], 4)
+    pq.write_table(tables["users"], folder / "part-9.parquet")
+    assert "not of one table" in run("validate", "--items", folder)[2]
+    (folder / "part-9.parquet").unlink()
+    (folder / "day=2026-01-01").mkdir()
+    assert "seen:    a directory" in run("validate", "--items", folder)[2]  # its column would be lost
+    (tmp_path / "empty").mkdir()
+    assert "seen:    a directory" in run("validate", "--items", tmp_path / "empty")[2]

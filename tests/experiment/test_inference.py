@@ -135,7 +135,11 @@ def test_files_are_read_or_refused(tmp_path: Path) -> None:
     file.write_text('[beam]\nsalt = "1"\n[beam.arms.wide]\nshare = 0.5\n[beam.arms.narrow]\nshare = 0.5\nbeam = 10\n')
     (layer,) = read_layers(file)
     assert layer.arms["narrow"].beam == 10
-    for wrong in ("[beam]\n", "[beam.arms.a]\nshare = 'x'\n", "[beam.arms.a]\nshare = 1\nspeed = 3\n", "["):
+    for wrong in ("[beam]\n", "[beam.arms.a]\nshare = 'x'\n", "[beam.arms.a]\nshare = 1\nspeed = 3\n", "[",
+                  "[x.arms.a]\nshare = nan\n", "[x]\nslat = 'y'\n[x.arms.a]\nshare = 1\n",
+                  "[x]\ninterleave = 'false'\n[x.arms.a]\nshare = 1\n", "[x.arms.a]\nshare = 1\nbeam = 'wide'\n",
+                  "[x.arms.a]\nshare = 1\nbeam = 0\n", "[x.arms.a]\nshare = 1\nchannels = 'item_cf'\n",
+                  "[x.arms.a]\nshare = 1\nchannels = []\n", "[x.arms.a]\nshare = 1\nchannels = [3]\n"):  # fmt: skip
         file.write_text(wrong)
         with pytest.raises(ConfigError):
             read_layers(file)

@@ -68,6 +68,28 @@ def done(run: Path, news: News, tmp_path_factory: pytest.TempPathFactory) -> Ref
     return refresh(run, tmp_path_factory.mktemp("refreshed") / "run", news, CONFIG)
 
 
+def test_what_is_left_out_is_told(run: Path, news: News, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = Catalog.load(run / "catalog").items
+    times = [3_000_000_000, 1_700_000_000]
+    rows = {"user_id": ["u1", "u1"], "item_id": [items.ids[0], "nowhere"], "timestamp": times}
+    pq.write_table(pa.table(rows), tmp_path / "odd.parquet")
+    with pytest.raises(ConfigError, match="nothing new"):
+        refresh(run, tmp_path / "out", News(events=tmp_path / "odd.parquet"), CONFIG)
+    told = capsys.readouterr().err
+    assert "1 events more than a day in the future: left out" in told
+    assert "1 events on items that are not in the items file: left out" in told
+
+
+def test_a_service_without_events_may_bring_items(run: Path, news: News, tmp_path: Path) -> None:
+    UserState(tmp_path / "state").close()
+    arguments = ["refresh", str(run), "--out", str(tmp_path / "out"), "--state", str(tmp_path / "state"),
+                 "--no-release", "--items", str(news.items), "--vectors", str(news.vectors), "--device", "cpu",
+                 "--epochs", "0.1", "--recall-drop", "1", "--json"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["new_items"] == 1
+
+
 def test_known_items_keep_their_sids_and_new_ones_get_one(run: Path, done: Refreshed) -> None:
     before, after = Contents.open(run / "bundle"), Contents.open(done.bundle.path)
     assert after.items.ids == [*before.items.ids, "fresh"]

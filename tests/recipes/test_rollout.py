@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from genrecall.errors import ConfigError
-from genrecall.recipes.rollout import RolloutConfig, compared, roll_out
+from genrecall.recipes.rollout import RolloutConfig, compared, require_in_service, roll_out
 
 FINE = {"answers": 500, "p99": 40.0, "degraded_share": 0.0, "fill": 1.0}
 CONFIG = RolloutConfig(steps=(5, 50), watch_s=0.0)
@@ -105,6 +105,20 @@ def test_an_operator_who_rolled_back_is_not_rolled_back() -> None:
     assert found.watches[-1].worse == ["it is not candidate any more"]
     assert service.roles["active"] == "old"
     assert service.roles["previous"] == "older"
+
+
+def test_another_bundle_in_service_is_refused_before_training() -> None:
+    service = Service()
+    require_in_service(service, ["old"])
+    require_in_service(service, ["older", "old"])
+    with pytest.raises(ConfigError, match="another bundle"):
+        require_in_service(service, ["new"])
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_a_watch_ends(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="watched"):
+        RolloutConfig(watch_s=seconds)
 
 
 def test_another_bundle_in_service_is_refused() -> None:

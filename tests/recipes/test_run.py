@@ -89,7 +89,8 @@ def test_two_seeds_from_artifacts_to_tables(out: Path) -> None:
             open_artifact(out / f"seed-{seed}" / part / "sasrec", kind="channel").manifest for part in (".", "refit")
         )
         assert refitted.config["train"]["epochs"] == (first.facts["best_epoch"] or study.sasrec.train.epochs)
-    # Nothing is made, nor the test part read, a second time.
+    # Nothing is made, nor the test part read, a second time; also where the run's directory was renamed.
+    study = dataclasses.replace(study, name="renamed")
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/*/manifest.json")}
     for asked in ((), BESIDE):
         again = run(catalog, vectors, study, out, seeds=[0, 1], final=True, refit_too=True, beams=[5, 20], beside=asked)

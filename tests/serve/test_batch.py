@@ -58,6 +58,17 @@ def test_another_batch_is_refused_in_the_same_place(run: Path, clean: Path) -> N
         run_batch(run / "bundle", run / "catalog", clean, BatchConfig(k=6, shard_users=7), device="cpu")
 
 
+def test_a_directory_of_others_is_left_alone(run: Path, tmp_path: Path) -> None:
+    """The manifest of a batch would stand in place of an artifact's own."""
+    (tmp_path / "notes.txt").write_text("mine")
+    for out in (tmp_path, run / "catalog", tmp_path / "notes.txt"):
+        before = _bytes(out) if out.is_dir() else out.read_bytes()
+        with pytest.raises(ArtifactError, match="is not a batch's"):
+            run_batch(run / "bundle", run / "catalog", out, CONFIG, device="cpu")
+        assert (_bytes(out) if out.is_dir() else out.read_bytes()) == before
+    assert not (run / "catalog/leases").exists()
+
+
 def test_a_leased_shard_is_left_to_its_holder(tmp_path: Path) -> None:
     plan = {"shards": 3}
     one, other = Shards(tmp_path, plan), Shards(tmp_path, plan)

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from genrecall.errors import ConfigError
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.gate import OPEN
-from genrecall.serve.http.keys import add
+from genrecall.serve.http.keys import Keys, add
 from tests.serve.world import Spoiled, World, serving
 
 
@@ -61,6 +61,15 @@ def test_keys_are_rotated_without_a_restart(run: Path, tmp_path: Path) -> None:
             assert await status(world, second) == 401
 
     asyncio.run(scenario())
+
+
+def test_a_key_after_a_line_without_its_end_withdraws_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    first = add(file, "old")
+    file.write_text(file.read_text().rstrip("\n"))  # as many an editor and secret store leave it
+    second = add(file, "new")
+    keys = Keys(file)
+    assert [keys.holder(f"Bearer {key}") for key in (first, second)] == ["old", "new"]
 
 
 def test_an_open_address_without_keys_is_refused(tmp_path: Path) -> None:

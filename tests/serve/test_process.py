@@ -134,3 +134,13 @@ def test_a_stop_drains_and_the_next_start_knows_what_was_told(run: Path, tmp_pat
         history = second.call("GET", "/v1/users/late")[1]["history"]
         assert [event["item_id"] for event in history] == ["i0", "i1", "i2"]
         assert second.recommend(user_id="late", k=3)["coverage"]["channels"].keys() == {"item_cf", "transition"}
+
+
+def test_a_stop_that_is_sent_to_every_process_ends_no_channel_before_the_gateway(served: Served) -> None:
+    """As systemd and `timeout` send it: channels must be there for what is drained."""
+    pids = {name: served.pid(name) for name in ("worker 0", "classic")}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert {name: served.pid(name) for name in pids} == pids
+    assert not served.recommend(user_id="u3", k=5)["coverage"]["degraded"]

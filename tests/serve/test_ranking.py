@@ -251,6 +251,8 @@ def test_rank(ranked_run: Path, tmp_path: Path, lane: InProcess) -> None:
             scores = [item["score"] for item in answer["items"]]
             assert scores == sorted(scores, reverse=True)
             assert all(0 <= item["probability"] <= 1 for item in answer["items"])
+            none = (await served.client.post("/v1/rank", json={"items": ["nothing"]})).json()
+            assert (none["items"], none["unknown"]) == ([], ["nothing"])  # and no refusal that asks to try again
             many = await served.client.post("/v1/rank", json={"items": ["i1"] * 1001})
             assert many.status_code == 422
             active.ranks = Failing(False)

@@ -13,10 +13,12 @@ import pytest
 from genrecall.bundle.channels import ClassicConfig
 from genrecall.catalog.store import Catalog
 from genrecall.errors import ConfigError
+from genrecall.experiment.assignment import Arm, Layer
 from genrecall.recall.ann import IndexConfig
 from genrecall.recall.segments import SegmentConfig
 from genrecall.recall.two_tower import TwoTowerConfig
 from genrecall.recipes import stages
+from genrecall.serve.config import ServeConfig
 from genrecall.serve.scenario import Diversity, Scenario, read_scenarios
 from genrecall.serve.schema import Spread
 from genrecall.text.vectors import Vectors
@@ -153,6 +155,12 @@ def test_scenarios_that_the_bundle_cannot_keep_are_refused(wide: Path, run: Path
             opened.require({"x": Scenario(method="learned")})
         with pytest.raises(ConfigError, match="two_tower"):
             release(run).require({"x": Scenario(channels=("two_tower",))})
+        # Each user of such an arm would be refused, and a weight of nothing would change nothing.
+        layer = Layer(name="x", salt="1", arms={"odd": Arm(share=0.5, channels=("item_cf", "magic"))})
+        with pytest.raises(ConfigError, match="the arm odd of x names channels that are not there"):
+            opened.require({}, [layer])
+        with pytest.raises(ConfigError, match="--weight names channels that are not there"):
+            opened.require({}, weights={"item_fc": 2.0})
 
     asyncio.run(scenario())
 
@@ -172,9 +180,16 @@ def test_scenarios_are_read_or_refused(tmp_path: Path) -> None:
     assert home.budget_s("generative", 0.1) == 0.1
     for wrong in ("[", "[a]\nspeed = 1", '[a]\nmethod = "sum"', "[a]\nfloors = {x = -1}", "[a.diversity]\nbalance = 2",
                   '[a]\nfallback = ["item_cf"]', "[a.spread]\nmost = 0", "a = 1", "[a]\nchannels = []",
-                  "[a]\nbudgets_ms = {x = 'fast'}"):  # fmt: skip
+                  "[a]\nbudgets_ms = {x = 'fast'}", "[a]\nweights = {x = 1, y = nan}",
+                  "[a]\nweights = {x = inf}"):  # fmt: skip
         file.write_text(wrong)
         with pytest.raises(ConfigError, match="cannot be read"):
             read_scenarios(file)
     with pytest.raises(ConfigError):
         read_scenarios(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_that_are_none_are_refused(tmp_path: Path, weight: float) -> None:
+    with pytest.raises(ConfigError, match="weigh"):
+        ServeConfig(state=tmp_path, weights={"item_cf": weight})

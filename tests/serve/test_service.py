@@ -3,11 +3,17 @@
 import asyncio
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from tests.serve.world import Spoiled, serving, shop
+from genrecall.catalog.items import Items
+from genrecall.serve.problems import Problem
+from genrecall.serve.schema import Filter
+from tests.serve.world import Spoiled, release, serving, shop
 
 FAULTS = {"hang": lambda: time.sleep(1.0), "raise": lambda: [][0]}
 
@@ -116,13 +122,37 @@ def test_an_event_is_in_the_next_answer_and_counted_once(run: Path, tmp_path: Pa
     asyncio.run(scenario())
 
 
+def test_events_that_no_training_would_take_are_refused_whole(run: Path, tmp_path: Path) -> None:
+    fine = {"user_id": "odd", "item_id": "i1"}
+    ahead = int(time.time()) + 86_400
+
+    async def scenario() -> None:
+        async with serving(run, tmp_path) as world:
+            for wrong, why in (
+                ({**fine, "timestamp": ahead + 3600}, "$.events[1].timestamp"),
+                ({"user_id": "odd"}, "needs `item_id`"),
+                ({"user_id": "odd", "event": "query", "item_id": "i1"}, "needs `query`"),
+            ):
+                refused = await world.client.post("/v1/events", json={"events": [fine, wrong]})
+                assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+                assert why in refused.json()["detail"]
+            assert (await world.client.get("/v1/users/odd")).status_code == 404
+            events = [{**fine, "timestamp": ahead - 3600}, {"user_id": "odd", "event": "query", "query": "red"}]
+            stored = await world.client.post("/v1/events", json={"events": events})
+            assert stored.json()["accepted"] == 2
+
+    asyncio.run(scenario())
+
+
 def test_delisted_items_never_come(run: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(run, tmp_path) as world:
             asked = {"history": ["i0", "i8"], "k": 6}
             top = [item["item_id"] for item in (await world.recommend(**asked))["items"][:3]]
             told = await world.admin.post("/admin/items/delist", json={"item_ids": top})
-            assert told.json() == {"delisted": 3}
+            assert told.json() == {"delisted": 3, "unknown": []}
+            mistyped = await world.admin.post("/admin/items/delist", json={"item_ids": [top[0], "I0"]})
+            assert mistyped.json() == {"delisted": 4, "unknown": ["I0"]}
             for more in ({}, {"channels": ["popularity"]}, {"channels": ["generative"]}, {"k": 40}):
                 answer = await world.recommend(**{**asked, **more})
                 assert not {item["item_id"] for item in answer["items"]} & set(top)
@@ -148,6 +178,25 @@ def test_filters_act_inside_the_search(run: Path, tmp_path: Path) -> None:
             ):
                 refused = await world.client.post("/v1/recommend", json={"filters": [bad]})
                 assert (refused.status_code, refused.json()["code"]) == (422, code)
+
+    asyncio.run(scenario())
+
+
+def test_numbers_are_numbers_however_they_are_written(run: Path) -> None:
+    async def scenario() -> None:
+        priced = release(run)
+        table = priced.contents.items.table
+        prices = pa.array([9.5, 10.0] * (len(table) // 2))
+        for kind in (pa.float64(), pa.float32()):
+            items = Items(table=table.append_column("price", prices.cast(kind)))
+            asked = replace(priced, contents=replace(priced.contents, items=items), _barred={})
+            for written, first in (("9.50", 0), ("10", 1), ("10.0", 1)):
+                barred = asked.barred([Filter(column="price", any_of=[written])])
+                assert barred is not None
+                assert np.flatnonzero(barred.available).tolist() == list(range(first, len(table), 2))
+            with pytest.raises(Problem) as refused:
+                asked.barred([Filter(column="price", any_of=["cheap"])])
+            assert refused.value.code == "unusable_filter"
 
     asyncio.run(scenario())
 

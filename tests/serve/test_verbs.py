@@ -33,6 +33,15 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
         ["serve", "nowhere", "--tls-cert", "only-one.pem"],
         ["serve", "nowhere", "--host", "0.0.0.0"],
         ["serve", "nowhere", "--weight", "generative"],
+        ["ab", "simulate", "--effect", "nan"],
+        ["ab", "simulate", "--effect", "-2"],
+        ["ab", "simulate", "--ope", "--effect", "1.5"],
+        ["ab", "simulate", "--users", "100", "--looks", "1000"],
+        ["plan", "--users", "1", "--qps", "nan"],
+        ["plan", "--users", "1", "--qps", "inf"],
+        ["plan", "--users", "1", "--qps", "5", "--slo-ms", "nan"],
+        ["plan", "--users", "1", "--qps", "5", "--history", "1000000"],
+        ["plan", "--users", "1", "--qps", "5", "--tp", "7"],
         ["chaos", "--run", "medium"],
         ["bench", "serve", "http://127.0.0.1:9"],
     ],
@@ -42,6 +51,14 @@ def test_what_cannot_be_done_is_refused_in_four_parts(arguments: list[str]) -> N
     result = runner.invoke(app, arguments)
     assert isinstance(result.exception, ConfigError), result.output
     assert len(str(result.exception).splitlines()) == 4
+
+
+def test_a_report_on_no_service_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text("[x.arms.a]\nshare = 0.5\n")
+    for verb in (["report", str(tmp_path / "e.toml")], ["ope", "bundle"]):
+        result = runner.invoke(app, ["ab", *verb, "--state", str(tmp_path / "typo")])
+        assert isinstance(result.exception, ConfigError), result.output
+    assert not (tmp_path / "typo").exists()
 
 
 def test_chaos_says_what_it_does() -> None:

@@ -1,5 +1,6 @@
-"""Vectors of a catalog that items were added to: what is there stays, only new items are read."""
+"""Vectors of a catalog that items were added to: what is there stays, only new texts are read."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,18 @@ def _catalog(*titles: str) -> Catalog:
     return Catalog(items=Items(table=table), events=Events.of([], [], []))
 
 
-def test_only_new_items_are_read(tmp_path: Path) -> None:
-    old = embed_catalog(_catalog("red", "a lamp"), out=tmp_path / "old", encoder=Lengths())
+def test_only_new_texts_are_read(tmp_path: Path) -> None:
+    known = _catalog("red", "a lamp")
+    old = embed_catalog(known, out=tmp_path / "old", encoder=Lengths())
     encoder, larger = Lengths(), _catalog("renamed since", "a lamp", "fresh")
-    new = extend_vectors(tmp_path / "old", larger, out=tmp_path / "new", encoder=encoder)
-    assert encoder.read == ["fresh"]
-    np.testing.assert_array_equal(new.matrix[:2], old.matrix)
-    assert new.matrix[2].tolist() == [5, 1]
+    extend = functools.partial(extend_vectors, tmp_path / "old", larger, known=known)
+    new = extend(out=tmp_path / "new", encoder=encoder)
+    assert encoder.read == ["renamed since", "fresh"]
+    np.testing.assert_array_equal(new.matrix[1], old.matrix[1])
+    assert new.matrix[[0, 2]].tolist() == [[13, 1], [5, 1]]
     assert new.item_ids == larger.items.ids
     again = Lengths()
-    assert extend_vectors(tmp_path / "old", larger, out=tmp_path / "new", encoder=again).digest == new.digest
+    assert extend(out=tmp_path / "new", encoder=again).digest == new.digest
     assert again.read == []
     with pytest.raises(ArtifactError, match="another encoder"):
-        extend_vectors(tmp_path / "old", larger, out=tmp_path / "other", encoder=Lengths("others"))
+        extend(out=tmp_path / "other", encoder=Lengths("others"))

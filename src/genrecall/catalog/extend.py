@@ -1,7 +1,9 @@
 """A catalog that goes on: later events, new items and new columns' values added to one that is in use.
 
 Known items keep their order, so that their indices and SIDs stay; a row that comes again replaces the columns that it
-brings. What an import would count and report is counted and reported here, too: the union is imported.
+brings. New files are read by the settings that the catalog was imported with; k-cores and left-out items are not made
+again, for what is known stays. What an import would count and report is counted and reported here, too: the union is
+imported.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from genrecall.artifacts import open_artifact
 from genrecall.catalog import columns
+from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.events import KINDS, SPLITS
+from genrecall.catalog.log import KIND_NAMES
 from genrecall.catalog.sources.open import open_source
+from genrecall.catalog.sources.source import Stream
 from genrecall.catalog.store import Catalog, import_catalog
 from genrecall.errors import DataError
 
@@ -26,7 +32,7 @@ def extend_catalog(
     catalog: Catalog,
     out: Path | str,
     *,
-    events: Path,
+    events: Path | None = None,
     items: Path | None = None,
     users: Path | None = None,
 ) -> Catalog:
@@ -42,15 +48,14 @@ def extend_catalog(
     Raises:
         DataError: the new events have other columns of time or split than the known ones.
     """
-    files = {"events": events, **({"items": items} if items else {}), **({"users": users} if users else {})}
+    settings = _settings(catalog)
+    given = {"events": events, "items": items, "users": users}
+    files = {name: path for name, path in given.items() if path is not None}
     # The adapters want a file of items, which an extension may lack.
-    source = open_source(files={"items": events, **files})
-    fresh = {name: source.streams[name].table() for name in files}
-    _require_same_shape(catalog, fresh["events"])
-    if catalog.events.timed:
-        times = columns.seconds(fresh["events"]["timestamp"], events, "s", untyped=source.streams["events"].untyped)
-        place = fresh["events"].column_names.index("timestamp")
-        fresh["events"] = fresh["events"].set_column(place, "timestamp", times)
+    streams = open_source(files={"items": next(iter(files.values())), **files}).streams if files else {}
+    fresh = {name: streams[name].renamed(settings.columns).table() for name in files}
+    if "events" in fresh:
+        fresh["events"] = _events(catalog, fresh["events"], streams["events"], settings)
     known = {
         "items": catalog.items.table,
         "users": catalog.users,
@@ -67,9 +72,50 @@ def extend_catalog(
             if table is not None:
                 paths[name] = work / f"{name}.parquet"
                 pq.write_table(table, paths[name])
-        return import_catalog(paths, out)
+        return import_catalog(paths, out, ImportConfig(event_default=settings.event_default), later=settings)
     finally:
         shutil.rmtree(work)
+
+
+def _settings(catalog: Catalog) -> ImportConfig:
+    """Of the import that the catalog began with."""
+    if catalog.path is None:
+        return ImportConfig()
+    told = open_artifact(catalog.path, verify=False).manifest.config
+    return ImportConfig(**told.get("later", told["import"]))
+
+
+def _events(catalog: Catalog, fresh: pa.Table, stream: Stream, settings: ImportConfig) -> pa.Table:
+    """The new events in the columns of the known ones, as the first import would have read them."""
+    _require_same_shape(catalog, fresh)
+    if settings.min_rating is not None and "rating" in fresh.column_names:  # a service's log rates nothing
+        ratings = columns.numbers(fresh["rating"].combine_chunks(), stream.path, "rating", untyped=stream.untyped)
+        fresh = fresh.filter(pc.fill_null(pc.greater_equal(ratings, settings.min_rating), False))
+    if catalog.events.timed:
+        place = fresh.column_names.index("timestamp")
+        times = columns.seconds(fresh["timestamp"], stream.path, settings.time_unit, untyped=stream.untyped)
+        fresh = fresh.set_column(place, "timestamp", times)
+    if catalog.events.session is not None:
+        fresh = _unknown(catalog, fresh, settings)
+    return fresh
+
+
+def _unknown(catalog: Catalog, fresh: pa.Table, settings: ImportConfig) -> pa.Table:
+    """Without known events: sessions are stored as numbers, so that an import could not tell that these come again."""
+    old = _written(catalog)
+    if old is None:
+        return fresh
+    fresh = _like(fresh, old.schema)
+    return fresh.filter(pc.invert(pc.is_in(_keys(fresh, settings), value_set=_keys(old, settings))))
+
+
+def _keys(events: pa.Table, settings: ImportConfig) -> pa.ChunkedArray:
+    kinds = pa.nulls(len(events), pa.string()) if "event" not in events.column_names else events["event"]
+    named = {name: KIND_NAMES.get(name.strip().lower(), name) for name in pc.unique(kinds).to_pylist() if name}
+    kinds = pa.chunked_array([pa.array([named.get(name, settings.event_default) for name in kinds.to_pylist()])])
+    told = [events[name] for name in ("user_id", "item_id", "timestamp", "order") if name in events.column_names]
+    texts = [pc.fill_null(pc.cast(column, pa.string()), "") for column in (*told, kinds)]
+    return pc.binary_join_element_wise(*texts, "\0")
 
 
 def _written(catalog: Catalog) -> pa.Table | None:

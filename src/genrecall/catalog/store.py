@@ -112,7 +112,12 @@ def validate(source: Source | Mapping[str, Path], config: ImportConfig | None = 
 
 
 def import_catalog(
-    source: Source | Mapping[str, Path], out: Path | str, config: ImportConfig | None = None, *, force: bool = False
+    source: Source | Mapping[str, Path],
+    out: Path | str,
+    config: ImportConfig | None = None,
+    *,
+    later: ImportConfig | None = None,
+    force: bool = False,
 ) -> Catalog:
     """Read, check and store a catalog at ``out``; an artifact that is there and current is only loaded.
 
@@ -120,11 +125,12 @@ def import_catalog(
         source: an opened source, or files by table name (``items``, ``events``, ``users``, …).
         out: directory of the artifact.
         config: settings.
+        later: settings of files that extend the catalog, where they are others.
         force: import again even if the artifact is current.
     """
     config = config or ImportConfig()
     source = _opened(source)
-    identity = _identity(source, config)
+    identity = _identity(source, config) | ({"later": later.identity()} if later is not None else {})
     if not force and artifacts.is_current(out, kind=KIND, config=identity):
         log(f"catalog: {out} is current")
         return Catalog.load(out)
@@ -148,7 +154,8 @@ def _opened(source: Source | Mapping[str, Path]) -> Source:
 
 def _identity(source: Source, config: ImportConfig) -> dict[str, Any]:
     """What makes an import what it is: the format, the content of the files (not their place) and the settings."""
-    files = {name: artifacts.sha256(stream.path) for name, stream in source.streams.items()}
+    hashes = {name: [artifacts.sha256(file) for file in stream.files] for name, stream in source.streams.items()}
+    files = {name: own if len(own) > 1 else own[0] for name, own in hashes.items()}
     return {"source": source.name, "files": files, "import": config.identity()}
 
 

@@ -29,9 +29,9 @@ def report(
     experiments: Annotated[Path, typer.Argument(help="The TOML file that the service ran with.")],
     state: Annotated[Path, typer.Option("--state", help="Of that service: its exposures and events.")],
     redis: Redis = None,
-    window_hours: Annotated[float, typer.Option(help="An event so long after an answer counts.")] = 24.0,
-    before_days: Annotated[float, typer.Option(help="What CUPED looks back at.")] = 14.0,
-    planned: Annotated[int, typer.Option(help="Users at which the sequential interval is tightest.")] = 10_000,
+    window_hours: Annotated[float, typer.Option(min=0, help="An event so long after an answer counts.")] = 24.0,
+    before_days: Annotated[float, typer.Option(min=0, help="What CUPED looks back at.")] = 14.0,
+    planned: Annotated[int, typer.Option(min=1, help="Users at which the sequential interval is tightest.")] = 10_000,
     as_json: AsJson = False,
 ) -> None:
     """Sample ratio, differences with CUPED, intervals of one and of many looks, guardrails; preferences of interleaved
@@ -48,14 +48,11 @@ def report(
     from genrecall.experiment.report import ReportConfig, to_markdown
     from genrecall.experiment.report import report as made
     from genrecall.serve.arms import FILE
-    from genrecall.serve.config import ServeConfig
-    from genrecall.serve.state.state import open_state
 
     config = ReportConfig(window_s=window_hours * 3600, before_s=before_days * 86_400, planned=planned)
-    users = open_state(ServeConfig(state=state, redis=redis))
-
+    layers, users = read_layers(experiments), _opened(state, redis)
     found = []
-    for layer in read_layers(experiments):
+    for layer in layers:
         exposures = read_exposures(state / FILE)
         if layer.interleave:
             found.append(
@@ -80,9 +77,9 @@ def ope(
     bundle: Annotated[Path, typer.Argument(help="Whose answers are evaluated; nobody was shown them.")],
     state: Annotated[Path, typer.Option("--state", help="Of the service that explored: its exposures and events.")],
     redis: Redis = None,
-    window_hours: Annotated[float, typer.Option(help="An event so long after an answer is its reward.")] = 24.0,
+    window_hours: Annotated[float, typer.Option(min=0, help="An event so long after an answer is its reward.")] = 24.0,
     clip: Annotated[float, typer.Option(min=1, help="Largest weight.")] = 100.0,
-    least: Annotated[float, typer.Option(help="Effective items that a conclusion needs.")] = 100.0,
+    least: Annotated[float, typer.Option(min=0, help="Effective items that a conclusion needs.")] = 100.0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -94,10 +91,8 @@ def ope(
     from genrecall.experiment.exposure import read_exposures
     from genrecall.recipes.off_policy import replayed
     from genrecall.serve.arms import FILE
-    from genrecall.serve.config import ServeConfig
-    from genrecall.serve.state.state import open_state
 
-    users = open_state(ServeConfig(state=state, redis=redis))
+    users = _opened(state, redis)
     try:
         log = replayed(
             bundle, read_exposures(state / FILE), _rewards(users), users, window_s=window_hours * 3600, device=device
@@ -113,6 +108,23 @@ def ope(
         print(f"{name:8}{one.value:18.4f}{one.low:17.4f} … {one.high:.4f}")
     print(f"\n{found.answers:,} answers to {found.users:,} users; {found.effective:,.0f} effective items; "
           f"support {found.support:.0%}, {found.clipped:.1%} of the weights clipped")  # fmt: skip
+
+
+def _opened(state: Path, redis: str | None) -> State:
+    """The state of a service that logged exposures; nothing is made where there is none."""
+    from genrecall.errors import ConfigError
+    from genrecall.serve.arms import FILE
+    from genrecall.serve.config import ServeConfig
+    from genrecall.serve.state.state import open_state
+
+    if not (state / FILE).is_file():
+        raise ConfigError(
+            "no experiment was logged there",
+            seen=f"no {FILE} in {state}",
+            allowed="the --state of a service that runs with --experiments",
+            fix="correct --state, or wait until its users were answered",
+        )
+    return open_state(ServeConfig(state=state, redis=redis))
 
 
 def _rewards(users: State) -> Iterator[tuple[str, str, float]]:
@@ -146,8 +158,22 @@ def simulate(
     """
     import numpy as np
 
+    from genrecall.errors import ConfigError
     from genrecall.experiment.simulator import World, trial
 
+    least, most = (0.0, 1.0) if interleave or off_policy else (-1.0, 100.0)
+    if not least <= effect <= most or (off_policy and effect == 1):
+        raise ConfigError(
+            "no such world can be simulated",
+            seen=f"--effect {effect:g}",
+            allowed=f"{least:g} to {most:g}{', but not 1' if off_policy else ''}",
+            fix="correct --effect",
+        )
+    if looks > users // 20:
+        raise ConfigError(
+            "so many looks leave nothing to look at", seen=f"{looks} looks at {users} users",
+            allowed=f"at most {users // 20}: twenty users more at each", fix="correct --looks or --users",
+        )  # fmt: skip
     if interleave:
         _tell(_interleaved(effect, users, trials), as_json)
         return

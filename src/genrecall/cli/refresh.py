@@ -62,8 +62,8 @@ def command(
     Example: genrecall refresh runs/shop --out runs/tuesday --events today.parquet --items new_items.parquet
     """
     from genrecall.recipes.gates import GateConfig, require_passed
-    from genrecall.recipes.refresh import RefreshConfig, refresh
-    from genrecall.recipes.rollout import RolloutConfig, roll_out
+    from genrecall.recipes.refresh import RefreshConfig, bundle_digests, refresh
+    from genrecall.recipes.rollout import RolloutConfig, require_in_service, roll_out
     from genrecall.recipes.warm import WarmConfig
     from genrecall.serve.admin_client import ask
 
@@ -78,6 +78,10 @@ def command(
         ),
     )
     rollout = RolloutConfig(steps=tuple(canary or (5.0, 25.0)), watch_s=watch_s, least_answers=least_answers)
+    if state is not None and release:
+        require_in_service(
+            lambda method, path, body: ask(state, method, path, body), bundle_digests(run / "bundle", out / "bundle")
+        )
     done = refresh(run, out, _news(run, out, events, items, users, vectors, state), config)
     if not as_json:
         print(f"learnt from {done.events:,} new events and {done.items:,} new items  {done.bundle.digest}")
@@ -109,12 +113,12 @@ def _news(
     from genrecall.serve.state.export import export_log
     from genrecall.telemetry import log
 
-    if events is not None:
+    if events is not None or (state is None and items is not None):
         return News(events=events, items=items, users=users, vectors=vectors)
     if state is None:
         raise ConfigError(
-            "nothing says what happened since", seen="neither --events nor --state",
-            allowed="a file of events, or the state of a service", fix="give one of them",
+            "nothing says what happened since", seen="neither --events nor --state, nor --items",
+            allowed="a file of events or of items, or the state of a service", fix="give one of them",
         )  # fmt: skip
     if not (state / "data.mdb").is_file():
         raise ConfigError(
@@ -134,7 +138,9 @@ def _news(
             "there is nothing new to learn from", seen=f"no event after number {told['sequence']:,} of {state}",
             allowed="events that came since the last refresh", fix="wait for events",
         )  # fmt: skip
-    return News(events=file, items=items, users=users, vectors=vectors, sequence=told["sequence"])
+    return News(
+        events=file if told["events"] else None, items=items, users=users, vectors=vectors, sequence=told["sequence"]
+    )
 
 
 def _show_gates(gates: Sequence[Gate]) -> None:

@@ -85,6 +85,7 @@ def build(
     from genrecall.sid.rq_vae import RqVaeConfig
     from genrecall.sid.store import StoredSids
     from genrecall.telemetry import log
+    from genrecall.text.embed import require_texts
     from genrecall.text.vectors import Vectors
 
     telemetry.console.quiet = not processes.is_main()
@@ -95,7 +96,10 @@ def build(
         collaborative_weight=collaborative_weight, seed=seed,
     ).on(device)  # fmt: skip
     target = out or run / "sid"
-    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(vectors or run / "vectors")
+    place = vectors or run / "vectors"
+    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(place)
+    item_vectors.require_items(loaded.items.ids)
+    require_texts(place, loaded)
     histories = split_config(split, repeats, tie_seed).divide(loaded).train if config.needs_behaviour else None
     behaviour = Behaviour.load(behaviour_vectors) if behaviour_vectors else None
     if not force:

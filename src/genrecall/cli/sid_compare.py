@@ -61,10 +61,13 @@ def command(
     from genrecall.sid.config import SidConfig
     from genrecall.sid.proxy import ProxyConfig
     from genrecall.telemetry import log
+    from genrecall.text.embed import require_texts
     from genrecall.text.vectors import Vectors
 
-    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(vectors or run / "vectors")
+    place = vectors or run / "vectors"
+    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(place)
     item_vectors.require_items(loaded.items.ids)
+    require_texts(place, loaded)
     divided = split_config(split, repeats, tie_seed).divide(loaded) if len(loaded.events) else None
     behaviour = Behaviour.load(behaviour_vectors) if behaviour_vectors else None
     if behaviour is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,13 @@ class Arm:
     beam: int | None = None
     explore: float = 0.0
 
+    def __post_init__(self) -> None:
+        # Requests take over what an arm says unseen, so that a wrong one would fail each of its users' requests.
+        if self.channels is not None and not all(isinstance(name, str) for name in self.channels or (None,)):
+            raise ValueError(f"channels {self.channels!r}: names, one or more")
+        if self.beam is not None and not (type(self.beam) is int and self.beam >= 1):
+            raise ValueError(f"beam {self.beam!r}: a whole number, 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -56,7 +63,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         total = sum(arm.share for arm in self.arms.values())
-        if not self.arms or min(arm.share for arm in self.arms.values()) <= 0 or total > 1 + 1e-9:
+        if not self.arms or not all(arm.share > 0 for arm in self.arms.values()) or total > 1 + 1e-9:
             raise ConfigError(
                 f"the arms of {self.name} cannot be filled",
                 seen=", ".join(f"{name} {arm.share}" for name, arm in self.arms.items()) or "no arms",
@@ -100,15 +107,7 @@ def read_layers(file: Path) -> list[Layer]:
     """
     try:
         raw: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-        return [
-            Layer(
-                name=name,
-                salt=str(body.get("salt", name)),
-                arms={arm: _arm(it) for arm, it in body["arms"].items()},
-                interleave=bool(body.get("interleave", False)),
-            )
-            for name, body in raw.items()
-        ]
+        return [_layer(name, body) for name, body in raw.items()]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(
             "the experiments cannot be read",
@@ -118,12 +117,26 @@ def read_layers(file: Path) -> list[Layer]:
         ) from None
 
 
+def _layer(name: str, told: Mapping[str, Any]) -> Layer:
+    _require_known(told, ("salt", "interleave", "arms"))
+    interleave = told.get("interleave", False)
+    if not isinstance(interleave, bool):
+        raise ValueError(f"interleave {interleave!r}: true or false")
+    arms = {arm: _arm(it) for arm, it in told["arms"].items()}
+    return Layer(name=name, salt=str(told.get("salt", name)), arms=arms, interleave=interleave)
+
+
 def _arm(told: Mapping[str, Any]) -> Arm:
-    unknown = set(told) - {"share", *_KNOBS}
-    if unknown:
-        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
+    _require_known(told, ("share", *_KNOBS))
     channels = told.get("channels")
+    if not isinstance(channels, list | None):
+        raise ValueError(f"channels {channels!r}: a list of names")
     return Arm(
         share=float(told["share"]), channels=None if channels is None else tuple(channels), beam=told.get("beam"),
         explore=float(told.get("explore", 0.0)),
     )  # fmt: skip
+
+
+def _require_known(told: Mapping[str, Any], names: Sequence[str]) -> None:
+    if unknown := sorted(set(told) - set(names)):
+        raise ValueError(f"unknown {', '.join(unknown)}")

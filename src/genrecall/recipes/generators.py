@@ -187,7 +187,7 @@ def _generator(
         sessions=study.sessions,
         queries=None if searches is None else searches.words,
     )
-    recipe = {"name": study.name, "split": asdict(study.split), "tables": len(study.tables)}
+    recipe: dict[str, Any] = {"split": asdict(study.split), "tables": len(study.tables)}
     if searches is not None:
         recipe["searches"] = searches.config.share
     manifest = trunk_manifest(

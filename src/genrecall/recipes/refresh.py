@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genrecall.artifacts import Artifact, copy_artifact, open_artifact
+from genrecall.artifacts import MANIFEST, Artifact, copy_artifact, open_artifact
 from genrecall.bundle.channels import config_of
 from genrecall.bundle.export import BundleConfig, export_bundle
 from genrecall.bundle.parts import KIND, RANKER, parts_of
 from genrecall.catalog.extend import extend_catalog
 from genrecall.catalog.split import Split
-from genrecall.catalog.store import Catalog
+from genrecall.catalog.store import Catalog, read_report
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.recall.generative import GenerativeConfig
 from genrecall.recipes.carry import carried_fusion, refitted_ranker, unseen
@@ -29,8 +29,9 @@ from genrecall.recipes.gates import Gate, GateConfig, judge, told
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
-from genrecall.telemetry import Stages
+from genrecall.telemetry import Stages, log
 from genrecall.text.embed import extend_vectors
+from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
 
 REPORT = "refresh.json"
@@ -49,14 +50,14 @@ class News:
     """What came since.
 
     Attributes:
-        events: file of new events; repeats of known ones count once.
+        events: file of new events; repeats of known ones count once. None: there are none, only items.
         items: file of new items, or new values of known ones.
         users: file of profiles.
         vectors: artifact with vectors of all items, for encoders that genrecall does not know.
         sequence: number of the newest event, where they are a service's log.
     """
 
-    events: Path
+    events: Path | None
     items: Path | None = None
     users: Path | None = None
     vectors: Path | None = None
@@ -120,11 +121,13 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     known = Catalog.load(_part(run, active, "catalog"))
     with watch.stage("catalog"):
         catalog = extend_catalog(known, out / "catalog", events=news.events, items=news.items, users=news.users)
+    for found in read_report(out / "catalog").problems:
+        log(f"{found.count:,} {found.what}: {found.action}")
     events, items = len(catalog.events) - len(known.events), len(catalog.items) - len(known.items)
     if not events and not items:
         raise ConfigError(
             "there is nothing new to learn from",
-            seen=f"{news.events}: no event that the catalog lacks, on an item that it knows",
+            seen=f"{news.events or news.items}: no event that the catalog lacks, on an item that it knows",
             allowed="events after those of the catalog, or new items",
             fix="wait for events; `genrecall data validate` says what a file holds",
         )
@@ -158,6 +161,14 @@ def refresh(run: Path, out: Path, news: News, config: RefreshConfig) -> Refreshe
     report = {**done.to_dict(), "sequence": sequence, "grown_from": grown_from}
     (out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
+
+
+def bundle_digests(used: Path, new: Path) -> list[str]:
+    """Of the bundle in use, and of the new one where an earlier call has made it."""
+    found = [open_artifact(used, kind=KIND, verify=False).digest]
+    if (new / MANIFEST).is_file():
+        found.append(open_artifact(new, kind=KIND, verify=False).digest)
+    return found
 
 
 def last_sequence(run: Path) -> int:
@@ -195,19 +206,12 @@ def _part(run: Path, bundle: Artifact, name: str) -> Path:
 def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Artifact, news: News) -> None:
     """Vectors of all items, and tables in which every known item keeps its SID."""
     tables = [parts_of(number)[0] for number in range(len(active.manifest.config["spaces"]))]
-    source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
+    vectors = _extended(run, out, known, catalog, news)
     if len(catalog.items) == len(known.items):
         for name in tables:
             copy_artifact(_part(run, active, name), out / name)
-        if source is not None:
-            copy_artifact(source, out / "vectors")
         return
-    if news.vectors is not None:
-        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
-        vectors.require_items(catalog.items.ids)
-    elif source is not None:
-        vectors = extend_vectors(source, catalog, out=out / "vectors")
-    else:
+    if vectors is None:
         raise ArtifactError(
             "new items need vectors, and those of the known ones are missing",
             seen=f"no vectors in {run}",
@@ -223,6 +227,22 @@ def _append(run: Path, out: Path, known: Catalog, catalog: Catalog, active: Arti
             identity=vectors.identity,
             vectors_digest=vectors.digest,
         )
+
+
+def _extended(run: Path, out: Path, known: Catalog, catalog: Catalog, news: News) -> Vectors | None:
+    """Vectors of all items as their texts are now; None where there were none before."""
+    source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
+    if news.vectors is not None:
+        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
+        vectors.require_items(catalog.items.ids)
+        return vectors
+    if source is None:
+        return None
+    before = Vectors.load(source)
+    given = before.identity["name"] == GIVEN and len(catalog.items) == len(known.items)
+    if given or known.items.table.equals(catalog.items.table):
+        return Vectors.load(copy_artifact(source, out / "vectors").path)
+    return extend_vectors(source, catalog, known=known, out=out / "vectors")
 
 
 def _ranked(

@@ -9,8 +9,9 @@ the one before it did in its last seconds. A worker that is lost, or an operator
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class RolloutConfig:
                 "these canaries cannot be run", seen=", ".join(map(str, steps)) or "none",
                 allowed="ascending percentages above 0, up to 100", fix="for example --canary 5 --canary 25",
             )  # fmt: skip
-        if self.watch_s < 0 or self.least_answers < 0:
+        if not 0 <= self.watch_s < math.inf or self.least_answers < 0:
             raise ConfigError(
                 "this cannot be watched", seen=f"watch_s={self.watch_s}, least_answers={self.least_answers}",
                 allowed="0 or more", fix="correct --watch-s or --least-answers",
@@ -141,6 +142,21 @@ def roll_out(
             log(f"rollout: rolling back: {why or 'interrupted'}")
             _undo(ask, digest)
     return Rolled(outcome="kept" if kept else "rolled back", watches=watches)
+
+
+def require_in_service(ask: Ask, digests: Collection[str]) -> None:
+    """Before anything is trained: refuse what :func:`roll_out` would refuse after it.
+
+    Raises:
+        ConfigError: no service answers, or it answers from none of these bundles.
+    """
+    active = _digest(ask("GET", "/admin/releases", None), "active")
+    if active not in digests:
+        raise ConfigError(
+            "the service answers from another bundle than the run's",
+            seen=str(active), allowed=" or ".join(digests),
+            fix="refresh from the run that is in service, or give --no-release and activate by hand",
+        )  # fmt: skip
 
 
 def _undo(ask: Ask, digest: str) -> None:

@@ -6,6 +6,7 @@ warm model trains, so that what judges it afterwards has not been used to make i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class WarmConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or not 0 < self.rate_share <= 1:
+        if not 0 < self.epochs < math.inf or not 0 < self.rate_share <= 1:
             raise ConfigError(
                 "a warm model cannot be trained like this",
                 seen=f"epochs={self.epochs}, rate_share={self.rate_share}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,8 +79,15 @@ class ServeConfig:
             ("deadline_s", self.deadline_s, 0.001), ("max_inflight", self.max_inflight, 1),
             ("gateways", self.gateways, 1), ("max_body_bytes", self.max_body_bytes, 1024), ("drain_s", self.drain_s, 0),
         ):  # fmt: skip
-            if value < least:
+            if not value >= least:  # so that what is no number is refused, too
                 raise ConfigError(f"{name} is too small", seen=value, allowed=f"{least} or more", fix=f"raise {name}")
+        if not all(0 <= weight < math.inf for weight in self.weights.values()):
+            raise ConfigError(
+                "a channel cannot weigh so much",
+                seen=", ".join(f"{name}={weight}" for name, weight in self.weights.items()),
+                allowed="0 or more",
+                fix="correct --weight",
+            )
         if not (0 <= self.port < 65536 and 0 <= (self.grpc_port or 0) < 65536):
             raise ConfigError(
                 "no such port",

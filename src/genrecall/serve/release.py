@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from genrecall.bundle.contents import Contents
 from genrecall.errors import ConfigError
+from genrecall.experiment.assignment import Layer
 from genrecall.recall.channel import Barred, Channel, Query
 from genrecall.recall.fusion import Fusion
 from genrecall.recall.fusion.rule import FITTED
@@ -90,7 +91,7 @@ class Release:
             inflight=Tally(None if seat is None else seat.directory / "inflight", seat),
         )  # fmt: skip
         try:
-            release.require(config.scenarios)
+            release.require(config.scenarios, config.experiments, config.weights)
         except ConfigError:
             await release.close()
             raise
@@ -146,22 +147,22 @@ class Release:
             return found
         return default_channels(self.contents, self.lanes)
 
-    def require(self, scenarios: Mapping[str, Scenario]) -> None:
-        """Refuse scenarios that this bundle cannot keep.
+    def require(
+        self, scenarios: Mapping[str, Scenario], experiments: Sequence[Layer] = (), weights: Iterable[str] = ()
+    ) -> None:
+        """Refuse settings that this bundle cannot keep.
 
         Raises:
             ConfigError: one names a channel that is not there, or a fusion that the bundle was not fitted with.
         """
+        self._require_channels("--weight", weights)
+        for layer in experiments:
+            for name, arm in layer.arms.items():
+                self._require_channels(f"the arm {name} of {layer.name}", arm.channels or ())
         shipped = None if self.contents.fusion is None else self.contents.fusion.config.method
         for name, rules in scenarios.items():
             named = {*(rules.channels or ()), *rules.weights, *rules.floors, *rules.budgets_ms}
-            if missing := sorted(named - set(self.lanes)):
-                raise ConfigError(
-                    f"the scenario {name} names channels that are not there",
-                    seen=", ".join(missing),
-                    allowed=", ".join(self.lanes),
-                    fix="export the bundle with them, install the plug-in, or take them out of the scenario",
-                )
+            self._require_channels(f"the scenario {name}", named)
             if rules.method in FITTED and rules.method != shipped:
                 raise ConfigError(
                     f"the scenario {name} asks for a fusion that this bundle was not fitted with",
@@ -169,6 +170,15 @@ class Release:
                     allowed="rrf, scores, quota, or what the bundle ships",
                     fix="fit it with `genrecall fuse`, or choose another method",
                 )
+
+    def _require_channels(self, what: str, named: Iterable[str]) -> None:
+        if missing := sorted(set(named) - set(self.lanes)):
+            raise ConfigError(
+                f"{what} names channels that are not there",
+                seen=", ".join(missing),
+                allowed=", ".join(self.lanes),
+                fix=f"export the bundle with them, install the plug-in, or take them out of {what}",
+            )
 
     def fusion(self, channels: tuple[str, ...], rules: Scenario | None = None) -> Fusion:
         """How these channels' lists are joined; ``rules`` are those of the configuration, which live as long as it."""
@@ -232,8 +242,13 @@ class Release:
             )
         mask = np.ones(len(self.contents.items), dtype=bool)
         if wanted.any_of:
-            text = column if pa.types.is_string(kind) else pc.cast(column, pa.string())
-            mask &= _plain(pc.is_in(text, value_set=pa.array(wanted.any_of, pa.string())))
+            try:  # in the column's type: a price of 9.5 is 9.50, too
+                values = pc.cast(pa.array(wanted.any_of, pa.string()), kind)
+            except pa.ArrowInvalid:
+                raise Problem(
+                    "unusable_filter", f"column {wanted.column} is of type {kind}: any_of names others"
+                ) from None
+            mask &= _plain(pc.is_in(column, value_set=values))
         if wanted.at_least is not None:
             mask &= _plain(pc.greater_equal(column, wanted.at_least))
         if wanted.at_most is not None:

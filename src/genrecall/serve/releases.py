@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,11 @@ class Releases:
             release.set_delisted(self._delisted)
         await self.changed()
         return len(self._delisted)
+
+    def unknown(self, item_ids: Iterable[str]) -> list[str]:
+        """Those that no bundle in service has: mistyped, or of a bundle that is yet to come."""
+        known = [release.contents.items.index for release in self._all()]
+        return [item for item in item_ids if not any(item in index for index in known)]
 
     async def apply_delta(self, path: Path) -> int:
         """Let the active bundle's ranker take in the next delta of its tables; the version then. On disk, and in force

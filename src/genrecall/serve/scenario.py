@@ -5,6 +5,7 @@ One TOML table a scenario; requests name it. What a request says itself (channel
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -71,9 +72,9 @@ class Scenario:
         problems = [
             ("method", self.method is None or self.method in METHODS, f"one of {', '.join(METHODS)}"),
             ("constant", self.constant > 0, "above 0"),
-            ("weights", min(self.weights.values(), default=0.0) >= 0, "0 or more each"),
-            ("floors", min(self.floors.values(), default=0) >= 0, "0 or more each"),
-            ("budgets_ms", min(self.budgets_ms.values(), default=1.0) > 0, "above 0 each"),
+            ("weights", all(0 <= weight < math.inf for weight in self.weights.values()), "0 or more each"),
+            ("floors", all(floor >= 0 for floor in self.floors.values()), "0 or more each"),
+            ("budgets_ms", all(budget > 0 for budget in self.budgets_ms.values()), "above 0 each"),
             ("fallback", set(self.fallback) <= set(FALLBACKS), f"of {', '.join(FALLBACKS)}"),
             ("channels", self.channels is None or len(set(self.channels)) == len(self.channels) > 0, "distinct names"),
         ]

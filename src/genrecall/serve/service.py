@@ -29,7 +29,7 @@ from genrecall.serve.ranking import Order
 from genrecall.serve.recent import Explanations, Remembered, Traffic
 from genrecall.serve.release import Release
 from genrecall.serve.releases import Releases
-from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Rank, Ranked, Recommend, Search
+from genrecall.serve.schema import Answer, ChannelCoverage, Coverage, Rank, Ranked, RankedItem, Recommend, Search
 from genrecall.serve.shared import Relay
 from genrecall.serve.state.ingest import Ingest
 from genrecall.serve.state.state import State
@@ -134,9 +134,12 @@ class Service:
             query = await self._planner.query(request, release)
             items, places = release.indices(list(dict.fromkeys(request.items)))
             left_s = ranking.left_of(self._planner.deadline_s(request), begun)
-            found, tables = await ranking.scored(
-                release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
-            )
+            found: list[RankedItem] = []
+            tables = len(release.deltas)
+            if len(items):
+                found, tables = await ranking.scored(
+                    release.ranks, release.deltas, query, request.user_id, items, release.contents.items.ids, left_s
+                )
         finally:
             release.inflight.add(-1)
         known, took = set(places.tolist()), time.perf_counter() - begun

@@ -86,15 +86,32 @@ def is_of_texts(vectors: Path, catalog: Catalog) -> bool:
     return bool(made["texts"] == _digest(catalog.items.ids, template.render(catalog.items)))
 
 
+def require_texts(vectors: Path, catalog: Catalog) -> None:
+    """Refuse vectors that an encoder made of other texts than this catalog's; of those made elsewhere nobody knows.
+
+    Raises:
+        ArtifactError: they are of others.
+    """
+    known = "texts" in open_artifact(vectors, kind=KIND, verify=False).manifest.config
+    if known and not is_of_texts(vectors, catalog):
+        raise ArtifactError(
+            "the vectors are of other texts than the catalog's",
+            seen=f"{vectors}, made before items got other texts",
+            allowed="vectors of the texts that the items have now",
+            fix="run `genrecall embed` again, then this",
+        )
+
+
 def extend_vectors(
-    before: Path | str, catalog: Catalog, *, out: Path | str, encoder: str | Path | Encoder | None = None,
-    device: str = "auto",
+    before: Path | str, catalog: Catalog, *, known: Catalog, out: Path | str,
+    encoder: str | Path | Encoder | None = None, device: str = "auto",
 ) -> Vectors:  # fmt: skip
-    """Vectors of a catalog that items were added to: those that are there stay, the new items' are computed.
+    """Vectors of a catalog that items were added to: what is new, or has another text, is computed; the others stay.
 
     Args:
         before: ``vectors`` artifact of the catalog before.
         catalog: with its items, and more.
+        known: the catalog before.
         out: directory of the new artifact.
         encoder: as in ``embed_catalog``; None takes the name that the vectors were made with.
         device: where to compute.
@@ -103,9 +120,7 @@ def extend_vectors(
         ArtifactError: the encoder is not the one that made them.
     """
     config = open_artifact(before, kind=KIND).manifest.config
-    known = Vectors.load(before)
-    place = {item: row for row, item in enumerate(known.item_ids)}
-    fresh = [row for row, item in enumerate(catalog.items.ids) if item not in place]
+    stored = Vectors.load(before)
     named = encoder if encoder is not None else config["encoder"]["name"]
     chosen = load_encoder(named, device=device) if isinstance(named, str | Path) else named
     if chosen.identity != config["encoder"]:
@@ -113,19 +128,24 @@ def extend_vectors(
             "these vectors were made by another encoder",
             seen=str(chosen.identity), allowed=str(config["encoder"]), fix="give the --encoder that made them",
         )  # fmt: skip
-    texts = TextTemplate(text=config["template"], max_characters=config["max_characters"]).render(catalog.items)
+    template = TextTemplate(text=config["template"], max_characters=config["max_characters"])
+    texts = template.render(catalog.items)
+    read = dict(zip(known.items.ids, template.render(known.items), strict=True))
+    place = {item: row for row, item in enumerate(stored.item_ids)}
+    kept = {
+        row: place[item] for row, item in enumerate(catalog.items.ids) if item in place and read.get(item) == texts[row]
+    }
+    fresh = [row for row in range(len(texts)) if row not in kept]
     made = {**config, "texts": _digest(catalog.items.ids, texts)}
-    parents = {**parents_of(catalog), "vectors": known.digest}
+    parents = {**parents_of(catalog), "vectors": stored.digest}
     if is_current(out, kind=KIND, config=made, parents=parents):
         return Vectors.load(out)
-    matrix = np.zeros((len(texts), known.dim), np.float32)
+    matrix = np.zeros((len(texts), stored.dim), np.float32)
     if fresh:
         matrix[fresh] = chosen.encode([texts[row] for row in fresh])
-    for row, item in enumerate(catalog.items.ids):
-        if item in place:
-            matrix[row] = known.matrix[place[item]]
+    matrix[list(kept)] = stored.matrix[list(kept.values())]
     _require_finite(catalog.items.ids, matrix)
-    facts: dict[str, Any] = {"texts": len(fresh), "kept": len(texts) - len(fresh)}
+    facts: dict[str, Any] = {"texts": len(fresh), "kept": len(kept)}
     return write_vectors(out, catalog.items.ids, matrix, config=made, parents=parents, facts=facts)
 
 

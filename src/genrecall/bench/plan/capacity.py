@@ -32,6 +32,9 @@ _KV = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 _CHECKED = 6
 
 
+_MOST_BATCH, _MOST_TOKENS = 4096, 1 << 17
+
+
 @dataclass(frozen=True, kw_only=True)
 class Demand:
     """What is asked of the service.
@@ -73,13 +76,21 @@ class Demand:
 
     def __post_init__(self) -> None:
         sizes = (self.users, self.beam, self.history, self.levels, self.codes, self.ranks, self.batch)
-        if min(sizes) < 1 or self.qps <= 0 or self.slo_ms <= 0 or self.words < 0 or self.requests < 100:
+        rates = 0 < self.qps < math.inf and 0 < self.slo_ms < math.inf
+        if min(sizes) < 1 or not rates or self.words < 0 or self.requests < 100 or self.batch > _MOST_BATCH:
             raise ConfigError(
                 "this demand cannot be planned for",
                 seen=f"users={self.users}, qps={self.qps}, beam={self.beam}, history={self.history}, "
                 f"slo_ms={self.slo_ms}, ranks={self.ranks}, batch={self.batch}",
-                allowed="positive numbers; 100 simulated requests or more",
+                allowed=f"positive numbers; 100 simulated requests or more; batches of at most {_MOST_BATCH}",
                 fix="correct the options",
+            )
+        if self.tokens > _MOST_TOKENS:
+            raise ConfigError(
+                "no model reads prompts as long as these",
+                seen=f"{self.tokens:,} tokens",
+                allowed=f"{_MOST_TOKENS:,} or fewer",
+                fix="lower --history or --words",
             )
         if self.precision not in _BYTES or self.prompt_kv not in _KV:
             raise ConfigError(
@@ -103,6 +114,13 @@ def plan(demand: Demand) -> dict[str, Any]:
         ConfigError: the measured file is of something else.
     """
     shape = shape_of(demand.shape)
+    if shape.heads % demand.ranks or (shape.kv_heads % demand.ranks and demand.ranks % shape.kv_heads):
+        raise ConfigError(
+            "the model's heads cannot be shared evenly by so many GPUs",
+            seen=f"{shape.heads} heads and {shape.kv_heads} KV heads over {demand.ranks}",
+            allowed="a number that divides the heads, and divides the KV heads or is a multiple of them",
+            fix="choose another --tp",
+        )
     cost, basis, measured, memory_bytes = _cost_of(demand, shape)
     codes = [demand.codes] * demand.levels
     rows = (*rows_of(demand.tokens, demand.beam, codes)[1:], min(demand.beam, demand.codes**demand.levels))

@@ -55,7 +55,7 @@ def open_source(
             fix="name it: --items FILE",
         )
     for path in files.values():
-        if not path.is_file():
+        if not path.exists():
             raise no_file(path)
     if name == "amazon" or (name == "auto" and _is_amazon(files)):
         return amazon.source(files["items"], files.get("events"))
@@ -63,5 +63,5 @@ def open_source(
 
 
 def _is_amazon(files: Mapping[str, Path]) -> bool:
-    lines = [path for path in files.values() if parquet.kind(path) in (".json", ".jsonl")]
+    lines = [path for path in files.values() if path.is_file() and parquet.kind(path) in (".json", ".jsonl")]
     return bool(lines) and all(path.stat().st_size > 0 and amazon.looks_like(path) for path in lines)

@@ -1,4 +1,7 @@
-"""Tables under our own column names, in Parquet, CSV, TSV or JSON lines (the text formats also as ``.gz``)."""
+"""Tables under our own column names, in Parquet, CSV, TSV or JSON lines (the text formats also as ``.gz``).
+
+A table is one file, or a folder of parts as Spark writes it: ``part-*`` of one format, beside ``_SUCCESS``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ STEMS = {"interactions": "events", **{name: name for name in TABLES}}
 def source(files: Mapping[str, Path], unused_files: tuple[str, ...] = ()) -> Source:
     """Open files by table name (``items``, ``events``, …)."""
     streams = {name: stream(path) for name, path in files.items()}
-    kinds = sorted({kind(path).removeprefix(".") for path in files.values()})
+    kinds = sorted({kind(one.files[0]).removeprefix(".") for one in streams.values()})
     return Source(name="+".join(kinds), unused_files=unused_files, **streams)  # type: ignore[arg-type]
 
 
@@ -33,8 +36,9 @@ def find(directory: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     unused = []
     for path in sorted(directory.iterdir()):
         table = STEMS.get(path.name.split(".")[0])
-        if table is None or kind(path) not in SUFFIXES:
-            if kind(path) in SUFFIXES:
+        ours = bool(_parts(path)) if path.is_dir() else kind(path) in SUFFIXES
+        if table is None or not ours:
+            if ours:
                 unused.append(path.name)
             continue
         if table in found:
@@ -54,7 +58,9 @@ def kind(path: Path) -> str:
 
 
 def stream(path: Path) -> Stream:
-    """Open one file by its suffix."""
+    """Open one file by its suffix, or a folder of parts."""
+    if path.is_dir():
+        return _joined(path)
     if not path.is_file():
         raise no_file(path)
     if path.stat().st_size == 0:
@@ -71,6 +77,44 @@ def stream(path: Path) -> Stream:
         allowed=", ".join(SUFFIXES) + " and the text formats with .gz",
         fix="convert the file, or give it the suffix of its format",
     )
+
+
+def _joined(folder: Path) -> Stream:
+    """The parts of a folder as one table, in the order of their names."""
+    inside = _parts(folder)
+    if not inside:
+        raise no_file(folder)
+    parts = [stream(path) for path in inside]
+    first = parts[0]
+    for part in parts:
+        if (set(part.columns), kind(part.path)) != (set(first.columns), kind(first.path)):
+            raise DataError(
+                f"the parts of {folder.name} are not of one table",
+                seen=f"{first.path.name} with {', '.join(first.columns)}; "
+                f"{part.path.name} with {', '.join(part.columns)}",
+                allowed="parts of one format with the same columns",
+                fix="give the folder of a single table, or name a file",
+            )
+
+    def read(wanted: Collection[str]) -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            yield from part.batches(wanted)
+
+    counts = [part.num_rows for part in parts if part.num_rows is not None]
+    return Stream(
+        path=folder,
+        columns=first.columns,
+        read=read,
+        num_rows=sum(counts) if len(counts) == len(parts) else None,
+        untyped=first.untyped,
+        parts=tuple(inside),
+    )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The parts in a folder of nothing else; what begins with ``_`` or ``.`` is a job's own note."""
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+    return [] if any(path.is_dir() or kind(path) not in SUFFIXES for path in inside) else inside
 
 
 def csv_stream(path: Path, *, delimiter: str = ",", quoted: bool = True, latin1: bool = False) -> Stream:

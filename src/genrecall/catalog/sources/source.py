@@ -31,6 +31,7 @@ class Stream:
         read: reads it in batches; its argument is the columns wanted, a subset of ``columns``.
         num_rows: if known without reading.
         untyped: the format has no types (CSV): every column arrives as strings.
+        parts: the files, where ``path`` is a folder.
     """
 
     path: Path
@@ -38,6 +39,12 @@ class Stream:
     read: Batches
     num_rows: int | None = None
     untyped: bool = False
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What there is to read."""
+        return self.parts or (self.path,)
 
     def __post_init__(self) -> None:
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
@@ -164,6 +171,6 @@ def no_file(path: Path) -> DataError:
     return DataError(
         f"there is no file {path}",
         seen="a directory" if folder else "nothing there",
-        allowed="a readable file",
-        fix="join the parts that lie in it into one file, and give that" if folder else "correct the path",
+        allowed="a readable file, or a folder of nothing but parts of one table",
+        fix="name a file in it; of a partitioned table, write one without partitions" if folder else "correct the path",
     )

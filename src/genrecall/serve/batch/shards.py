@@ -35,17 +35,18 @@ class Shards:
         plan: all that decides the output; ``shards`` is how many there are.
 
     Raises:
-        ArtifactError: the directory holds another plan.
+        ArtifactError: the directory holds another plan, or anything else.
     """
 
     def __init__(self, directory: Path, plan: dict[str, Any]) -> None:
         self.directory, self.count = directory, int(plan["shards"])
+        _require_place(directory)
         (directory / _LEASES).mkdir(parents=True, exist_ok=True)
         wanted = canonical_json(plan)
+        temporary = directory / f".{PLAN}-{os.getpid()}"
         try:
             # Linked, not renamed: of several processes that begin at once, the first one's plan stays.
-            temporary = _written(directory / f".{PLAN}-{os.getpid()}", wanted.encode())
-            os.link(temporary, directory / PLAN)
+            os.link(_written(temporary, wanted.encode()), directory / PLAN)
         except FileExistsError:
             pass
         finally:
@@ -104,6 +105,25 @@ class Shards:
                 yield False
                 return
             yield True
+
+
+def _require_place(directory: Path) -> None:
+    """Refuse a directory of others: the manifest of an artifact would be replaced, and lists lie among its files."""
+    if (directory / PLAN).exists() or not directory.exists():
+        return
+    # Of processes that begin at once, one may be about to write the plan.
+    foreign = [
+        path.name
+        for path in ([directory] if directory.is_file() else sorted(directory.iterdir()))
+        if path.name != _LEASES and not path.name.startswith(f".{PLAN}-")
+    ]
+    if foreign and not (directory / PLAN).exists():
+        raise ArtifactError(
+            f"{directory} is not a batch's",
+            seen=", ".join(foreign[:5]),
+            allowed="a new or an empty directory, or one of the same batch",
+            fix="give another --out",
+        )
 
 
 def _written(path: Path, body: bytes) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -106,9 +105,6 @@ def main(directory: str, config: ServeConfig) -> None:
     seat = config.seat
     assert seat is not None
     sys.setswitchinterval(_SWITCH_S)
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # sent to a whole group by some: the keeper lets us drain, and ends us
 
     async def run() -> None:
         await life.served(Path(directory), _Member(Path(directory), config, seat).handlers())

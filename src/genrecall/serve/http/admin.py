@@ -95,9 +95,10 @@ class Admin:
         return await self.status(request)
 
     async def delist(self, request: Request) -> Response:
-        """Take items out of all answers at once."""
-        asked = await self._read(request, Delist)
-        return json_response({"delisted": await self._service.releases.delist(asked.item_ids, delisted=asked.delisted)})
+        """Take items out of all answers at once; ``unknown`` are ids that no bundle in service has."""
+        asked, releases = await self._read(request, Delist), self._service.releases
+        count = await releases.delist(asked.item_ids, delisted=asked.delisted)
+        return json_response({"delisted": count, "unknown": releases.unknown(asked.item_ids)})
 
     async def delta(self, request: Request) -> Response:
         """Let the ranker take in the next delta of its tables, without a restart."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -14,12 +16,13 @@ from starlette.routing import Route
 from genrecall.serve.http.body import decoded, raw, require_json, while_connected
 from genrecall.serve.problems import Problem
 from genrecall.serve.release import Release
-from genrecall.serve.schema import MAX_HISTORY, Events, EventsStored, ItemPage, Rank, Recommend, Search
+from genrecall.serve.schema import MAX_HISTORY, Event, Events, EventsStored, ItemPage, Rank, Recommend, Search
 from genrecall.serve.service import Service
 from genrecall.serve.state.ingest import IngestFullError, StorageError
 
 T = TypeVar("T")
 _NEIGHBOURS = 12
+_AHEAD_S = 86_400  # clocks differ; an import leaves out what is later
 
 
 def json_response(body: object, status: int = 200) -> Response:
@@ -63,6 +66,7 @@ class NativeApi:
         """Store events; answered when they are on disk. With ``Idempotency-Key`` a repeated batch counts once."""
         batch = await self._read(request, Events)
         events = batch.events
+        _require_sense(events)
         key = request.headers.get("idempotency-key")
         if key is not None:
             if not 1 <= len(key) <= 100 or not (key.isascii() and key.isprintable()):
@@ -144,6 +148,19 @@ class NativeApi:
 
     def _release(self) -> Release:
         return self._service.releases.pick("")[0]
+
+
+def _require_sense(events: Sequence[Event]) -> None:
+    """Refuse what no training would take: it would stay a history's newest event for years, or tell nothing."""
+    latest = time.time() + _AHEAD_S
+    for place, event in enumerate(events):
+        if (event.timestamp or 0) > latest:
+            raise Problem(
+                "invalid", f"more than a day in the future; seconds are wanted - at `$.events[{place}].timestamp`"
+            )
+        needed, told = ("query", event.query) if event.event == "query" else ("item_id", event.item_id)
+        if told is None:
+            raise Problem("invalid", f"an event of kind {event.event} needs `{needed}` - at `$.events[{place}]`")
 
 
 def _page(release: Release, index: int) -> ItemPage:

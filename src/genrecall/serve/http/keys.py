@@ -71,8 +71,10 @@ def add(file: Path, name: str) -> str:
         )
     if not file.exists():
         file.touch(mode=0o600)
+    # An editor or a secret store may have left the last line without its end.
+    ended = file.read_bytes()[-1:] in (b"", b"\n")
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+        stream.write(f"{'' if ended else chr(10)}{line}\n")
     return key
 
 

@@ -12,7 +12,7 @@ from genrecall.serve.state.store import UserState
 
 _ROWS = 50_000
 _SCHEMA = pa.schema(
-    [("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64()), ("event", pa.string()),
+    [("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.timestamp("s")), ("event", pa.string()),
      ("query", pa.string())]
 )  # fmt: skip
 

@@ -46,7 +46,8 @@ def step_back(nice: int) -> None:
 def alive(directory: Path, *, nice: int) -> None:
     """Live as long as the parent does, so much behind others."""
     os.nice(nice)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the gateway drains and then ends us
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group: the gateway drains and then ends us
     threading.Thread(target=_end_with_parent, args=(directory,), daemon=True).start()
 
 
