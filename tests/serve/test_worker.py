@@ -247,13 +247,13 @@ def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     worker.facts = Facts(digest="d", device="cpu", passes=1, reads_search=False)
     worker.cost = BatchCost(0.01, 0.001)
     seen = []
-    for rows in range(400):
+    for rows in range(0, 400, 10):
         worker._rows.add(rows - worker.rows)
         seen.append(grant(worker, beam=64, k=10, budget_s=0.25))
     beams = [granted.beam for granted in seen]
     assert beams[0] == 64
     assert beams == sorted(beams, reverse=True)
-    assert {64, 32, 10, 0} <= set(beams) <= {64, 32, 16, 10, 0}
+    assert set(beams) == {64, 32, 16, 10, 0}
     assert next(granted.reason for granted in seen if granted.beam == 0) == "shed"
     assert {granted.reason for granted in seen if 0 < granted.beam < 64} == {"narrowed"}
     worker._rows.add(64 - worker.rows)

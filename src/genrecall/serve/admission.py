@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from genrecall.serve.worker.lane import WorkerLane
 
-_SHARE = 0.95
+_SHARE = 0.8
 NARROWEST = 8
 
 
