@@ -102,7 +102,9 @@ def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arrivals are stamped by Linux")
 def test_the_generators_own_turns_are_no_latency() -> None:
-    body = json.dumps({"coverage": {"degraded": False, "beam": 1, "reasons": []}, "timing_ms": {"channels": 1.0}}).encode()
+    body = json.dumps(
+        {"coverage": {"degraded": False, "beam": 1, "reasons": []}, "timing_ms": {"channels": 1.0}}
+    ).encode()
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     class Answers(socketserver.StreamRequestHandler):
