@@ -1,0 +1,132 @@
+"""What a gateway's forecast of the engine's wait costs: admission as shipped, before batches on a clock of their own.
+
+    python benchmarks/admission.py --beam 300 --base-ms 6 --row-us 8.75 --rates 160,200,240,270
+    python benchmarks/admission.py --beam 50 --base-ms 6.5 --row-us 23 --rates 500,580,640,700
+
+``serve.admission.grant`` and ``serve.worker.cost.BatchCost`` decide and learn as in a service. Batches take
+base + row · rows (the defaults: Qwen2-1.5B shape on an H100) and up to an eighth more at random; two are on their way,
+the next is planned 4 ms before the device runs dry, the earliest deadline first, and none is filled beyond 50 ms. There
+is no other noise: what a host adds, and what it loses, only a real service tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import random
+from collections import Counter
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from genrecall.serve.admission import grant
+from genrecall.serve.worker.cost import TARGET_S, BatchCost
+
+_AHEAD_S, _HOST_S, _OWN_S, _RESERVE = 0.004, 0.003, 0.002, 0.15
+
+
+@dataclass(order=True)
+class _Job:
+    due: float
+    came: float
+    beam: int
+    expected_s: float
+
+
+class _Lane:
+    """What ``grant`` asks of a worker's lane."""
+
+    facts = SimpleNamespace(device="cuda")
+
+    def __init__(self, cost: BatchCost) -> None:
+        self.cost, self.rows = cost, 0
+
+    def batches_s(self, beam: int) -> float:
+        return self.cost.seconds(self.rows + beam, beam)
+
+
+def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
+    """How many of the requests were answered whole, narrowed, shed or late."""
+    chance, counts, order = random.Random(options.seed), Counter[str](), itertools.count()
+    base_s, row_s = options.base_ms / 1e3, options.row_us / 1e6
+    lane = _Lane(BatchCost(base_s, row_s))
+    waiting: list[_Job] = []
+    flights, busy_until, now = 0, 0.0, 0.0
+    events: list[tuple[float, int, list[_Job] | None]] = []  # None: somebody comes; no jobs: time to plan
+    while now < options.seconds:
+        now += chance.expovariate(rate)
+        heapq.heappush(events, (now, next(order), None))
+    budget_s = options.deadline_ms / 1e3 * (1 - _RESERVE) - _OWN_S
+
+    def took(rows: int) -> float:
+        return base_s + row_s * rows
+
+    def end(job: _Job, at: float, outcome: str) -> None:
+        lane.rows -= job.beam
+        lane.cost.waited(job.expected_s, at - job.came, answered=outcome != "late")
+        counts[outcome] += 1
+
+    def plan(now: float) -> None:
+        nonlocal flights, busy_until
+        while waiting and flights < 2 and (not flights or busy_until - now < _AHEAD_S):
+            start, batch, rest, rows, most_s = max(now, busy_until), [], [], 0, TARGET_S
+            for job in sorted(waiting):
+                if not batch and start + took(job.beam) > job.due:
+                    end(job, now, "late")
+                    continue
+                most_s = most_s if batch else max(TARGET_S, 2 * took(job.beam))
+                seconds, due = took(rows + job.beam), min(one.due for one in [*batch, job])
+                if batch and (seconds > most_s or start + seconds > due):
+                    rest.append(job)
+                else:
+                    batch.append(job)
+                    rows += job.beam
+            waiting[:] = rest
+            if batch:
+                seconds = took(rows) * (1 + chance.random() / 8)
+                lane.cost.see(rows, seconds)
+                flights, busy_until = flights + 1, start + seconds
+                heapq.heappush(events, (busy_until, next(order), batch))
+                heapq.heappush(events, (max(busy_until - _AHEAD_S, now), next(order), []))
+
+    while events:
+        now, _, jobs = heapq.heappop(events)
+        if jobs is None:
+            granted = grant(lane, beam=options.beam, k=options.k, budget_s=budget_s)  # type: ignore[arg-type]
+            if granted.beam:
+                waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, lane.batches_s(granted.beam)))
+                lane.rows += granted.beam
+            else:
+                counts["shed"] += 1
+        elif jobs:
+            flights -= 1
+            for job in jobs:
+                end(job, now + _HOST_S, "whole" if job.beam == options.beam else "narrowed")
+        plan(now)
+    return counts
+
+
+def main() -> None:
+    """Print a line a rate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beam", type=int, default=300)
+    parser.add_argument("--base-ms", type=float, default=6.0)
+    parser.add_argument("--row-us", type=float, default=8.75)
+    parser.add_argument(
+        "--rates", type=lambda told: [float(one) for one in told.split(",")], default=[160, 200, 240, 270]
+    )
+    parser.add_argument("--deadline-ms", type=float, default=100.0)
+    parser.add_argument("-k", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for rate in options.rates:
+        counts = simulate(options, rate)
+        shares = "  ".join(
+            f"{name} {counts[name] / counts.total():6.1%}" for name in ("whole", "narrowed", "shed", "late")
+        )
+        print(f"W={options.beam}, {rate:g}/s: {shares}")
+
+
+if __name__ == "__main__":
+    main()
