@@ -21,7 +21,7 @@ SPARSE = FULL[::5]
 @pytest.mark.parametrize(
     ("sids", "kind", "trunk", "invariant", "rows"),
     [
-        (SPARSE, "cuda", False, False, 4096),
+        (SPARSE, "cuda", False, False, 1536),
         (SPARSE, "cuda", False, True, 0),
         (FULL, "cuda", False, False, None),
         (SPARSE, "cuda", True, False, None),
