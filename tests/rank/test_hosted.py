@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,24 +68,28 @@ def test_a_ranker_with_little_room_answers_alike(tmp_path: Path, room: int) -> N
 def test_no_answer_mixes_versions() -> None:
     tables = Tables({"a": torch.zeros(200, 4), "b": torch.zeros(200, 4)}).serve_on(CPU, room=2000)
     assert set(tables.hosted) == {"a", "b"}
-    rows, ended = torch.arange(200), threading.Event()
+    rows, enough = torch.arange(200), threading.Event()
 
     def write() -> None:
-        for version in range(1, 60):
+        for version in itertools.count(1):
             value = torch.full((200, 4), float(version))
             tables.write({"a": (rows, value), "b": (rows, value)}, version)
-        ended.set()
+            if enough.wait(0.001):
+                return
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = set()
-    while not ended.is_set():
-        with tables.reading() as version:
-            found = torch.cat([tables.look("a", rows), tables.look("b", rows.flip(0))])
-        assert found.eq(version).all()
-        seen.add(version)
-    writer.join()
-    assert len(seen) > 1
+    seen, until = set(), time.monotonic() + 30
+    try:
+        while len(seen) < 20 and time.monotonic() < until:
+            with tables.reading() as version:
+                found = torch.cat([tables.look("a", rows), tables.look("b", rows.flip(0))])
+            assert found.eq(version).all()
+            seen.add(version)
+    finally:
+        enough.set()
+        writer.join()
+    assert len(seen) == 20
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
