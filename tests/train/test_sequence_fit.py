@@ -201,9 +201,10 @@ def test_soft_targets_stand_beside_the_targets(histories):
     events = len(histories.items)
     taught = np.stack([(histories.items + 1) % ITEMS, (histories.items + 2) % ITEMS], 1).astype(np.int32)
     weights = np.tile(np.float32([0.75, 0.25]), (events, 1))
+    torch.manual_seed(0)  # from where the table begins
     model = Soft()
     data = SequenceData(histories=histories, beside_targets={"items": taught, "weights": weights})
-    fit(model, data, SequenceConfig(**{**QUICK, "learning_rate": 0.1}, epochs=30))
+    fit(model, data, SequenceConfig(**{**QUICK, "learning_rate": 0.1}, epochs=60))
     p = torch.softmax(model.table.weight, -1)
     assert p[3, [5, 6]].tolist() == pytest.approx([0.75, 0.25], abs=0.03)
 
