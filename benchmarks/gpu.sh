@@ -4,13 +4,13 @@
 #   benchmarks/gpu.sh OUT STEP...        e.g. benchmarks/gpu.sh runs/gpu tests shape gateways-4 loops ranking
 #   DATA=folder benchmarks/gpu.sh OUT study-online_retail-0 study-online_retail-1
 #
-#   tests        GPU tests of engine, kernels and ranker (3 minutes)
+#   tests        GPU tests of engine, kernels and ranker
 #   shape        the bundle with random weights that the gateways serve (1 minute)
-#   gateways-N   a service with N gateways before it, W=300 and 50, deadline 100 ms (1.5 minutes)
-#   loops        open loops and small batches, forced levels left out (3 minutes)
+#   gateways-N   a service with N gateways before it, W=300 and 50, deadline 100 ms (2 minutes)
+#   loops        open loops and small batches, forced levels left out (4 minutes)
 #   ranking      recall beside recall and ranks (4 minutes)
-#   sid          a million vectors to semantic IDs (4 minutes)
-#   study-R-S    seed S of recipe R to its final table, then its rankers (10 to 15 minutes; several may run at once)
+#   sid          a million vectors to semantic IDs
+#   study-R-S    seed S of recipe R to its final table, then its rankers; several may run at once
 #
 # Files land in OUT: JSON, and a log a step. From a checkout, with genrecall importable by $PYTHON (python3).
 set -u
@@ -35,9 +35,10 @@ gateways() { # number of gateways
 
 study() { # recipe, seed; $OUT/RECIPE holds what its seeds share, where `genrecall run` has made that once
   local run="$OUT/$1-$2"
+  [ -n "${DATA:-}" ] || { echo "DATA is not set: name the folder that holds the data set of $1"; return 2; }
   mkdir -p "$run"
   for part in catalog vectors tuning; do [ ! -d "$OUT/$1/$part" ] || [ -d "$run/$part" ] || cp -r "$OUT/$1/$part" "$run/"; done
-  genrecall run --recipe "$1" --data "${DATA:?the folder of data sets}" --out "$run" --first-seed "$2" --final --device $DEVICE \
+  genrecall run --recipe "$1" --data "$DATA" --out "$run" --first-seed "$2" --final --device $DEVICE \
     && $PYTHON benchmarks/ranking.py --run "$run" --recipe "$1" --out "$run-rank" --results "$run-rank" --seeds "$2" \
       --cases 20000 --epochs 6 --device $DEVICE
 }

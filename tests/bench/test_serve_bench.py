@@ -157,7 +157,7 @@ def test_a_late_generator_ends_the_search() -> None:
 
 
 def test_rates_count_the_time_in_which_requests_were_really_sent() -> None:
-    late = Outcomes(due=[0.0, 1.0], late_s=[0.0, 2.0], latency_s=[0.1, 1.0], status=[200, 200], degraded=[False] * 2)
+    late = Outcomes(due=[0.0, 1.0], late_s=[0.0, 2.0], latency_s=[0.1, 1.0], status=[200, 200], reasons=[()] * 2)
     assert late.span_s == 4.0
     assert good(late, 2000) == 0.5
     assert Outcomes().span_s == 1.0

@@ -30,8 +30,6 @@ from genrecall.errors import CapacityError, ConfigError
 _BYTES = {"bf16": 2, "fp8": 1, "int8": 1, "fp32": 4}
 _KV = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 _CHECKED = 6
-
-
 _MOST_BATCH, _MOST_TOKENS = 4096, 1 << 17
 
 

@@ -39,7 +39,6 @@ class _Arrived(NamedTuple):
 
 
 class _Coverage(msgspec.Struct):
-    degraded: bool
     beam: int
     reasons: list[str]
 
@@ -61,8 +60,7 @@ class Outcomes:
         latency_s: from when it was sent to the last byte's arrival.
         late_s: from due to when it was sent: the generator's own.
         status: of HTTP; 0 where the connection failed.
-        degraded: whether the answer said so.
-        reasons: that it gave.
+        reasons: why the answer was degraded; none where it was whole.
         channels_ms: what the answer spent waiting for channels.
         retry_after: whether a refusal said when to come back.
     """
@@ -71,10 +69,14 @@ class Outcomes:
     latency_s: list[float] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
-    degraded: list[bool] = field(default_factory=list)
     reasons: list[Sequence[str]] = field(default_factory=list)
     channels_ms: list[float] = field(default_factory=list)
     retry_after: list[bool] = field(default_factory=list)
+
+    @property
+    def degraded(self) -> list[bool]:
+        """Whether the answers said so."""
+        return [bool(reasons) for reasons in self.reasons]
 
     @property
     def span_s(self) -> float:
@@ -245,7 +247,6 @@ class Client:
             outcomes.status.append(status)
             outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
             answer = _read(arrived.body) if arrived is not None and status == 200 else None
-            outcomes.degraded.append(answer is not None and answer.coverage.degraded)
             outcomes.reasons.append(() if answer is None else answer.coverage.reasons)
             outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
             if not answered.done():

@@ -74,7 +74,7 @@ def add(file: Path, name: str) -> str:
     # An editor or a secret store may have left the last line without its end.
     ended = file.read_bytes()[-1:] in (b"", b"\n")
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(f"{'' if ended else chr(10)}{line}\n")
+        stream.write(("" if ended else "\n") + line + "\n")
     return key
 
 
