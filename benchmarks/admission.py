@@ -39,10 +39,10 @@ class _Lane:
     facts = SimpleNamespace(device="cuda")
 
     def __init__(self, cost: BatchCost) -> None:
-        self.cost, self.rows = cost, 0
+        self.cost, self.rows, self.begun, self.busy_s = cost, 0, 0, 0.0
 
-    def batches_s(self, beam: int) -> float:
-        return self.cost.seconds(self.rows + beam, beam)
+    def expected_s(self, beam: int) -> float:
+        return self.busy_s + self.cost.seconds(self.rows - self.begun + beam, beam)
 
 
 def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
@@ -85,6 +85,7 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
             if batch:
                 seconds = took(rows) * (1 + chance.random() / 8)
                 lane.cost.see(rows, seconds)
+                lane.begun += rows
                 flights, busy_until = flights + 1, start + seconds
                 heapq.heappush(events, (busy_until, next(order), batch))
                 heapq.heappush(events, (max(busy_until - _AHEAD_S, now), next(order), []))
@@ -92,14 +93,16 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
     while events:
         now, _, jobs = heapq.heappop(events)
         if jobs is None:
+            lane.busy_s = max(busy_until - now, 0.0) if flights else 0.0
             granted = grant(lane, beam=options.beam, k=options.k, budget_s=budget_s)  # type: ignore[arg-type]
             if granted.beam:
-                waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, lane.batches_s(granted.beam)))
+                waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, lane.expected_s(granted.beam)))
                 lane.rows += granted.beam
             else:
                 counts["shed"] += 1
         elif jobs:
             flights -= 1
+            lane.begun -= sum(job.beam for job in jobs)
             for job in jobs:
                 end(job, now + _HOST_S, "whole" if job.beam == options.beam else "narrowed")
         plan(now)

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -134,6 +135,52 @@ def test_a_record_outlives_its_writer(tmp_path):
     record.moved([7, 9], (12, 30))
     assert (reader.tags, reader.rows) == ({7, 9}, (12, 30))
     assert reader.silence_s < 60
+
+
+def test_a_record_tells_what_waits_no_more(tmp_path):
+    """What runs, with the beams that were asked for, then what was answered until whoever asked goes on."""
+    record, seen = Record(tmp_path / "record"), []
+
+    def settled() -> bool:  # an asker may go on before the engine's thread has noted that the batch is over
+        until = time.monotonic() + 20
+        while record.begun and time.monotonic() < until:
+            time.sleep(1e-3)
+        return (record.begun, record.busy_s) == (0, 0.0)
+
+    engine = AsyncEngine(open_engine(200), observer=record)
+    for _ in range(10):  # until it can tell how long a batch takes
+        asyncio.run(engine.generate(Request(tokens=(1, 2), beam=6)))
+    assert settled()
+    loop, take = engine.engine.loop, engine.engine.loop.meanwhile
+    loop.meanwhile = lambda: (take(), seen.append((record.begun, record.busy_s)))
+    wide = [Request(tokens=(1, 2), beam=500), Request(tokens=(3,), beam=(2, 7, 4))]
+
+    async def run():
+        asking = [asyncio.create_task(engine.generate(one)) for one in wide]
+        await asyncio.sleep(0)  # asked
+        until = time.monotonic() + 20
+        while (record.begun < 507 or not loop.idle) and time.monotonic() < until:
+            time.sleep(1e-3)  # nobody goes on meanwhile
+        answered = record.begun
+        await asyncio.gather(*asking)
+        return answered
+
+    assert asyncio.run(run()) == 507
+    assert seen[0][0] in {500, 507}, "two batches where the thread was quick"
+    assert max(busy_s for _, busy_s in seen) > 0
+    assert settled()
+
+    async def give_up():
+        asking = asyncio.create_task(engine.generate(wide[0]))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await engine.generate(wide[1])
+
+    asyncio.run(give_up())
+    engine.close()
+    assert record.begun == 0, "nor does what was given up stay"
 
 
 def test_a_handler_that_fails_fails_its_own_request_alone(tmp_path, capsys):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +264,23 @@ def test_beams_are_narrowed_before_the_channel_is_left_out(run: Path) -> None:
     assert grant(worker, beam=64, k=10, budget_s=0.25).beam < 64
     worker._rows.add(-worker.rows)
     assert grant(worker, beam=64, k=10, budget_s=0.001).beam == 10
+
+
+def test_what_a_worker_has_begun_waits_no_more(run: Path, tmp_path: Path) -> None:
+    worker, record = WorkerLane(run / "bundle"), Record(tmp_path / "record")
+    worker.facts = Facts(digest="d", device="cuda", passes=1, reads_search=False)
+    worker.cost = BatchCost(0.01, 0.001)
+    worker._rows.add(60)
+    assert worker.expected_s(10) == pytest.approx(0.01 * 2 + 0.07), "of a worker that tells nothing all may wait"
+    worker.process._child, worker.process._is_open = SimpleNamespace(record=record), True  # type: ignore[assignment]
+    record.busy(time.monotonic() + 5, 40)
+    assert worker.expected_s(10) == pytest.approx(5 + 0.01 + 0.03, abs=1)
+    record.busy(0.0, 40)  # it should have been done by now
+    assert worker.expected_s(10) == pytest.approx(0.01 + 0.03)
+    record.returning(15)
+    assert worker.expected_s(10) == pytest.approx(0.01 + 0.015)
+    record.returning(35)  # a moment in which an answer counts as running, too
+    assert worker.expected_s(10) == pytest.approx(0.01 + 0.01)
 
 
 def test_what_requests_wait_beside_their_batches_is_learned_also_from_who_was_not_answered() -> None:

@@ -140,6 +140,12 @@ class Loop:
         tags = (self._tasks[seat.job].request.tag for seat in seats)
         return [tag for tag in tags if tag is not None]
 
+    @property
+    def busy(self) -> tuple[float, int]:
+        """Until when the device has work, on the monotonic clock, and the beams that its requests asked for."""
+        beams = sum(self._tasks[seat.job].request.beams for seat in self.scheduler.wanted)
+        return (self._busy_until if self.scheduler.running else 0.0), beams
+
     def fail(self, error: GenrecallError) -> None:
         """Tell every job of an error that nothing survives."""
         tasks, self._tasks = self._tasks, {}

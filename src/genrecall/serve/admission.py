@@ -1,6 +1,7 @@
 """Whether a request gets the generative channel, and how wide: narrowed before it is shed.
 
-    wait(W) = excess + seconds(rows on their way + W) as measured;  admit the widest W with wait(W) ≤ share · budget
+    wait(W) = excess + rest of what runs + seconds(rows that wait + W)
+    admit the widest W with wait(W) ≤ share · budget
 
 Predictive admission against a deadline, after Vespa's degradation (coverage says what was left out) and Zhou et al.,
 "Overload control for scaling WeChat microservices" (SoCC 2018). Deviation: what is rationed are beam rows, and the beam
@@ -39,7 +40,7 @@ def grant(worker: WorkerLane, *, beam: int, k: int, budget_s: float, refusing: b
         return Grant(beam=0, reason="shed")
     narrowest = min(beam, max(k, NARROWEST))
     width = beam
-    while worker.cost.excess_s + worker.batches_s(width) > _SHARE * budget_s:
+    while worker.cost.excess_s + worker.expected_s(width) > _SHARE * budget_s:
         if width == narrowest:
             # With nothing on its way, one narrow search is tried all the same: else a bad estimate would stay for ever.
             if worker.rows == 0:

@@ -44,6 +44,11 @@ class Request:
     state: bool = False
     most_a_code: int | None = None
 
+    @property
+    def beams(self) -> int:
+        """Of the widest level, as asked; 0 where the engine's width is taken."""
+        return 0 if self.beam is None else int(np.max(self.beam))
+
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.
 

@@ -1,10 +1,12 @@
 """What a worker is doing, in memory that outlives it: its starter reads there whether it gets on, and what it died of.
 
-    | beat, ns | batches | rows that run | rows that wait | rows of the last batch | its ns | n | tags, n of them |
+    | beat, ns | batches | rows that run | rows that wait | rows of the last batch | its ns | n | busy until, ns
+    | rows held | rows on their way back | tags, n of them |
 
 As an aircraft's flight recorder: written before the deed, read after the end, and nobody is asked for it. Numbers are
-of 64 bits, aligned, and written by one thread, so that none is ever seen half written; ``beat`` is of the machine's
-monotonic clock, which all processes share, and is the computing thread's own: it proves progress and not only life.
+of 64 bits, aligned, and each is written by one thread at a time, so that none is ever seen half written; ``beat`` is of
+the machine's monotonic clock, which all processes share, and is the computing thread's own: it proves progress and not
+only life.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 _NUMBERS = 2048
-_TAGS = 7
+_TAGS = 10
 
 
 class Record:
@@ -41,6 +43,14 @@ class Record:
         numbers[2:4] = rows
         numbers[0] = time.monotonic_ns()
 
+    def busy(self, until: float, rows: int) -> None:
+        """See ``asynchronous.Observer``."""
+        self._numbers[7], self._numbers[8] = int(until * 1e9), rows
+
+    def returning(self, rows: int) -> None:
+        """See ``asynchronous.Observer``."""
+        self._numbers[9] = rows
+
     def landed(self, rows: int, seconds: float) -> None:
         """See ``asynchronous.Observer``."""
         self._numbers[4], self._numbers[5] = rows, int(seconds * 1e9)
@@ -55,6 +65,16 @@ class Record:
     def rows(self) -> tuple[int, int]:
         """Beams that run, and that wait."""
         return int(self._numbers[2]), int(self._numbers[3])
+
+    @property
+    def busy_s(self) -> float:
+        """Until the device is expected to have done what it was given."""
+        return max((int(self._numbers[7]) - time.monotonic_ns()) / 1e9, 0.0)
+
+    @property
+    def begun(self) -> int:
+        """Beams that were asked for and wait no more: they run, or their answers are on their way."""
+        return int(self._numbers[8] + self._numbers[9])
 
     @property
     def batches(self) -> int:

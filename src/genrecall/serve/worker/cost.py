@@ -2,14 +2,14 @@
 
     seconds(batch) ≈ base + row · rows,    least squares over batches of weight λ^age
     a batch holds what takes max(TARGET_S, 2 · seconds(its first request)), as the engine's scheduler fills it
-    wait(rows) ≈ excess + seconds of these batches,    excess ← excess + τ± · (waited − seconds − excess)
+    wait(rows) ≈ excess + rest of what runs + seconds of these batches
+    excess ← excess + τ± · (waited − said − excess)
 
 Weighted least squares with exponential forgetting (Ljung & Söderström, "Theory and practice of recursive
 identification", 1983), on sums. Deviation: batches of one size cannot tell base from row, so then both are scaled; a
 time is never negative. Excess is an expectile (Newey & Powell, "Asymmetric least squares", 1987) by stochastic steps,
-quick upwards and slow downwards: most requests wait no longer than is said. It holds what no line through batches sees:
-the batch that runs already, the socket, and a machine whose cores are wanted by others. It is added, not multiplied:
-a request alone waits for the rest of a batch, which is most of its time, but little of what many wait.
+quick upwards and slow downwards: most requests wait no longer than is said. It holds what neither the record of a
+worker nor a line through batches sees: sockets, batches that are not full, and cores that others want.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BatchCost:
     """The line through batch times; starts from what was measured before.
 
     Attributes:
-        excess_s: what requests wait beside their batches.
+        excess_s: what requests wait beyond what was said.
     """
 
     def __init__(self, base_s: float = 0.0, row_s: float = 1e-4) -> None:
@@ -51,7 +51,7 @@ class BatchCost:
             self.base_s, self.row_s = max(self.base_s * factor, _LEAST_S), max(self.row_s * factor, _LEAST_S)
 
     def waited(self, expected_s: float, seconds: float, *, answered: bool) -> None:
-        """A request whose batches were expected to take ``expected_s`` waited so long, and in vain if not answered."""
+        """A request that was expected to take ``expected_s`` waited so long, and in vain if not answered."""
         excess_s = min(seconds, _MOST * expected_s) - expected_s
         if excess_s > self.excess_s:
             self.excess_s += _UP * (excess_s - self.excess_s)

@@ -118,10 +118,12 @@ class WorkerLane:
         """Beams of the requests on their way, of all gateways."""
         return self._rows.total
 
-    def batches_s(self, beam: int) -> float:
-        """Expected time of the batches that hold what is on its way and one search more, of this width."""
-        passes = 1 if self.facts is None else self.facts.passes
-        return self.cost.seconds(passes * (self.rows + beam), beam)
+    def expected_s(self, beam: int) -> float:
+        """Until one search more, of this width, is done: what runs to its end, then what waits, as far as is known."""
+        passes, child = 1 if self.facts is None else self.facts.passes, self.process.child
+        begun, busy_s = (0, 0.0) if child is None else (child.record.begun, child.record.busy_s)
+        waiting = max(passes * self.rows - begun, 0)
+        return busy_s + self.cost.seconds(waiting + passes * beam, beam)
 
     @property
     def is_ready(self) -> bool:
@@ -150,7 +152,7 @@ class WorkerLane:
             "k": asked.k, "beam": asked.beam, "narrowest": asked.narrowest, "timeout_s": max(asked.budget_s, 1e-6),
             "trace": asked.trace, "user": asked.user, "profile": dict(query.profile), "text": query.text, "tag": tag,
         }  # fmt: skip
-        cost, expected_s, begun, answered = self.cost, self.batches_s(asked.beam), time.monotonic(), False
+        cost, expected_s, begun, answered = self.cost, self.expected_s(asked.beam), time.monotonic(), False
         self._rows.add(asked.beam)
         try:
             reply = await child.connection.ask("recall", head, messages.arrays_of(query))
