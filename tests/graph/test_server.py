@@ -53,11 +53,14 @@ def test_both_dialects_answer_alike(graph: Path, run: Path):
             )
             tensor = {"name": "history", "datatype": "BYTES", "shape": [2, 3], "data": [*histories[0], "i3", "", ""]}
             infer = await client.post("/v2/models/recall/infer", json={"inputs": [tensor], "id": "one"})
+            # One row alone: two may meet in a batch of the engine or miss it, and then the last bit differs.
+            alone = {**tensor, "shape": [1, 3], "data": histories[0]}
             outputs = [{"name": "score", "parameters": {"binary_data": True}}]
-            binary = await client.post("/v2/models/recall/infer", json={"inputs": [tensor], "outputs": outputs})
-            return rows, columns, infer, binary
+            text = await client.post("/v2/models/recall/infer", json={"inputs": [alone]})
+            binary = await client.post("/v2/models/recall/infer", json={"inputs": [alone], "outputs": outputs})
+            return rows, columns, infer, text, binary
 
-    rows, columns, infer, binary = asyncio.run(ask())
+    rows, columns, infer, text, binary = asyncio.run(ask())
     assert [row["item_id"] for row in rows.json()["predictions"]] == wanted
     assert [row["status"] for row in rows.json()["predictions"]] == [0, 0]
     assert columns.json()["outputs"]["item_id"] == [items[:3] for items in wanted]
@@ -67,7 +70,8 @@ def test_both_dialects_answer_alike(graph: Path, run: Path):
     assert told["score"]["datatype"] == "FP32"
     size = int(binary.headers["inference-header-content-length"])
     scores = np.frombuffer(binary.content[size:], "<f4")
-    np.testing.assert_array_equal(scores, np.array(told["score"]["data"], np.float32))
+    wanted_scores = next(output["data"] for output in text.json()["outputs"] if output["name"] == "score")
+    np.testing.assert_array_equal(scores, np.array(wanted_scores, np.float32))
 
 
 def test_what_is_told_of_a_graph(graph: Path):
