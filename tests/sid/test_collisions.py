@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from genrecall.errors import CapacityError, ConfigError
 from genrecall.sid.collisions import balanced, resolve, resolve_new
 from genrecall.sid.space import SidSpace
+from genrecall.telemetry import Bar
 
 
 class TableDistances:
@@ -41,7 +42,9 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int]:
 def test_distinct_whenever_the_space_has_room(world: tuple[np.ndarray, np.ndarray, int, int], rule: str) -> None:
     codes, vectors, levels, size = world
     quantizer = TableDistances(levels, size)
-    sids, space = resolve(codes, quantizer, vectors, rule)
+    bar = Bar("resolving", None, None)
+    sids, space = resolve(codes, quantizer, vectors, rule, bar=bar)
+    assert bar.done == bar.total
     assert space == SidSpace.uniform(levels, size)
     assert distinct(sids)
     assert sids.min() >= 0

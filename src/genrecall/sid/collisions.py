@@ -48,7 +48,7 @@ def resolve(
         raise ConfigError("this rule for collisions is unknown", seen=rule, allowed=", ".join(RULES), fix="choose one")
     space.require_capacity(len(codes))
     if rule == "sinkhorn":
-        codes = _sinkhorn_prefixes(codes, quantizer, vectors)
+        codes = _sinkhorn_prefixes(codes, quantizer, vectors, bar)
     return place(codes, quantizer, vectors, space, taken=np.empty((0, space.levels), np.int32), bar=bar), space
 
 
@@ -65,7 +65,7 @@ def resolve_new(
     return place(codes, quantizer, vectors, space, taken=taken, bar=bar)
 
 
-def _sinkhorn_prefixes(codes: np.ndarray, quantizer: Distances, vectors: np.ndarray) -> np.ndarray:
+def _sinkhorn_prefixes(codes: np.ndarray, quantizer: Distances, vectors: np.ndarray, bar: Bar | None) -> np.ndarray:
     """Last codes anew under every prefix that has a collision, by one entropic assignment a prefix."""
     groups, prefixes = distinct_rows(codes)[1], distinct_rows(codes[:, :-1])[1]
     shared = np.bincount(groups)[groups] > 1
@@ -73,9 +73,13 @@ def _sinkhorn_prefixes(codes: np.ndarray, quantizer: Distances, vectors: np.ndar
     order = crowded[np.argsort(prefixes[crowded], kind="stable")]
     codes = codes.copy()
     level = codes.shape[1] - 1
+    if bar is not None:
+        bar.expect(len(order))
     for rows in np.split(order, np.flatnonzero(np.diff(prefixes[order])) + 1):
         if len(rows):
             codes[rows, level] = balanced(quantizer.distances(vectors[rows], codes[rows], level)).argmax(1)
+            if bar is not None:
+                bar.advance(len(rows))
     return codes
 
 
