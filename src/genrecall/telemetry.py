@@ -30,6 +30,12 @@ class Bar:
         self._task = progress.add_task(label, total=total, figures="") if progress else None
         self._start = self._last = time.monotonic()
 
+    def expect(self, steps: int) -> None:
+        """There are so many more steps than was known so far."""
+        self.total = (self.total or 0) + steps
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=self.total)
+
     def advance(self, steps: int = 1, **figures: object) -> None:
         """Move on by ``steps``; figures are printed with up to four significant digits, NaN not at all."""
         self.done += steps

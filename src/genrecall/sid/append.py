@@ -18,7 +18,7 @@ from genrecall.sid import quality
 from genrecall.sid.collisions import resolve_new
 from genrecall.sid.store import StoredSids, write_sids
 from genrecall.sid.table import SidTable
-from genrecall.telemetry import log
+from genrecall.telemetry import log, progress
 
 
 def append_sids(
@@ -67,7 +67,8 @@ def append_sids(
     inputs = stored.inputs(vectors[fresh])
     codes = stored.quantizer.encode(inputs)
     rule = stored.config["collisions"]
-    sids = resolve_new(codes, stored.quantizer, inputs, rule, space=old.space, taken=old.sids)
+    with progress("resolving collisions") as bar:
+        sids = resolve_new(codes, stored.quantizer, inputs, rule, space=old.space, taken=old.sids, bar=bar)
 
     ids = [*old.item_ids, *(item_ids[row] for row in fresh)]
     order = np.arange(len(ids))
