@@ -5,8 +5,9 @@
 
 ``serve.admission.grant`` and ``serve.worker.cost.BatchCost`` decide and learn as in a service. Batches take
 base + row · rows (the defaults: Qwen2-1.5B shape on an H100) and up to an eighth more at random; two are on their way,
-the next is planned 4 ms before the device runs dry, the earliest deadline first, and none is filled beyond 50 ms. There
-is no other noise: what a host adds, and what it loses, only a real service tells.
+the next is planned 4 ms before the device should run dry, the earliest deadline first, and none is filled beyond 50 ms;
+the engine takes a batch for ``--bias`` times what it is. Replies of a batch leave after 3 ms, one each 0.3 ms. There is
+no other noise: what a host adds, and what it loses, only a real service tells.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from types import SimpleNamespace
 from genrecall.serve.admission import grant
 from genrecall.serve.worker.cost import TARGET_S, BatchCost
 
-_AHEAD_S, _HOST_S, _OWN_S, _RESERVE = 0.004, 0.003, 0.002, 0.15
+_AHEAD_S, _HOST_S, _EACH_S, _OWN_S, _RESERVE = 0.004, 0.003, 0.0003, 0.002, 0.15
 
 
 @dataclass(order=True)
@@ -51,15 +52,16 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
     base_s, row_s = options.base_ms / 1e3, options.row_us / 1e6
     lane = _Lane(BatchCost(base_s, row_s))
     waiting: list[_Job] = []
-    flights, busy_until, now = 0, 0.0, 0.0
-    events: list[tuple[float, int, list[_Job] | None]] = []  # None: somebody comes; no jobs: time to plan
+    flights: list[float] = []  # what is thought of each that runs
+    busy_until, said_until, now = 0.0, 0.0, 0.0
+    events: list[tuple[float, int, str, list[_Job]]] = []
     while now < options.seconds:
         now += chance.expovariate(rate)
-        heapq.heappush(events, (now, next(order), None))
+        heapq.heappush(events, (now, next(order), "comes", []))
     budget_s = options.deadline_ms / 1e3 * (1 - _RESERVE) - _OWN_S
 
     def took(rows: int) -> float:
-        return base_s + row_s * rows
+        return (base_s + row_s * rows) * options.bias
 
     def end(job: _Job, at: float, outcome: str) -> None:
         lane.rows -= job.beam
@@ -67,9 +69,9 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
         counts[outcome] += 1
 
     def plan(now: float) -> None:
-        nonlocal flights, busy_until
-        while waiting and flights < 2 and (not flights or busy_until - now < _AHEAD_S):
-            start, batch, rest, rows, most_s = max(now, busy_until), [], [], 0, TARGET_S
+        nonlocal busy_until, said_until
+        while waiting and len(flights) < 2 and (not flights or said_until - now < _AHEAD_S):
+            start, batch, rest, rows, most_s = max(now, said_until), [], [], 0, TARGET_S
             for job in sorted(waiting):
                 if not batch and start + took(job.beam) > job.due:
                     end(job, now, "late")
@@ -83,28 +85,32 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
                     rows += job.beam
             waiting[:] = rest
             if batch:
-                seconds = took(rows) * (1 + chance.random() / 8)
+                seconds = (base_s + row_s * rows) * (1 + chance.random() / 8)
                 lane.cost.see(rows, seconds)
                 lane.begun += rows
-                flights, busy_until = flights + 1, start + seconds
-                heapq.heappush(events, (busy_until, next(order), batch))
-                heapq.heappush(events, (max(busy_until - _AHEAD_S, now), next(order), []))
+                flights.append(took(rows))
+                busy_until, said_until = max(now, busy_until) + seconds, start + took(rows)
+                heapq.heappush(events, (busy_until, next(order), "ends", batch))
+                heapq.heappush(events, (max(said_until - _AHEAD_S, now), next(order), "plan", []))
 
     while events:
-        now, _, jobs = heapq.heappop(events)
-        if jobs is None:
-            lane.busy_s = max(busy_until - now, 0.0) if flights else 0.0
+        now, _, kind, jobs = heapq.heappop(events)
+        if kind == "comes":
+            lane.busy_s = max(said_until - now, 0.0)
             granted = grant(lane, beam=options.beam, k=options.k, budget_s=budget_s)  # type: ignore[arg-type]
             if granted.beam:
                 waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, lane.expected_s(granted.beam)))
                 lane.rows += granted.beam
             else:
                 counts["shed"] += 1
-        elif jobs:
-            flights -= 1
-            lane.begun -= sum(job.beam for job in jobs)
-            for job in jobs:
-                end(job, now + _HOST_S, "whole" if job.beam == options.beam else "narrowed")
+        elif kind == "ends":
+            del flights[0]
+            said_until = now + sum(flights)
+            for place, job in enumerate(jobs):
+                heapq.heappush(events, (now + _HOST_S + place * _EACH_S, next(order), "leaves", [job]))
+        for job in jobs if kind == "leaves" else []:
+            lane.begun -= job.beam
+            end(job, now, "whole" if job.beam == options.beam else "narrowed")
         plan(now)
     return counts
 
@@ -118,6 +124,7 @@ def main() -> None:
     parser.add_argument(
         "--rates", type=lambda told: [float(one) for one in told.split(",")], default=[160, 200, 240, 270]
     )
+    parser.add_argument("--bias", type=float, default=1.0)
     parser.add_argument("--deadline-ms", type=float, default=100.0)
     parser.add_argument("-k", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120.0)

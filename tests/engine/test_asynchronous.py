@@ -138,49 +138,75 @@ def test_a_record_outlives_its_writer(tmp_path):
 
 
 def test_a_record_tells_what_waits_no_more(tmp_path):
-    """What runs, with the beams that were asked for, then what was answered until whoever asked goes on."""
+    """Of tagged requests: what runs, with the beams that were asked for, then what was answered and has not left."""
     record, seen = Record(tmp_path / "record"), []
-
-    def settled() -> bool:  # an asker may go on before the engine's thread has noted that the batch is over
-        until = time.monotonic() + 20
-        while record.begun and time.monotonic() < until:
-            time.sleep(1e-3)
-        return (record.begun, record.busy_s) == (0, 0.0)
-
     engine = AsyncEngine(open_engine(200), observer=record)
-    for _ in range(10):  # until it can tell how long a batch takes
-        asyncio.run(engine.generate(Request(tokens=(1, 2), beam=6)))
-    assert settled()
     loop, take = engine.engine.loop, engine.engine.loop.meanwhile
-    loop.meanwhile = lambda: (take(), seen.append((record.begun, record.busy_s)))
-    wide = [Request(tokens=(1, 2), beam=500), Request(tokens=(3,), beam=(2, 7, 4))]
+    loop.meanwhile = lambda: (take(), seen.append(record.begun))
+    wide = [Request(tokens=(1, 2), beam=500, tag=7), Request(tokens=(3,), beam=(2, 7, 4), tag=8)]
 
-    async def run():
-        asking = [asyncio.create_task(engine.generate(one)) for one in wide]
-        await asyncio.sleep(0)  # asked
-        until = time.monotonic() + 20
-        while (record.begun < 507 or not loop.idle) and time.monotonic() < until:
-            time.sleep(1e-3)  # nobody goes on meanwhile
-        answered = record.begun
-        await asyncio.gather(*asking)
-        return answered
+    async def reply(one):
+        with engine.begun.replying(one.tag):
+            await engine.generate(one)
+            return record.begun
 
-    assert asyncio.run(run()) == 507
-    assert seen[0][0] in {500, 507}, "two batches where the thread was quick"
-    assert max(busy_s for _, busy_s in seen) > 0
-    assert settled()
+    async def together():
+        return await asyncio.gather(*map(reply, wide), engine.generate(Request(tokens=(9,), beam=30)))
+
+    first, second, _ = asyncio.run(together())
+    assert first in {500, 507}, "in two batches where the engine was quicker than the asking"
+    assert second in {7, 507}
+    assert set(seen) <= {500, 7, 507, 0}, "what has no tag is nobody's"
+    assert record.begun == 0
 
     async def give_up():
-        asking = asyncio.create_task(engine.generate(wide[0]))
+        asking = asyncio.create_task(reply(wide[0]))
         await asyncio.sleep(0)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await engine.generate(wide[1])
+        await reply(wide[1])
 
     asyncio.run(give_up())
     engine.close()
     assert record.begun == 0, "nor does what was given up stay"
+
+
+def test_errors_of_forecasts_do_not_add_up(tmp_path):
+    """Batches take half of what is thought: the device is still never said to be busy for longer than one of them."""
+    record, told = Record(tmp_path / "record"), []
+    engine = AsyncEngine(open_engine(), observer=record)
+    cost, loop = engine.engine.loop.scheduler.cost, engine.engine.loop
+    cost.seconds = lambda load: 0.5  # type: ignore[method-assign]
+    loop.launched = lambda requests: told.append(loop.busy_s)
+
+    async def ask():
+        async def one():
+            for _ in range(10):
+                await engine.generate(Request(tokens=(1, 2, 3), beam=6))
+
+        await asyncio.gather(*(one() for _ in range(8)))
+
+    asyncio.run(ask())
+    until = time.monotonic() + 20
+    while record.busy_s and time.monotonic() < until:
+        time.sleep(1e-3)
+    assert len(told) >= 10
+    assert max(told) <= 0.5
+    assert record.busy_s == 0.0
+    engine.close()
+
+
+def test_whoever_asks_for_nonsense_is_told(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    engine = AsyncEngine(open_engine())
+
+    async def ask():
+        return await asyncio.wait_for(engine.generate(Request(tokens=(1,), beam="wide")), timeout=20)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        asyncio.run(ask())
+    engine._thread.join()
 
 
 def test_a_handler_that_fails_fails_its_own_request_alone(tmp_path, capsys):

@@ -273,13 +273,12 @@ def test_what_a_worker_has_begun_waits_no_more(run: Path, tmp_path: Path) -> Non
     worker._rows.add(60)
     assert worker.expected_s(10) == pytest.approx(0.01 * 2 + 0.07), "of a worker that tells nothing all may wait"
     worker.process._child, worker.process._is_open = SimpleNamespace(record=record), True  # type: ignore[assignment]
-    record.busy(time.monotonic() + 5, 40)
+    record.begin(40)
+    record.busy(5.0)
     assert worker.expected_s(10) == pytest.approx(5 + 0.01 + 0.03, abs=1)
-    record.busy(0.0, 40)  # it should have been done by now
+    record.busy(0.0)  # it should have been done by now
     assert worker.expected_s(10) == pytest.approx(0.01 + 0.03)
-    record.returning(15)
-    assert worker.expected_s(10) == pytest.approx(0.01 + 0.015)
-    record.returning(35)  # a moment in which an answer counts as running, too
+    record.begin(70)  # a moment in which a reply has arrived but not left, or left but not arrived
     assert worker.expected_s(10) == pytest.approx(0.01 + 0.01)
 
 

@@ -41,12 +41,12 @@ class Observer(Protocol):
         """These requests are being computed; beams that run, and that wait."""
         ...
 
-    def busy(self, until: float, rows: int) -> None:
-        """So many beams of what was asked run, expected to be done by then on the machine's monotonic clock."""
+    def busy(self, seconds: float) -> None:
+        """From now on, until the device should have done what it was given."""
         ...
 
-    def returning(self, rows: int) -> None:
-        """So many beams of what was asked have their answers, but whoever asked has not gone on yet; any thread."""
+    def begin(self, beams: int) -> None:
+        """So many beams of tagged requests wait for no batch any more; told on any thread, one at a time."""
         ...
 
     def landed(self, rows: int, seconds: float) -> None:
@@ -54,41 +54,39 @@ class Observer(Protocol):
         ...
 
 
-class _Returning:
-    """Beams of the answers that an engine has given, and that whoever asked has not gone on with yet.
+class Begun:
+    """Beams of tagged requests that wait for no batch any more: those run, or their answers are on their way.
 
-    An engine gives a whole batch of answers at once, and an event loop takes up one after the other.
+    An engine ends a whole batch at once, and an event loop takes up one answer after the other.
 
     Args:
-        tell: is told how many they are.
+        tell: is told how many they are, on any thread.
     """
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell, self._lock = tell, threading.Lock()
-        self._beams: dict[Future[Any], int] = {}  # of each that is asked; 0 until it has its answer
+        self._beams: dict[int, int] = {}  # by tag, of those whose reply has not left
         self._total = 0
 
     @contextmanager
-    def asking(self, future: Future[Any]) -> Iterator[None]:
-        """As long as somebody waits for it."""
+    def replying(self, tag: int) -> Iterator[None]:
+        """From a request's arrival until it has its reply."""
         with self._lock:
-            self._beams[future] = 0
+            self._beams[tag] = 0
         try:
             yield
         finally:
             with self._lock:
-                self._count(-self._beams.pop(future))
+                self._total -= self._beams.pop(tag)
+                self._tell(self._total)
 
-    def given(self, future: Future[Any], beams: int) -> None:
-        """It has its answer; nobody may wait for it any more."""
+    def launched(self, requests: Sequence[Request]) -> None:
+        """A batch of these; who has left meanwhile does not count."""
         with self._lock:
-            if future in self._beams:
-                self._beams[future] = beams
-                self._count(beams)
-
-    def _count(self, beams: int) -> None:
-        if beams:
-            self._total += beams
+            for request in requests:
+                if request.tag in self._beams:
+                    self._beams[request.tag] += request.beams
+                    self._total += request.beams
             self._tell(self._total)
 
 
@@ -107,9 +105,10 @@ class AsyncEngine:
         self.engines, self.engine = engines, engines[0]
         self.rows = (0, 0)
         self._closing, self._observer = False, observer
-        self._returning = _Returning(lambda beams: None if observer is None else observer.returning(beams))
+        self.begun = Begun(observer.begin if observer is not None else lambda beams: None)
         for engine in engines:
             engine.loop.meanwhile, engine.loop.moved = self._take, self._moved
+            engine.loop.launched = self.begun.launched
             if observer is not None:
                 engine.loop.landed = observer.landed
         self._inbox: queue.SimpleQueue[tuple[Future[Any], Callable[[], object]] | None] = queue.SimpleQueue()
@@ -126,21 +125,18 @@ class AsyncEngine:
             RuntimeError: the engine was closed, or died.
         """
         engine = self.engines[member]
-        return answer_of(await self._ask(engine, request, lambda deliver: engine.submit(request, deliver)))
+        return answer_of(await self._ask(engine, lambda deliver: engine.submit(request, deliver)))
 
     async def score(self, request: Request, sids: Sequence[Sid] | np.ndarray, member: int = 0) -> np.ndarray:
         """Scores of given SIDs, as ``Engine.score``; at most as many as one batch holds."""
         engine = self.engines[member]
-        outcome = await self._ask(engine, request, lambda deliver: engine.submit_scoring(request, sids, deliver))
-        return scores_of(outcome)
+        return scores_of(await self._ask(engine, lambda deliver: engine.submit_scoring(request, sids, deliver)))
 
     async def read(self, request: Request, sids: Sequence[Sid] | np.ndarray, member: int = 0) -> Scores:
         """Scores of given SIDs and the state, as ``Engine.read``; at most as many as one batch holds, less one."""
         engine = self.engines[member]
         told = replace(request, state=True)
-        outcome = await self._ask(
-            engine, told, lambda deliver: engine.submit_scoring(told, engine.beside(sids), deliver)
-        )
+        outcome = await self._ask(engine, lambda deliver: engine.submit_scoring(told, engine.beside(sids), deliver))
         scores = scores_of(outcome)
         assert isinstance(outcome, Scores), "who asks for the state is told it"
         return replace(outcome, scores=scores[:-1])
@@ -160,23 +156,15 @@ class AsyncEngine:
         self._inbox.put(None)
         self._thread.join()
 
-    async def _ask(
-        self, engine: Engine, request: Request, submit: Callable[[Callable[[Outcome], None]], int]
-    ) -> Outcome:
+    async def _ask(self, engine: Engine, submit: Callable[[Callable[[Outcome], None]], int]) -> Outcome:
         future: Future[Outcome] = Future()
         number: list[int] = []
-
-        def deliver(outcome: Outcome) -> None:
-            self._returning.given(future, request.beams)
-            future.set_result(outcome)
-
-        with self._returning.asking(future):
-            self._put(future, lambda: number.append(submit(deliver)))
-            try:
-                return await asyncio.wrap_future(future)
-            except asyncio.CancelledError:
-                self._put(Future(), lambda: [engine.cancel(one) for one in number])
-                raise
+        self._put(future, lambda: number.append(submit(future.set_result)))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._put(Future(), lambda: [engine.cancel(one) for one in number])
+            raise
 
     async def _call(self, function: Callable[[], None]) -> None:
         future: Future[None] = Future()
@@ -219,8 +207,7 @@ class AsyncEngine:
         self.rows = sum(run for run, _ in rows), sum(wait for _, wait in rows)
         if self._observer is not None:
             self._observer.moved([tag for loop in loops for tag in loop.tags], self.rows)
-            busy = [loop.busy for loop in loops]
-            self._observer.busy(max(until for until, _ in busy), sum(beams for _, beams in busy))
+            self._observer.busy(sum(loop.busy_s for loop in loops))  # they share a device
 
     @property
     def _idle(self) -> bool:
@@ -242,3 +229,6 @@ class AsyncEngine:
                     item[1]()
                 except GenrecallError as error:
                     item[0].set_exception(error)
+                except BaseException as error:  # our fault, and the end of this thread: but who asked is told
+                    item[0].set_exception(error)
+                    raise

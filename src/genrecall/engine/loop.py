@@ -76,6 +76,8 @@ class Loop:
         """Called between the levels of a batch: whoever owns the loop may take in what was cancelled by then."""
         self.moved: Callable[[], None] = lambda: None
         """Called when other requests are being computed than before."""
+        self.launched: Callable[[Sequence[Request]], None] = lambda requests: None
+        """Told of the requests of every batch that is about to be launched."""
         self.landed: Callable[[int, float], None] = lambda rows, seconds: None
         """Told of every batch that was done: its beams, and how long it took."""
         self._launching = False
@@ -141,10 +143,9 @@ class Loop:
         return [tag for tag in tags if tag is not None]
 
     @property
-    def busy(self) -> tuple[float, int]:
-        """Until when the device has work, on the monotonic clock, and the beams that its requests asked for."""
-        beams = sum(self._tasks[seat.job].request.beams for seat in self.scheduler.wanted)
-        return (self._busy_until if self.scheduler.running else 0.0), beams
+    def busy_s(self) -> float:
+        """Until the device should have done what it was given."""
+        return max(self._busy_until - time.monotonic(), 0.0)
 
     def fail(self, error: GenrecallError) -> None:
         """Tell every job of an error that nothing survives."""
@@ -155,16 +156,16 @@ class Loop:
     def _due(self) -> bool:
         if not self._flights or self.scheduler.full or not self.scheduler.cost.ready:
             return True
-        return self._busy_until - time.monotonic() < _AHEAD_S
+        return self.busy_s < _AHEAD_S
 
     def _launch(self) -> bool:
-        now = time.monotonic()
-        plan = self.scheduler.plan(max(self._busy_until - now, 0.0) if self._flights else 0.0)
+        plan = self.scheduler.plan(self.busy_s)
         self._move()
         if plan is None:
             return False
-        self._busy_until = max(now, self._busy_until) + self.scheduler.cost.seconds(plan.load)
+        self._busy_until = max(time.monotonic(), self._busy_until) + self.scheduler.cost.seconds(plan.load)
         tasks = [self._tasks[seat.job] for seat in plan.seats]
+        self.launched([task.request for task in tasks])
         if tasks[0].trie is not self.runner.catalog.trie:
             self.runner.load(tasks[0].trie)
         prompts = [task.request.tokens for task in tasks]
@@ -191,6 +192,11 @@ class Loop:
             self._wipe()
         return True
 
+    def _foresee(self) -> None:
+        """What runs still has begun only now: else errors of forecasts would add up for as long as there is work."""
+        running = sum(self.scheduler.cost.seconds(plan.load) for plan in self.scheduler.running)
+        self._busy_until = time.monotonic() + running
+
     def _land_ended(self) -> bool:
         """Answer what has ended while a launch waits for its levels; whether something else runs before it."""
         while self._flights and self._flights[0].done:
@@ -207,6 +213,7 @@ class Loop:
         results, seconds = flight.wait()
         plan = flight.plan
         wanted = self.scheduler.finish(plan, seconds)
+        self._foresee()
         tasks = [self._tasks[seat.job] for seat in plan.seats]
         if plan.kind is Kind.SEARCH:
             outcomes = self._searched(flight, results, tasks)
@@ -247,6 +254,7 @@ class Loop:
             fix="end other programs on the device, or lower kv_tokens and max_rows",
         )
         wanted = self.scheduler.finish(plan)
+        self._foresee()
         for seat, task, want in zip(plan.seats, tasks, wanted, strict=True):
             if want:
                 del self._tasks[seat.job]

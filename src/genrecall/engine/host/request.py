@@ -47,7 +47,9 @@ class Request:
     @property
     def beams(self) -> int:
         """Of the widest level, as asked; 0 where the engine's width is taken."""
-        return 0 if self.beam is None else int(np.max(self.beam))
+        if self.beam is None:
+            return 0
+        return max(self.beam) if isinstance(self.beam, tuple) else int(self.beam)
 
     def widths(self, levels: int, default: int) -> tuple[int, ...]:
         """W of each level.

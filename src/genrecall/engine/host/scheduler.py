@@ -189,12 +189,8 @@ class Scheduler:
 
     def rows(self) -> tuple[int, int]:
         """Beams of the running batches that are still wanted, and of the jobs that wait."""
-        return sum(max(seat.rows) for seat in self.wanted), sum(max(entry.job.rows) for entry in self._waiting)
-
-    @property
-    def wanted(self) -> list[Seat]:
-        """Seats of the running batches whose answer somebody waits for."""
-        return [seat for plan in self._running for seat in plan.seats if seat.job not in self._given_up]
+        running = sum(max(seat.rows) for plan in self._running for seat in plan.seats if seat.job not in self._given_up)
+        return running, sum(max(entry.job.rows) for entry in self._waiting)
 
     def purge(self, user: str) -> None:
         """Forget a user's pages; what they asked before is answered without keeping any."""

@@ -1,7 +1,7 @@
 """What a worker is doing, in memory that outlives it: its starter reads there whether it gets on, and what it died of.
 
     | beat, ns | batches | rows that run | rows that wait | rows of the last batch | its ns | n | busy until, ns
-    | rows held | rows on their way back | tags, n of them |
+    | beams begun | tags, n of them |
 
 As an aircraft's flight recorder: written before the deed, read after the end, and nobody is asked for it. Numbers are
 of 64 bits, aligned, and each is written by one thread at a time, so that none is ever seen half written; ``beat`` is of
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 _NUMBERS = 2048
-_TAGS = 10
+_TAGS = 9
 
 
 class Record:
@@ -43,13 +43,13 @@ class Record:
         numbers[2:4] = rows
         numbers[0] = time.monotonic_ns()
 
-    def busy(self, until: float, rows: int) -> None:
+    def busy(self, seconds: float) -> None:
         """See ``asynchronous.Observer``."""
-        self._numbers[7], self._numbers[8] = int(until * 1e9), rows
+        self._numbers[7] = time.monotonic_ns() + int(seconds * 1e9)
 
-    def returning(self, rows: int) -> None:
+    def begin(self, beams: int) -> None:
         """See ``asynchronous.Observer``."""
-        self._numbers[9] = rows
+        self._numbers[8] = beams
 
     def landed(self, rows: int, seconds: float) -> None:
         """See ``asynchronous.Observer``."""
@@ -68,13 +68,13 @@ class Record:
 
     @property
     def busy_s(self) -> float:
-        """Until the device is expected to have done what it was given."""
+        """Until the device should have done what it was given."""
         return max((int(self._numbers[7]) - time.monotonic_ns()) / 1e9, 0.0)
 
     @property
     def begun(self) -> int:
         """Beams that were asked for and wait no more: they run, or their answers are on their way."""
-        return int(self._numbers[8] + self._numbers[9])
+        return int(self._numbers[8])
 
     @property
     def batches(self) -> int:

@@ -56,7 +56,7 @@ class BatchCost:
         if excess_s > self.excess_s:
             self.excess_s += _UP * (excess_s - self.excess_s)
         elif answered:
-            self.excess_s += _DOWN * (excess_s - self.excess_s)
+            self.excess_s = max(self.excess_s + _DOWN * (excess_s - self.excess_s), 0.0)
 
     def batch_rows(self, beam: int) -> int:
         """Rows that one batch of requests with this beam holds."""

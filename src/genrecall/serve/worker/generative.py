@@ -57,7 +57,7 @@ class _Limits:
     timeout_s: float
     trace: bool
     user: str | None
-    tag: int | None
+    tag: int
 
 
 class Desk:
@@ -102,8 +102,12 @@ class Desk:
             return Frame(head={"kind": "listed", "cold": True}, arrays={"items": _NOTHING, "scores": _NOTHING})
         limits = _Limits(
             beam=head["beam"], narrowest=head["narrowest"], timeout_s=head["timeout_s"], trace=head["trace"],
-            user=head["user"], tag=head.get("tag"),
+            user=head["user"], tag=head["tag"],
         )  # fmt: skip
+        with self.engine.begun.replying(limits.tag):
+            return await self._recalled(query, k, limits)
+
+    async def _recalled(self, query: Query, k: int, limits: _Limits) -> Frame:
         answers = await asyncio.gather(*(self._generate(place, query, limits) for place in range(len(self.members))))
         if len(answers) == 1:
             found = self.members[0].expand(answers[0], query, k)
@@ -147,7 +151,8 @@ class Desk:
 
     async def _score(self, place: int, query: Query, candidates: np.ndarray, limits: _Limits) -> np.ndarray:
         member = self.members[place]
-        request = replace(member.request(query, 1), allowed=None, user=limits.user, tag=limits.tag)
+        # No beam is searched: it says how much of what was asked for this is.
+        request = replace(member.request(query, limits.beam), allowed=None, user=limits.user, tag=limits.tag)
         sids, most = member.table.sids[candidates], member.engine.loop.scheduler.limits.rows
         parts = [
             await self.engine.score(request, sids[begin : begin + most], place)

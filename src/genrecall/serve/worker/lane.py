@@ -165,7 +165,8 @@ class WorkerLane:
             raise LaneFailedError(error.what) from error
         finally:
             self._rows.add(-asked.beam)
-            cost.waited(expected_s, time.monotonic() - begun, answered=answered)
+            if not (answered and reply.head["cold"]):  # then the engine was not asked
+                cost.waited(expected_s, time.monotonic() - begun, answered=answered)
         self._learn(child)
         return _listed(reply)
 
