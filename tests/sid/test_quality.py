@@ -25,17 +25,18 @@ def test_level_use_by_hand() -> None:
 
 def test_prefix_use_by_hand() -> None:
     sids = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 2], [2, 3, 1]])
-    uses = [quality.prefix_use(sids, level) for level in range(3)]
+    uses = [quality.prefix_use(*quality.owners(sids), level) for level in range(3)]
     assert [use["prefixes"] for use in uses] == [2, 3, 4]
     assert [use["forced_items"] for use in uses] == [0, 0.25, 0.5]
     assert uses[2]["prefix_entropy_bits"] == pytest.approx(2)
-    assert quality.prefix_use(sids[:, :1] * 0, 0)["forced_items"] == 1
+    assert quality.prefix_use(*quality.owners(sids[:, :1] * 0), 0)["forced_items"] == 1
 
 
 def test_collisions_and_owners_by_hand() -> None:
     sids = np.array([[0, 0], [0, 0], [0, 1], [0, 0], [1, 1]])
-    assert quality.collision_rate(sids) == pytest.approx(0.6)
-    assert quality.items_per_sid(sids) == {"mean": pytest.approx(5 / 3), "max": 3, "histogram": {"1": 2, "3": 1}}
+    counts = quality.owners(sids)[1]
+    assert quality.collision_rate(counts) == pytest.approx(0.6)
+    assert quality.items_per_sid(counts) == {"mean": pytest.approx(5 / 3), "max": 3, "histogram": {"1": 2, "3": 1}}
 
 
 def test_overlap_is_one_for_neighbours_kept_and_chance_for_no_information() -> None:
