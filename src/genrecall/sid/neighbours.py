@@ -17,21 +17,8 @@ from genrecall.sid.normaliser import Normaliser
 from genrecall.sid.tree import Tree
 
 
-def neighbour_overlap(
-    sids: np.ndarray, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int
-) -> dict[str, Any]:
-    """Neighbours by longest common SID prefix against neighbours by cosine, on a seeded sample of items.
-
-    One pass over the (I, D) vectors, whatever the number of queries.
-    """
-    nearest = Nearest(vectors, normaliser, neighbours=neighbours, queries=queries, seed=seed)
-    for rows in normaliser.chunks(vectors):
-        nearest.see(rows)
-    return nearest.overlap(sids)
-
-
 class Nearest:
-    """The nearest other items, by cosine, of a seeded sample of items; the vectors come by in steps, see ``see``."""
+    """The nearest other items, by cosine, of a seeded sample of ``queries`` items; vectors come by in steps."""
 
     def __init__(
         self, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int
@@ -42,6 +29,14 @@ class Nearest:
         shape = (len(self._items), min(neighbours, len(vectors) - 1))
         self._cosines = torch.full(shape, -2.0, device=self._query.device)
         self._near = torch.zeros(shape, dtype=torch.int64, device=self._query.device)
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int) -> Nearest:
+        """When all vectors (I, D) were seen: one pass over them, whatever the number of queries."""
+        nearest = cls(vectors, normaliser, neighbours=neighbours, queries=queries, seed=seed)
+        for rows in normaliser.chunks(vectors):
+            nearest.see(rows)
+        return nearest
 
     def see(self, rows: torch.Tensor) -> None:
         """The next of all vectors, normalised (n, D)."""
@@ -55,7 +50,7 @@ class Nearest:
         self._seen += len(rows)
 
     def overlap(self, sids: np.ndarray) -> dict[str, Any]:
-        """How many of them are also near by SID (I, L), when all vectors were seen."""
+        """Neighbours by longest common SID (I, L) prefix against those by cosine, when all vectors were seen."""
         near, k, others = self._near.cpu().numpy(), self._near.shape[1], len(sids) - 1
         if k < 1:
             return {"k": 0, "queries": 0, "overlap": 0.0, "chance": 0.0}
