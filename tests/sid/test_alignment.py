@@ -8,7 +8,7 @@ import torch
 
 from genrecall.errors import ConfigError
 from genrecall.sid.alignment import Aligned
-from genrecall.sid.neighbours import neighbour_overlap
+from genrecall.sid.neighbours import Nearest
 from genrecall.sid.normaliser import Normaliser
 from genrecall.sid.rq_vae import RqVae, RqVaeConfig
 
@@ -33,9 +33,8 @@ def fit(weight: float, text: np.ndarray, behaviour: np.ndarray | None) -> RqVae:
 
 def agreement(quantizer: RqVae, text: np.ndarray, behaviour: np.ndarray) -> float:
     codes = quantizer.encode(text)
-    return neighbour_overlap(
-        codes, behaviour, Normaliser.fit(behaviour, "none"), neighbours=10, queries=240, seed=0
-    )["overlap"]  # fmt: skip
+    nearest = Nearest.of(behaviour, Normaliser.fit(behaviour, "none"), neighbours=10, queries=240, seed=0)
+    return nearest.overlap(codes)["overlap"]
 
 
 def test_aligned_codes_keep_more_neighbours_of_behaviour() -> None:

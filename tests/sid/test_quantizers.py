@@ -12,9 +12,9 @@ import torch
 from genrecall.errors import ConfigError
 from genrecall.sid.fsq import Fsq, FsqConfig, grid_shape
 from genrecall.sid.pq import Pq, PqConfig
-from genrecall.sid.quality import reconstruction_error
 from genrecall.sid.quantizer import Quantizer
-from genrecall.sid.registry import load_quantizer, quantizer_class, save_quantizer
+from genrecall.sid.reconstruction import Reconstruction, reconstruction_error
+from genrecall.sid.registry import QUANTIZERS, load_quantizer, quantizer_class, save_quantizer
 from genrecall.sid.rq_kmeans import RqKMeans, RqKMeansConfig
 from genrecall.sid.rq_vae import RqVae, RqVaeConfig
 from tests.sid.clouds import cloud
@@ -63,6 +63,21 @@ class QuantizerContract:
         assert errors[-1] < 0.3
         shuffled = np.random.default_rng(0).permutation(codes)
         assert reconstruction_error(fitted, vectors, shuffled) > 2 * errors[-1]
+
+    def test_one_pass_gives_the_errors_of_every_prefix(self, fitted: Quantizer, vectors: np.ndarray) -> None:
+        codes = fitted.encode(vectors)
+        sids = codes.copy()
+        sids[::3, -1] = (sids[::3, -1] + 1) % CODES
+        sids[::12, 0] = 0
+        errors = Reconstruction(fitted, codes, sids)
+        for rows in fitted.normaliser.chunks(vectors, 37):  # the last step is a short one
+            errors.see(rows)
+        plain = [reconstruction_error(fitted, vectors, sids[:, :level]) for level in range(1, LEVELS + 1)]
+        assert errors.shares()["by_levels"] == pytest.approx(plain, rel=1e-5)
+        assert errors.shares()["after"] == errors.shares()["by_levels"][-1]
+        assert errors.shares()["before"] == pytest.approx(reconstruction_error(fitted, vectors, codes), rel=1e-5)
+        gaps = fitted.normaliser.rows(vectors) - fitted.normaliser.rows(fitted.decode(sids[:, :1]))
+        np.testing.assert_allclose(errors.first, gaps.square().sum(1), rtol=1e-4, atol=1e-5)
 
     def test_what_codes_stand_for_has_mostly_those_codes(self, fitted: Quantizer, vectors: np.ndarray) -> None:
         codes = fitted.encode(vectors)
@@ -266,3 +281,7 @@ def test_senseless_product_settings_are_refused(kind: type, wrong: dict[str, Any
 def test_unknown_quantiser_is_refused() -> None:
     with pytest.raises(ConfigError, match="rq_kmeans"):
         quantizer_class("vq")
+
+
+def test_every_quantiser_is_held_to_the_contract() -> None:
+    assert {kind.make().name for kind in QuantizerContract.__subclasses__()} == set(QUANTIZERS)

@@ -99,14 +99,15 @@ def _run(bench: SidBench, levels: int, codes: int, vectors: np.ndarray, device: 
         found = quantizer.encode(vectors)
     with timed("collisions"), progress("resolving collisions") as bar:
         sids, space = collisions.resolve(found, quantizer, vectors, config.collisions, bar=bar)
+    before, after = (quality.collision_rate(quality.owners(rows)[1]) for rows in (found, sids))
     run: dict[str, Any] = {
         "levels": levels, "codes": codes, "capacity": space.capacity,
-        "shared_before": quality.collision_rate(found), "shared_after": quality.collision_rate(sids),
+        "shared_before": before, "shared_after": after,
         "moved": float((found != sids[:, :levels]).any(1).mean()),
     }  # fmt: skip
     if bench.report:
-        with timed("report"):
-            health = quality.report(codes=found, sids=sids, space=space, quantizer=quantizer, vectors=vectors)
+        with timed("report"), progress("measuring the SIDs", len(vectors)) as bar:
+            health = quality.report(codes=found, sids=sids, space=space, quantizer=quantizer, vectors=vectors, bar=bar)
         run |= {
             "perplexity": [round(level["perplexity"], 1) for level in health["levels"]],
             "unexplained": health["reconstruction_error"]["after"],

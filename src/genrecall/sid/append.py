@@ -14,8 +14,8 @@ import numpy as np
 
 from genrecall.artifacts import copy_artifact
 from genrecall.errors import ArtifactError, DataError
-from genrecall.sid import quality
 from genrecall.sid.collisions import resolve_new
+from genrecall.sid.reconstruction import reconstruction_error
 from genrecall.sid.store import StoredSids, write_sids
 from genrecall.sid.table import SidTable
 from genrecall.telemetry import log, progress
@@ -78,7 +78,7 @@ def append_sids(
     table = SidTable(space=old.space, item_ids=[ids[i] for i in order], sids=np.concatenate([old.sids, sids])[order])
     moved = int((codes != sids[:, : codes.shape[1]]).any(1).sum())
     log(f"{len(fresh)} items appended to {len(have)}; {moved} of them took another SID than their nearest")
-    error = quality.reconstruction_error(stored.quantizer, inputs, codes) if fresh else 0.0
+    error = reconstruction_error(stored.quantizer, inputs, codes) if fresh else 0.0
     note = {"items": len(fresh), "moved": moved, "reconstruction_error": error}
     parents = {"sid": old.digest} | ({"vectors": vectors_digest} if vectors_digest else {})
     if "histories" in stored.parents:  # the SIDs still know these events, and training must ask which

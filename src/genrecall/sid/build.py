@@ -179,9 +179,11 @@ def resolve(
     """SIDs by the configured rule for collisions, and their quality report."""
     with progress("resolving collisions") as bar:
         sids, space = collisions.resolve(made.codes, made.quantizer, made.inputs, config.collisions, bar=bar)
-    found = quality.report(
-        codes=made.codes, sids=sids, space=space, quantizer=made.quantizer, vectors=made.inputs, titles=titles
-    )
+    with progress("measuring the SIDs", len(sids)) as bar:
+        found = quality.report(
+            codes=made.codes, sids=sids, space=space, quantizer=made.quantizer, vectors=made.inputs, titles=titles,
+            bar=bar,
+        )  # fmt: skip
     return SidTable(space=space, item_ids=list(item_ids), sids=sids), found
 
 

@@ -8,8 +8,9 @@ arXiv:2305.05065. We deviate where loads are bounded: then codes have prices p (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -75,9 +76,16 @@ class Codebooks:
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Sums (n, E) of the first ``codes.shape[1]`` levels."""
         total = torch.zeros(len(codes), self.tables.shape[2], device=self.tables.device)
-        for level in range(codes.shape[1]):
-            total += self.tables[level, codes[:, level]]
+        for part in self._parts(codes):
+            total += part
         return total
+
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Sums (n, E) of the first level, of the first two, and so on."""
+        return accumulate(self._parts(codes), torch.add)
+
+    def _parts(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        return (self.tables[level, codes[:, level]] for level in range(codes.shape[1]))
 
     def distances(self, latent: torch.Tensor, codes: torch.Tensor, level: int) -> torch.Tensor:
         """(n, C) squared distances, with prices, from what ``codes[:, :level]`` leave to the codes of ``level``."""

@@ -19,7 +19,7 @@ from genrecall.errors import ConfigError
 from genrecall.sid.behaviour import Behaviour
 from genrecall.sid.build import ItemVectors, Quantized, behaviour_for, quantize, resolve
 from genrecall.sid.config import SidConfig
-from genrecall.sid.neighbours import neighbour_overlap
+from genrecall.sid.neighbours import Nearest
 from genrecall.sid.normaliser import Normaliser
 from genrecall.sid.proxy import ProxyConfig, ProxyRanks, proxy_ranks
 from genrecall.sid.quality import QualityConfig
@@ -149,6 +149,7 @@ def compare(
         )  # fmt: skip
     train = split.train if split is not None else None
     known = behaviour or _own_behaviour(candidates, vectors, split)
+    near = _near(vectors.matrix, known)
     fits: dict[SidConfig, tuple[Quantized, float]] = {}
     rows = []
     for candidate in candidates:
@@ -174,7 +175,7 @@ def compare(
                 candidate=candidate,
                 table=table,
                 quality=found,
-                agreement=_agreement(table.sids, vectors.matrix, known),
+                agreement={name: nearest.overlap(table.sids[those]) for name, (those, nearest) in near.items()},
                 ranks=ranks,
                 judged=judge(table) if judge is not None else None,
                 seconds=seconds,
@@ -190,12 +191,13 @@ def _own_behaviour(candidates: Sequence[Candidate], vectors: ItemVectors, split:
     return Behaviour.factorised(split.train, len(vectors.matrix), config=config.collaborative, seed=config.seed)
 
 
-def _agreement(sids: np.ndarray, text: np.ndarray, behaviour: Behaviour | None) -> dict[str, dict[str, Any]]:
+def _near(text: np.ndarray, behaviour: Behaviour | None) -> dict[str, tuple[np.ndarray, Nearest]]:
+    """By the vectors' name: of which rows they are, and which of these are near each other."""
     asked = QualityConfig()
     options = {"neighbours": asked.neighbours, "queries": asked.queries, "seed": asked.seed}
-    found = {"text": neighbour_overlap(sids, text, Normaliser.fit(text), **options)}
+    found = {"text": (np.arange(len(text)), Nearest.of(text, Normaliser.fit(text), **options))}
     if behaviour is not None and behaviour.known.any():
         matrix = behaviour.matrix[behaviour.known]
         normaliser = Normaliser.fit(matrix, "scalar")
-        found["behaviour"] = neighbour_overlap(sids[behaviour.known], matrix, normaliser, **options)
+        found["behaviour"] = np.flatnonzero(behaviour.known), Nearest.of(matrix, normaliser, **options)
     return found

@@ -10,7 +10,7 @@ level 0 holds the leading axes, so that codes go from coarse to fine although no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -157,6 +157,12 @@ class Fsq:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) of codes (n, ≤ L)."""
         return self.normaliser.decode(codes, lambda rows: self.network.decoder(self.latent_values(rows)))
+
+    @torch.no_grad()
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised rows (n, D) of the first one, two, … of the codes (n, ≤ L)."""
+        for depth in range(1, codes.shape[1] + 1):
+            yield self.network.decoder(self.latent_values(codes[:, :depth]))
 
     @torch.no_grad()
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:

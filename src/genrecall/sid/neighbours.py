@@ -13,55 +13,61 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrecall.sid.normaliser import CHUNK, Normaliser
+from genrecall.sid.normaliser import Normaliser
 from genrecall.sid.tree import Tree
 
 
-def neighbour_overlap(
-    sids: np.ndarray, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int
-) -> dict[str, Any]:
-    """Neighbours by longest common SID prefix against neighbours by cosine, on a seeded sample of items.
+class Nearest:
+    """The nearest other items, by cosine, of a seeded sample of ``queries`` items; vectors come by in steps."""
 
-    One pass over the (I, D) vectors, whatever the number of queries.
-    """
-    items = len(sids)
-    k = min(neighbours, items - 1)
-    if k < 1:
-        return {"k": 0, "queries": 0, "overlap": 0.0, "chance": 0.0}
-    chosen = np.sort(np.random.default_rng(seed).permutation(items)[:queries])
-    near = _nearest(vectors, normaliser, chosen, k)
-    tree = Tree.of(sids)
-    leaves = tree.leaf_of[chosen]
-    shared = np.zeros(near.shape, np.int64)
-    sharing = [np.full(len(chosen), items - 1)]  # other items that share so many codes with the query, or more
-    for depth, nodes in enumerate(tree.nodes, 1):
-        shared += nodes[leaves][:, None] == nodes[tree.leaf_of[near]]
-        begin, end = tree.extent(leaves, depth)
-        ends = tree.owners.cumsum()
-        sharing.append(ends[end - 1] - ends[begin] + tree.owners[begin] - 1)
-    sharing.append(np.zeros(len(chosen), np.int64))
-    at_least = np.stack(sharing, 1)
-    longer = np.take_along_axis(at_least, shared + 1, 1)
-    tied = np.take_along_axis(at_least, shared, 1) - longer
-    drawn = np.clip((k - longer) / np.maximum(tied, 1), 0, 1)
-    return {"k": k, "queries": len(chosen), "overlap": float(drawn.mean()), "chance": k / (items - 1)}
+    def __init__(
+        self, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int
+    ) -> None:
+        self._items = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:queries])
+        self._query = torch.nn.functional.normalize(normaliser.rows(vectors[self._items]))
+        self._seen = 0
+        shape = (len(self._items), min(neighbours, len(vectors) - 1))
+        self._cosines = torch.full(shape, -2.0, device=self._query.device)
+        self._near = torch.zeros(shape, dtype=torch.int64, device=self._query.device)
 
+    @classmethod
+    def of(cls, vectors: np.ndarray, normaliser: Normaliser, *, neighbours: int, queries: int, seed: int) -> Nearest:
+        """When all vectors (I, D) were seen: one pass over them, whatever the number of queries."""
+        nearest = cls(vectors, normaliser, neighbours=neighbours, queries=queries, seed=seed)
+        for rows in normaliser.chunks(vectors):
+            nearest.see(rows)
+        return nearest
 
-def _nearest(vectors: np.ndarray, normaliser: Normaliser, rows: np.ndarray, k: int) -> np.ndarray:
-    """int64 (n, k): the nearest other items of the items ``rows`` by cosine, in any order."""
-    query = torch.nn.functional.normalize(normaliser.rows(vectors[rows]))
-    asked = torch.from_numpy(rows).to(query.device)
-    best = torch.full((len(rows), 0), -2.0, device=query.device)
-    found = torch.empty((len(rows), 0), dtype=torch.int64, device=query.device)
-    for low in range(0, len(vectors), CHUNK):
-        chunk = torch.nn.functional.normalize(normaliser.rows(vectors[low : low + CHUNK]))
-        places = torch.arange(low, low + len(chunk), device=query.device)
-        cosines = (query @ chunk.T).masked_fill_(asked[:, None] == places, -2)
-        best = torch.cat([best, cosines], 1)
-        found = torch.cat([found, places.expand(len(rows), -1)], 1)
-        best, index = best.topk(min(k, best.shape[1]), 1)
-        found = found.gather(1, index)
-    return found.cpu().numpy()
+    def see(self, rows: torch.Tensor) -> None:
+        """The next of all vectors, normalised (n, D)."""
+        cosines = self._query @ torch.nn.functional.normalize(rows).T
+        low, high = np.searchsorted(self._items, [self._seen, self._seen + len(rows)])
+        cosines[np.arange(low, high), self._items[low:high] - self._seen] = -2  # an item is no neighbour of its own
+        k = self._near.shape[1]
+        best, places = cosines.topk(min(k, len(rows)), 1)
+        self._cosines, kept = torch.cat([self._cosines, best], 1).topk(k, 1)
+        self._near = torch.cat([self._near, places + self._seen], 1).gather(1, kept)
+        self._seen += len(rows)
+
+    def overlap(self, sids: np.ndarray) -> dict[str, Any]:
+        """Neighbours by longest common SID (I, L) prefix against those by cosine, when all vectors were seen."""
+        near, k, others = self._near.cpu().numpy(), self._near.shape[1], len(sids) - 1
+        if k < 1:
+            return {"k": 0, "queries": 0, "overlap": 0.0, "chance": 0.0}
+        tree = Tree.of(sids)
+        leaves, ends = tree.leaf_of[self._items], tree.owners.cumsum()
+        shared = np.zeros(near.shape, np.int64)
+        sharing = [np.full(len(leaves), others)]  # other items that share so many codes with the query, or more
+        for depth, nodes in enumerate(tree.nodes, 1):
+            shared += nodes[leaves][:, None] == nodes[tree.leaf_of[near]]
+            begin, end = tree.extent(leaves, depth)
+            sharing.append(ends[end - 1] - ends[begin] + tree.owners[begin] - 1)
+        sharing.append(np.zeros(len(leaves), np.int64))
+        at_least = np.stack(sharing, 1)
+        longer = np.take_along_axis(at_least, shared + 1, 1)
+        tied = np.take_along_axis(at_least, shared, 1) - longer
+        drawn = np.clip((k - longer) / np.maximum(tied, 1), 0, 1)
+        return {"k": k, "queries": len(leaves), "overlap": float(drawn.mean()), "chance": k / others}
 
 
 def common_prefix(sids: np.ndarray, rows: np.ndarray) -> np.ndarray:

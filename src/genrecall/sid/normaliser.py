@@ -16,7 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-CHUNK = 16_384
+# Rows at once: what a step makes is then small enough for memory to be used again; new pages cost more than the sums.
+CHUNK = 4_096
 Rule = Literal["dimension", "scalar", "none"]
 RULES: tuple[str, ...] = get_args(Rule)
 
@@ -52,8 +53,8 @@ class Normaliser:
 
     def rows(self, vectors: np.ndarray) -> torch.Tensor:
         """Normalise some rows: (n, D) of any float type to float32 (n, D) on the device."""
-        rows = torch.from_numpy(np.array(vectors, dtype=np.float32))
-        return (rows.to(self.mean.device) - self.mean) / self.scale
+        rows = torch.from_numpy(np.array(vectors)).to(self.mean.device).float()
+        return rows.sub_(self.mean).div_(self.scale)  # of a copy
 
     def chunks(self, vectors: np.ndarray, size: int = CHUNK) -> Iterator[torch.Tensor]:
         """All rows, normalised, a bounded piece at a time."""

@@ -10,8 +10,9 @@ principal axes, the leading ones first, so that level 0 is the coarsest although
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -135,6 +136,11 @@ class Pq:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) of codes (n, ≤ L)."""
         return self.normaliser.decode(codes, lambda rows: self._decoded(rows) @ self.backwards.T)
+
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised rows (n, D) of the first one, two, … of the codes (n, ≤ L)."""
+        ways = zip(self.tables, self.backwards.split(self.tables.shape[2], 1), codes.T, strict=False)
+        return accumulate((table[code] @ way.T for table, way, code in ways), torch.add)
 
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
         """Squared distances float32 (n, C) of the level's part to its codes, whatever the codes before it."""

@@ -1,6 +1,6 @@
 """How healthy a SID table is, in figures: alarms, not objectives (arXiv:2609.24430: no help for NDCG).
 
-    perplexity = exp(−Σ_k p_k log p_k),    error = Σ|x − x̂|² / Σ|x − x̄|²  (0: exact, 1: no better than the mean)
+    perplexity = exp(−Σ_k p_k log p_k)
 
 Source: the usual codebook statistics (van den Oord et al. 2017, arXiv:1711.00937). No deviation; errors and neighbours
 are measured in the quantiser's own normalised input space.
@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from genrecall.sid.neighbours import neighbour_overlap
-from genrecall.sid.normaliser import CHUNK
+from genrecall.sid.neighbours import Nearest
+from genrecall.sid.placement import distinct_rows
 from genrecall.sid.quantizer import Quantizer
+from genrecall.sid.reconstruction import Reconstruction
 from genrecall.sid.space import SidSpace
+from genrecall.telemetry import Bar
 
 STARVED = 0.5
 
@@ -42,8 +44,9 @@ def report(
     vectors: np.ndarray,
     titles: Sequence[str] | None = None,
     config: QualityConfig | None = None,
+    bar: Bar | None = None,
 ) -> dict[str, Any]:
-    """Everything ``genrecall sid inspect`` shows.
+    """Everything ``genrecall sid inspect`` shows, from one pass over the vectors, of which the bar counts the rows.
 
     Args:
         codes: int32 (I, L) as the quantiser gave them.
@@ -54,24 +57,31 @@ def report(
         titles: I titles, for the named clusters.
     """
     config = config or QualityConfig()
-    levels = [level_use(sids[:, level], space.codes[level]) for level in range(space.levels)]
     plain = sids[:, : quantizer.levels]  # an extra level numbers items and stands for no vector
-    errors = [reconstruction_error(quantizer, vectors, plain[:, : level + 1]) for level in range(quantizer.levels)]
+    errors = Reconstruction(quantizer, codes, plain)
+    nearest = Nearest(
+        vectors, quantizer.normaliser, neighbours=config.neighbours, queries=config.queries, seed=config.seed
+    )
+    for rows in quantizer.normaliser.chunks(vectors):
+        errors.see(rows)
+        nearest.see(rows)
+        if bar is not None:
+            bar.advance(len(rows))
+    before, (distinct, after) = owners(codes)[1], owners(sids)
     found = {
         "items": len(sids),
         "space": list(space.codes),
-        "levels": [{**use, **prefix_use(sids, level)} for level, use in enumerate(levels)],
-        "collision_rate": {"before": collision_rate(codes), "after": collision_rate(sids)},
+        "levels": [
+            {**level_use(sids[:, level], size), **prefix_use(distinct, after, level)}
+            for level, size in enumerate(space.codes)
+        ],
+        "collision_rate": {"before": collision_rate(before), "after": collision_rate(after)},
         "moved": float((codes != plain).any(1).mean()),
-        "items_per_sid": {"before": items_per_sid(codes), "after": items_per_sid(sids)},
-        "reconstruction_error": {
-            "before": reconstruction_error(quantizer, vectors, codes), "after": errors[-1], "by_levels": errors,
-        },
-        "neighbours": neighbour_overlap(
-            sids, vectors, quantizer.normaliser, neighbours=config.neighbours, queries=config.queries, seed=config.seed
-        ),
-        "clusters": clusters(sids, quantizer, vectors, titles, config) if titles is not None else [],
-    }  # fmt: skip
+        "items_per_sid": {"before": items_per_sid(before), "after": items_per_sid(after)},
+        "reconstruction_error": errors.shares(),
+        "neighbours": nearest.overlap(sids),
+        "clusters": clusters(sids, errors.first, titles, config) if titles is not None else [],
+    }
     return {**found, "alarms": alarms(found)}
 
 
@@ -109,59 +119,55 @@ def level_use(codes: np.ndarray, size: int) -> dict[str, Any]:
     }
 
 
-def prefix_use(sids: np.ndarray, level: int) -> dict[str, Any]:
-    """Prefixes up to and with ``level``: how many, their entropy, and how many items have no choice at this level."""
-    prefixes, counts = np.unique(sids[:, : level + 1], axis=0, return_counts=True)
-    parents = np.ones(len(prefixes), bool)  # sorted rows: a parent begins where the leading codes change
-    parents[1:] = (prefixes[1:, :level] != prefixes[:-1, :level]).any(1)
-    parent = parents.cumsum() - 1
+def owners(sids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct SIDs in lexicographic order, and how many items have each."""
+    distinct, which = distinct_rows(sids)
+    return distinct, np.bincount(which)
+
+
+def prefix_use(distinct: np.ndarray, counts: np.ndarray, level: int) -> dict[str, Any]:
+    """Prefixes up to and with ``level``: how many, their entropy, and how many items have no choice at this level.
+
+    ``distinct``, ``counts``: what ``owners`` gives.
+    """
+    begins, parent_begins = (
+        np.append(True, (distinct[1:, :depth] != distinct[:-1, :depth]).any(1)) for depth in (level + 1, level)
+    )
+    counts = np.add.reduceat(counts, np.flatnonzero(begins))
+    parent = parent_begins[begins].cumsum() - 1
     forced = np.bincount(parent)[parent] == 1
     return {
-        "prefixes": len(prefixes),
+        "prefixes": len(counts),
         "prefix_entropy_bits": _entropy(counts) / float(np.log(2)),
-        "forced_items": float(counts[forced].sum() / max(len(sids), 1)),
+        "forced_items": float(counts[forced].sum() / max(counts.sum(), 1)),
     }
 
 
-def collision_rate(sids: np.ndarray) -> float:
-    """Share of the items whose SID another item has too."""
-    counts = np.unique(sids, axis=0, return_counts=True)[1]
-    return float(counts[counts > 1].sum() / max(len(sids), 1))
+def collision_rate(counts: np.ndarray) -> float:
+    """Share of the items whose SID another item has too, from the number of items of every SID."""
+    return float(counts[counts > 1].sum() / max(counts.sum(), 1))
 
 
-def items_per_sid(sids: np.ndarray) -> dict[str, Any]:
+def items_per_sid(counts: np.ndarray) -> dict[str, Any]:
     """Mean, maximum, and how many SIDs have 1, 2, 3, … items."""
-    counts = np.unique(sids, axis=0, return_counts=True)[1]
     sizes, frequency = np.unique(counts, return_counts=True)
     histogram = {str(size): int(n) for size, n in zip(sizes, frequency, strict=True)}
     return {"mean": float(counts.mean()), "max": int(counts.max()), "histogram": histogram}
 
 
-def reconstruction_error(quantizer: Quantizer, vectors: np.ndarray, codes: np.ndarray) -> float:
-    """Unexplained share of the variance of the normalised vectors."""
-    normaliser = quantizer.normaliser
-    wrong = total = 0.0
-    for low in range(0, len(vectors), CHUNK):
-        rows = normaliser.rows(vectors[low : low + CHUNK])
-        wrong += float((rows - normaliser.rows(quantizer.decode(codes[low : low + CHUNK]))).square().sum())
-        total += float(rows.square().sum())
-    return wrong / total if total > 0 else 0.0
+def clusters(sids: np.ndarray, gaps: np.ndarray, titles: Sequence[str], config: QualityConfig) -> list[dict[str, Any]]:
+    """The largest level-0 codes, each with the titles of the items nearest to what the code stands for.
 
-
-def clusters(
-    sids: np.ndarray, quantizer: Quantizer, vectors: np.ndarray, titles: Sequence[str], config: QualityConfig
-) -> list[dict[str, Any]]:
-    """The largest level-0 codes, each with the titles of the items nearest to what the code stands for."""
+    ``gaps``: float (I,), from each item to what its code stands for.
+    """
     counts = np.bincount(sids[:, 0])
     found = []
     for code in np.argsort(-counts, kind="stable")[: config.clusters]:
         members = np.flatnonzero(sids[:, 0] == code)
         if not len(members):
             break
-        centre = quantizer.normaliser.rows(quantizer.decode(np.array([[code]], np.int32)))
-        gap = (quantizer.normaliser.rows(vectors[members]) - centre).square().sum(1).cpu().numpy()
         # Some catalogs have many copies of one title; naming it once says as much.
-        named = list(dict.fromkeys(titles[i] for i in members[np.argsort(gap, kind="stable")]))
+        named = list(dict.fromkeys(titles[i] for i in members[np.argsort(gaps[members], kind="stable")]))
         found.append({"code": int(code), "items": len(members), "titles": named[: config.titles_per_cluster]})
     return found
 

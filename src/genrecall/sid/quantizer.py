@@ -7,7 +7,7 @@ vector is enough to encode it years later.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -41,6 +41,10 @@ class Quantizer(Protocol):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) that codes (n, ≤ L) stand for; fewer levels give a coarser answer."""
+        ...
+
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised rows (n, D) that the first one, two, … of the codes int64 (n, ≤ L) stand for, on the device."""
         ...
 
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:

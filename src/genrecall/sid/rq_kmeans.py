@@ -8,7 +8,7 @@ greedy k-means++, clusters that run empty are revived, and with ``balance`` the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -83,6 +83,10 @@ class RqKMeans:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) of codes (n, ≤ L)."""
         return self.normaliser.decode(codes, self.codebooks.decode)
+
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised rows (n, D) of the first one, two, … of the codes (n, ≤ L)."""
+        return self.codebooks.prefixes(codes)
 
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
         """Squared distances float32 (n, C) to the codes of ``level`` after ``codes[:, :level]``."""

@@ -14,7 +14,7 @@ moving averages, dead codes replaced). We deviate where the paper's schedule (20
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -183,6 +183,11 @@ class RqVae:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Vectors float32 (n, D) of codes (n, ≤ L)."""
         return self.normaliser.decode(codes, lambda rows: self.network.decoder(self.codebooks.decode(rows)))
+
+    @torch.no_grad()
+    def prefixes(self, codes: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised rows (n, D) of the first one, two, … of the codes (n, ≤ L)."""
+        yield from map(self.network.decoder, self.codebooks.prefixes(codes))
 
     @torch.no_grad()
     def distances(self, vectors: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
