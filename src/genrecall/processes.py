@@ -91,7 +91,7 @@ def _join() -> None:
 
     if distributed.is_initialized():
         return
-    # Its functions have the group of the moment as a default argument: imported later (by torch._dynamo) they would hold
+    # Its functions have the group of the moment as a default: imported later (by torch._dynamo) they would hold
     # ours to the end, and `_leave` would end no thread.
     importlib.import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
