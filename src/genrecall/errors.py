@@ -25,6 +25,11 @@ class GenrecallError(Exception):
         self.fix = fix
         super().__init__(f"{what}\n  seen:    {self.seen}\n  allowed: {allowed}\n  do:      {fix}")
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """The four, for another process to raise it again."""
+        return {"what": self.what, "seen": self.seen, "allowed": self.allowed, "fix": self.fix}
+
 
 class DataError(GenrecallError):
     """Input files that cannot be read as items, events, users or queries."""

@@ -7,6 +7,7 @@ accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,9 @@ def _join() -> None:
 
     if distributed.is_initialized():
         return
+    # Its functions have the group of the moment as a default: imported later (by torch._dynamo) they would hold
+    # ours to the end, and `_leave` would end no thread.
+    importlib.import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
@@ -100,7 +104,11 @@ def _join() -> None:
 
 
 def _leave() -> None:
-    """Let the group's threads end before the interpreter, which now and then ended by an abort (-6), all work done."""
+    """Let the group's threads end before the interpreter.
+
+    One that lets go of a tensor afterwards wants the interpreter's lock, is ended by it, and takes the process along
+    (abort, -6), all work done.
+    """
     from torch import distributed
 
     if distributed.is_initialized():

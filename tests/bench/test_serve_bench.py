@@ -27,12 +27,14 @@ WAITS_S, CHEAP_S = 0.1, 0.1
 class Shop:
     """One engine that takes ``each_s`` a search, ``compile_s`` more for the first, and is left out where it is busy.
 
-    A search that is given up on before the engine comes to it opens the breaker: short deadlines get no more then.
+    A search that is given up on before the engine comes to it opens the breaker: short deadlines get no more then. With
+    a ``fuse`` the engine is off for good once it was too busy.
     """
 
     each_s: float = 0.005
     compile_s: float = 0.0
     off: bool = False
+    fuse: bool = False
     free_at: float = 0.0
     broken: bool = False
     asked_ms: list[int] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Shop:
         deadline_s = json.loads(body)["deadline_ms"] / 1e3
         self.asked_ms.append(int(deadline_s * 1e3))
         busy = self.free_at - time.monotonic() > min(WAITS_S, deadline_s) and deadline_s < 5
+        self.off = self.off or (self.fuse and busy)
         whole = not self.off and not busy and not (self.broken and deadline_s < 5) and await self.whole(deadline_s)
         if not whole:
             await asyncio.sleep(CHEAP_S)
@@ -95,9 +98,10 @@ def running(shop: Shop) -> Iterator[str]:
     thread.join(10)
 
 
-def tried(rate: float, lacking: float = 0.0, p99: float = 10.0, late: float = 1.0) -> Tried:
+def tried(rate: float, lacking: float = 0.0, p99: float = 10.0, late: float = 1.0, calm: bool = True) -> Tried:
     figures = {
         "rate_per_s": rate, "lacking_share": lacking, "answered_ms": {"p99": p99}, "generator_late_ms": {"p99": late},
+        "calm": calm,
     }  # fmt: skip
     return Tried(deadline_ms=100, figures=figures)
 
@@ -145,6 +149,7 @@ def test_a_search_that_was_cut_off_says_so() -> None:
     assert not settled(holding, [holding]), "no phases left"
     assert not settled(holding, [tried(128, lacking=0.5), holding]), "nor halfway"
     assert not settled(holding, [holding, late]), "this generator's fault"
+    assert not settled(holding, [holding, tried(70, lacking=0.5, calm=False)]), "the fault of the phase before"
 
 
 def test_a_late_generator_ends_the_search() -> None:
@@ -221,6 +226,20 @@ def test_stated_rates_are_measured_one_by_one() -> None:
     assert lines[0].startswith("warm after")
     assert lines[2].split()[:3] == ["40/s", "40.0", "40"]
     assert lines[-2].startswith("600/s: degraded by shed: generative (")
+
+
+@pytest.mark.slow
+def test_what_does_not_come_back_from_an_overload_is_told() -> None:
+    arguments = ["--seconds", "1", "--deadline-ms", "400", "--rate", "20,600,20"]
+    with running(Shop(fuse=True)) as url:
+        told = CliRunner().invoke(app, ["bench", "serve", url, *arguments, "--json"])
+    with running(Shop(fuse=True)) as url:
+        shown = CliRunner().invoke(app, ["bench", "serve", url, *arguments])
+    rates = json.loads(told.stdout)["rates"]
+    assert [one["calm"] for one in rates] == [True, True, False]
+    assert rates[2]["whole_per_s"] == 0
+    upset = [line for line in shown.stdout.splitlines() if "did not answer whole again" in line]
+    assert upset == ["20/s: began though the service did not answer whole again after the load before"]
 
 
 @pytest.mark.parametrize("rate", ["0", "-3", "fast", "10,,20", "inf"])

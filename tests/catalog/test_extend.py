@@ -10,7 +10,7 @@ import pytest
 from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.events import KINDS
 from genrecall.catalog.extend import extend_catalog
-from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.catalog.store import Catalog, import_catalog, read_report
 from genrecall.errors import DataError
 from tests import synthetic
 
@@ -125,3 +125,27 @@ def test_items_may_come_alone(before: Catalog, tmp_path: Path) -> None:
     after = extend_catalog(before, tmp_path / "c", items=items)
     assert after.items.ids == [*before.items.ids, "fresh"]
     np.testing.assert_array_equal(after.events.item, before.events.item)
+
+
+@pytest.mark.parametrize("name", ["items", "users"])
+def test_ids_that_repeat_are_refused_as_by_an_import(before: Catalog, tmp_path: Path, name: str) -> None:
+    rows = {"items": {"item_id": ["fresh", "fresh"], "title": ["one", "two"]},
+            "users": {"user_id": ["new", "new"], "country": ["Chile", "Peru"]}}[name]  # fmt: skip
+    with pytest.raises(DataError, match="repeats") as error:
+        extend_catalog(before, tmp_path / "c", **{name: _file(tmp_path / "rows.parquet", **rows)})
+    assert error.value.seen.startswith("1 rows too many")
+
+
+def test_the_first_of_repeated_items_stays_where_the_import_kept_it(before: Catalog, tmp_path: Path) -> None:
+    files = {"items": _file(tmp_path / "i0.parquet", item_id=["a", "b"], title=["red", "blue"])}
+    known = import_catalog(files, tmp_path / "c0", ImportConfig(first_of_duplicate_items=True))
+    ids, titles = ["c", "b", "c", None, None, "c"], ["green", "azure", "lime", "grey", "pink", "jade"]
+    after = extend_catalog(known, tmp_path / "c1", items=_file(tmp_path / "i1.parquet", item_id=ids, title=titles))
+    assert after.items.titles == ["red", "azure", "green"]
+    report = read_report(tmp_path / "c1")
+    assert (report.find("duplicate_item"), report.find("item_without_id")) == (2, 2)
+
+
+def test_new_items_need_ids(before: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="item_id"):
+        extend_catalog(before, tmp_path / "c", items=_file(tmp_path / "i.parquet", title=["one"]))

@@ -1,6 +1,7 @@
 """`genrecall serve` as it is started by a user: real processes, a real port, kills, swaps and a drained stop."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,21 +107,23 @@ def test_a_bundle_is_swapped_and_rolled_back_without_a_failed_request(
     assert seen == {old, other.digest}
 
 
-def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(served: Served, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "genrecall",
-        "release",
-        "stage",
-        str(tmp_path / "empty"),
-        "--state",
-        str(served.state),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "the service refused" in done.stderr
+def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(served: Served, run: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run / "bundle", damaged)
+    with (damaged / "items.parquet").open("r+b") as file:
+        file.write(b"no parquet")
+    for bundle, what, seen in (
+        (damaged, f"{damaged} is damaged", "items.parquet does not match its checksum"),
+        (run / "catalog", f"{run / 'catalog'} is of another kind", "catalog"),
+        (tmp_path, f"there is no artifact at {tmp_path}", "a directory without manifest.json"),
+    ):
+        command = [sys.executable, "-m", "genrecall", "release", "stage", str(bundle), "--state", str(served.state)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert lines[:2] == [f"error: the service refused: {what}", f"  seen:    {seen}"]
+        assert [line.split(":")[0].strip() for line in lines[2:]] == ["allowed", "do"]
+        assert "see the service's log" not in done.stderr
     assert served.call("GET", "/health/ready")[0] == 200
 
 

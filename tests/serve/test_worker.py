@@ -15,6 +15,7 @@ import pytest
 from genrecall import Recommender
 from genrecall.engine.worker.frames import Frame
 from genrecall.engine.worker.record import Record
+from genrecall.errors import ArtifactError
 from genrecall.recall.channel import Query
 from genrecall.recall.ensemble import EnsembleChannel
 from genrecall.serve.admission import grant
@@ -237,7 +238,7 @@ def test_several_tables_answer_as_their_ensemble(run: Path, tmp_path: Path) -> N
 def test_a_bundle_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         worker = WorkerLane(tmp_path / "nowhere", WorkerConfig(start_s=60))
-        with pytest.raises(LaneFailedError, match="did not start"):
+        with pytest.raises(ArtifactError, match="there is no artifact at"):
             await worker.start()
 
     asyncio.run(scenario())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from genrecall.processes import is_main
+from genrecall.processes import _leave, is_main, rank
 from genrecall.sid.behaviour import Behaviour
 from genrecall.sid.build import quantize
 from genrecall.sid.config import SidConfig
@@ -69,6 +69,9 @@ def play(directory: str) -> None:
     for name in (*CONFIGS, DEAD):
         found = {key: tensor.contiguous() for key, tensor in fitted(name).items()}
         save_file(found, Path(directory) / f"{name}{'' if is_main() else ' of the other'}.safetensors")
+    _leave()  # as at exit
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    (Path(directory) / f"threads of {rank()}").write_text("\n".join(threads))
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,12 @@ def test_two_processes_fit_what_one_does(name: str, two: Path) -> None:
     for key, tensor in expected.items():
         assert torch.equal(found[key], other[key]), "every process holds the same bits"
         torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_no_thread_of_the_group_is_left_when_the_interpreter_ends(process: int, two: Path) -> None:
+    """One that still let go of a tensor then took the process with it, now and then: ``terminate called``."""
+    threads = (two / f"threads of {process}").read_text().splitlines()
+    assert "python" in threads
+    assert not [name for name in threads if "gloo" in name]

@@ -20,9 +20,11 @@ from genrecall.catalog import columns
 from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.events import KINDS, SPLITS
 from genrecall.catalog.log import KIND_NAMES
+from genrecall.catalog.report import Findings
 from genrecall.catalog.sources.open import open_source
 from genrecall.catalog.sources.source import Stream
 from genrecall.catalog.store import Catalog, import_catalog
+from genrecall.catalog.tables import keyed
 from genrecall.errors import DataError
 
 _KEYS = {"items": "item_id", "users": "user_id"}
@@ -46,7 +48,8 @@ def extend_catalog(
         users: file of profiles, likewise.
 
     Raises:
-        DataError: the new events have other columns of time or split than the known ones.
+        DataError: the new events have other columns of time or split than the known ones, or ids repeat within the
+            new items or users, as an import refuses them.
     """
     settings = _settings(catalog)
     given = {"events": events, "items": items, "users": users}
@@ -54,6 +57,10 @@ def extend_catalog(
     # The adapters want a file of items, which an extension may lack.
     streams = open_source(files={"items": next(iter(files.values())), **files}).streams if files else {}
     fresh = {name: streams[name].renamed(settings.columns).table() for name in files}
+    findings = Findings()
+    for name in _KEYS.keys() & fresh.keys():
+        first = name == "items" and settings.first_of_duplicate_items
+        fresh[name] = keyed(fresh[name], streams[name], name, findings, first=first)
     if "events" in fresh:
         fresh["events"] = _events(catalog, fresh["events"], streams["events"], settings)
     known = {
@@ -72,7 +79,8 @@ def extend_catalog(
             if table is not None:
                 paths[name] = work / f"{name}.parquet"
                 pq.write_table(table, paths[name])
-        return import_catalog(paths, out, ImportConfig(event_default=settings.event_default), later=settings)
+        config = ImportConfig(event_default=settings.event_default)
+        return import_catalog(paths, out, config, later=settings, findings=findings)
     finally:
         shutil.rmtree(work)
 

@@ -31,10 +31,16 @@ class Intake:
     report: ValidationReport
 
 
-def take_in(source: Source, config: ImportConfig) -> Intake:
-    """Read, check, filter and count everything; raises DataError for input that cannot be used at all."""
+def take_in(source: Source, config: ImportConfig, findings: Findings | None = None) -> Intake:
+    """Read, check, filter and count everything; raises DataError for input that cannot be used at all.
+
+    Args:
+        source: what to read.
+        config: settings.
+        findings: what was found already, when the source was made.
+    """
     source = source.renamed(config.columns)
-    findings = Findings()
+    findings = findings or Findings()
     findings.add("unused_file", len(source.unused_files), source.unused_files)
     findings.add("unused_column", len(source.unused_columns), source.unused_columns)
     items = take_items(

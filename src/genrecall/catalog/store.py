@@ -17,7 +17,7 @@ from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.events import Events
 from genrecall.catalog.intake import Intake, take_in
 from genrecall.catalog.items import Items
-from genrecall.catalog.report import ValidationReport
+from genrecall.catalog.report import Findings, ValidationReport
 from genrecall.catalog.sources.open import open_source
 from genrecall.catalog.sources.source import Source
 from genrecall.errors import ArtifactError
@@ -117,6 +117,7 @@ def import_catalog(
     config: ImportConfig | None = None,
     *,
     later: ImportConfig | None = None,
+    findings: Findings | None = None,
     force: bool = False,
 ) -> Catalog:
     """Read, check and store a catalog at ``out``; an artifact that is there and current is only loaded.
@@ -126,6 +127,7 @@ def import_catalog(
         out: directory of the artifact.
         config: settings.
         later: settings of files that extend the catalog, where they are others.
+        findings: what was found already, when the source was made.
         force: import again even if the artifact is current.
     """
     config = config or ImportConfig()
@@ -134,7 +136,7 @@ def import_catalog(
     if not force and artifacts.is_current(out, kind=KIND, config=identity):
         log(f"catalog: {out} is current")
         return Catalog.load(out)
-    taken = take_in(source, config)
+    taken = take_in(source, config, findings)
     if config.strict:
         taken.report.require_clean()
     with artifacts.write_artifact(out, kind=KIND, config=identity) as writer:

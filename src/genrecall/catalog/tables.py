@@ -14,6 +14,12 @@ from genrecall.errors import DataError
 
 _NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
 _AMOUNT = r"(?P<minus>-?)[$€£¥]?\s*(?P<amount>[0-9][0-9,]*(?:\.[0-9]+)?)"
+_KEYS = {
+    "items": ("item_id", "item_without_id"),
+    "users": ("user_id", "user_without_id"),
+    "queries": ("query_id", "query_without_text"),
+}
+"""By table: the column of its ids, and what rows without one are counted as."""
 _DECIMAL_COMMA = r"[0-9],[0-9]{1,2}(?:[^0-9.,]|$)"
 
 
@@ -21,14 +27,10 @@ def take_items(
     stream: Stream, findings: Findings, *, first_of_duplicates: bool = False, drop_textless: bool = False
 ) -> Items:
     """Read and check the items; those without text are counted as such here, and left out later."""
-    columns.require(stream.path, stream.columns, "item_id")
+    table = keyed(stream.table(), stream, "items", findings, first=first_of_duplicates)
     if "title" not in stream.columns:
-        table = stream.table()
         texts = [field.name for field in table.schema if columns.is_text(field.type) and field.name != "item_id"]
         columns.require(stream.path, stream.columns, "title", candidates=texts)
-    table = _keyed(
-        stream.table(), stream, "item_id", "item_without_id", findings, table_name="items", first=first_of_duplicates
-    )
     kept: dict[str, pa.Array | pa.ChunkedArray] = {}
     for name in table.column_names:
         column = _plain(table[name], name, stream, findings)
@@ -52,8 +54,7 @@ def take_items(
 
 def take_users(stream: Stream, findings: Findings) -> pa.Table:
     """Read and check the profiles: ``user_id`` and one column a trait."""
-    columns.require(stream.path, stream.columns, "user_id")
-    table = _keyed(stream.table(), stream, "user_id", "user_without_id", findings, table_name="users")
+    table = keyed(stream.table(), stream, "users", findings)
     kept = {name: _plain(table[name], name, stream, findings, infer=False) for name in table.column_names}
     return pa.table({name: column for name, column in kept.items() if column is not None})
 
@@ -68,7 +69,7 @@ def take_queries(stream: Stream, findings: Findings) -> pa.Table:
     table = table.filter(
         _reported(pc.fill_null(pc.equal(table["query"], ""), True), table, "query_without_text", findings)
     )
-    return _keyed(table, stream, "query_id", "query_without_text", findings, table_name="queries")
+    return keyed(table, stream, "queries", findings)
 
 
 def take_pairs(stream: Stream, items: Items, queries: pa.Table | None, findings: Findings) -> pa.Table:
@@ -86,10 +87,21 @@ def take_pairs(stream: Stream, items: Items, queries: pa.Table | None, findings:
     return table.filter(_reported(pc.invert(known), table, "unknown_pair", findings))
 
 
-def _keyed(
-    table: pa.Table, stream: Stream, key: str, without: str, findings: Findings, *, table_name: str, first: bool = False
-) -> pa.Table:
-    """With ``key`` as unique strings; rows without key are left out; a repeated key is an error or its first stays."""
+def keyed(table: pa.Table, stream: Stream, name: str, findings: Findings, *, first: bool = False) -> pa.Table:
+    """A table with unique strings as ids; rows without one are left out, and counted.
+
+    Args:
+        table: rows.
+        stream: that they come from.
+        name: ``items``, ``users`` or ``queries``.
+        findings: where it is counted.
+        first: keep the first row of a repeated item id, and count the others; otherwise they are an error.
+
+    Raises:
+        DataError: ids that repeat, or none at all.
+    """
+    key, without = _KEYS[name]
+    columns.require(stream.path, table.column_names, key)
     position = table.column_names.index(key)
     table = table.set_column(position, key, columns.ids(table[key], stream.path, key).cast(pa.string()))
     table = table.filter(_reported(pc.is_null(table[key]), table, without, findings))
@@ -110,7 +122,7 @@ def _keyed(
             seen=f"{repeated.num_rows:,} rows too many; for example {', '.join(names[:5])}",
             allowed=f"one row a {key}",
             fix="remove the repeated rows"
-            + (", or keep the first of each: --first-item" if table_name == "items" else ""),
+            + (", or import with --first-item, which keeps the first of each" if name == "items" else ""),
         )
     findings.add("duplicate_item", repeated.num_rows, repeated[key].slice(0, 5).to_pylist())
     return table.filter(firsts)

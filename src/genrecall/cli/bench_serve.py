@@ -10,6 +10,8 @@ import typer
 
 from genrecall.cli.options import AsJson
 
+_UPSET = "though the service did not answer whole again after the load before"
+
 
 def serve(
     url: Annotated[str, typer.Argument(help="Of a running service.")] = "http://127.0.0.1:8080",
@@ -58,6 +60,8 @@ def serve(
 def _print_capacities(found: Mapping[str, Any]) -> None:
     whole, tried = found["whole"], found["search"]
     sought = f"sought in {len(tried)} phases" if tried else "nobody was answered whole, so no rate was tried"
+    if tried and (upset := sum(not one["calm"] for one in tried)):
+        sought += f", {upset} of which began {_UPSET}"
     bound = "up to" if found["whole_is_settled"] or not tried else "up to at least"
     print(f"answered whole {bound} {found['whole_per_s']:.1f}/s, open loop ({sought}); "
           f"peak {found['peak_per_s']:.0f} answers/s, closed loop")  # fmt: skip
@@ -81,6 +85,8 @@ def _print_phases(phases: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for name, told in phases:
         if told["degraded_by"]:
             print(f"{name}: degraded by {', '.join(f'{why} ({n})' for why, n in told['degraded_by'].items())}")
+        if not told.get("calm", True):
+            print(f"{name}: began {_UPSET}")
     print("times in ms; own: beside the channels; late: how long after its time this generator sent a request, "
           "which no other time counts")  # fmt: skip
 

@@ -68,14 +68,15 @@ def export(
     counted = None
     if transition != "auto":
         counted = TransitionConfig(directed=transition == "directed", window=window, decay=decay)
+    loaded = Catalog.load(catalog or run / "catalog")
     towers, vectors = None, None
     if two_tower is not None:
         from genrecall.recall.two_tower import TwoTowerConfig
-        from genrecall.text.vectors import Vectors
+        from genrecall.text.embed import vectors_of
         from genrecall.train.sequence.config import SequenceConfig
 
         towers = TwoTowerConfig(train=SequenceConfig(epochs=two_tower))
-        vectors = Vectors.load(run / "vectors") if (run / "vectors").is_dir() else None
+        vectors = vectors_of(run / "vectors", loaded) if (run / "vectors").is_dir() else None
     similarity: Any = item_cf  # checked by ItemCfConfig
     kind: Any = index  # checked by IndexConfig
     recipe = Recipe(
@@ -89,7 +90,7 @@ def export(
         ),
     )
     bundle = stages.export(
-        Catalog.load(catalog or run / "catalog"),
+        loaded,
         sid=sid or run / "sid",
         model=model or run / "model",
         out=out or run / "bundle",

@@ -41,18 +41,16 @@ def train(
     Example: genrecall rank train --run runs/quickstart
     """
     from genrecall.catalog.store import Catalog
-    from genrecall.errors import ArtifactError
     from genrecall.rank.fit import FitConfig
     from genrecall.recipes.rank_lists import Shop
     from genrecall.recipes.ranking import RankRecipe, train_ranker
     from genrecall.telemetry import log
-    from genrecall.text.vectors import Vectors
+    from genrecall.text.embed import vectors_of
 
-    shop = Shop.open(bundle or run / "bundle", Catalog.load(catalog or run / "catalog"), device=device)
-    vectors: Vectors | None = None
-    try:
-        vectors = Vectors.load(run / "vectors")
-    except ArtifactError:
+    loaded = Catalog.load(catalog or run / "catalog")
+    vectors = vectors_of(run / "vectors", loaded) if (run / "vectors").is_dir() else None
+    shop = Shop.open(bundle or run / "bundle", loaded, device=device)
+    if vectors is None:
         log(f"no vectors in {run}: the ranker reads the items' SID scores, but not their texts")
     target = out or run / "ranker"
     blocks: list[tuple[Any, Path]] = [("joint+recall", target)]

@@ -85,8 +85,7 @@ def build(
     from genrecall.sid.rq_vae import RqVaeConfig
     from genrecall.sid.store import StoredSids
     from genrecall.telemetry import log
-    from genrecall.text.embed import require_texts
-    from genrecall.text.vectors import Vectors
+    from genrecall.text.embed import vectors_of
 
     telemetry.console.quiet = not processes.is_main()
     vae = _given(latent=latent, epochs=epochs, alignment_weight=alignment_weight)
@@ -96,10 +95,8 @@ def build(
         collaborative_weight=collaborative_weight, seed=seed,
     ).on(device)  # fmt: skip
     target = out or run / "sid"
-    place = vectors or run / "vectors"
-    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(place)
-    item_vectors.require_items(loaded.items.ids)
-    require_texts(place, loaded)
+    loaded = Catalog.load(catalog or run / "catalog")
+    item_vectors = vectors_of(vectors or run / "vectors", loaded)
     histories = split_config(split, repeats, tie_seed).divide(loaded).train if config.needs_behaviour else None
     behaviour = Behaviour.load(behaviour_vectors) if behaviour_vectors else None
     if not force:
@@ -259,7 +256,7 @@ def _one_item(stored: StoredSids, item: str, count: int, catalog: Path, vectors:
     from genrecall.catalog.store import Catalog
     from genrecall.errors import DataError
     from genrecall.sid.neighbours import nearest_items, nearest_sids
-    from genrecall.text.vectors import Vectors
+    from genrecall.text.embed import vectors_of
 
     table = stored.table
     if item not in table.item_ids:
@@ -270,14 +267,12 @@ def _one_item(stored: StoredSids, item: str, count: int, catalog: Path, vectors:
             fix="correct the id, or run `genrecall sid append` for a new item",
         )
     row = table.item_ids.index(item)
-    items = Catalog.load(catalog).items
-    table.require_items(items.ids)
-    loaded = Vectors.load(vectors)
-    table.require_items(loaded.item_ids)
-    inputs = stored.inputs(loaded.matrix)
+    loaded = Catalog.load(catalog)
+    table.require_items(loaded.items.ids)
+    inputs = stored.inputs(vectors_of(vectors, loaded).matrix)
 
     def line(index: int) -> dict[str, Any]:
-        return {"item_id": table.item_ids[index], "title": items.titles[index], "sid": table.written(index)}
+        return {"item_id": table.item_ids[index], "title": loaded.items.titles[index], "sid": table.written(index)}
 
     by_vector = nearest_items(inputs, stored.quantizer.normaliser, row, count)
     return {

@@ -61,13 +61,10 @@ def command(
     from genrecall.sid.config import SidConfig
     from genrecall.sid.proxy import ProxyConfig
     from genrecall.telemetry import log
-    from genrecall.text.embed import require_texts
-    from genrecall.text.vectors import Vectors
+    from genrecall.text.embed import vectors_of
 
-    place = vectors or run / "vectors"
-    loaded, item_vectors = Catalog.load(catalog or run / "catalog"), Vectors.load(place)
-    item_vectors.require_items(loaded.items.ids)
-    require_texts(place, loaded)
+    loaded = Catalog.load(catalog or run / "catalog")
+    item_vectors = vectors_of(vectors or run / "vectors", loaded)
     divided = split_config(split, repeats, tie_seed).divide(loaded) if len(loaded.events) else None
     behaviour = Behaviour.load(behaviour_vectors) if behaviour_vectors else None
     if behaviour is not None:

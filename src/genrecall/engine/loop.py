@@ -79,7 +79,7 @@ class Loop:
         self.launched: Callable[[Sequence[Request]], None] = lambda requests: None
         """Told of the requests of every batch that is about to be launched."""
         self.landed: Callable[[int, float], None] = lambda rows, seconds: None
-        """Told of every batch that was done: its beams, and how long it took."""
+        """Told of every batch that was done: its beams, and how long it took, or would have had nobody given up."""
         self._launching = False
         """A batch is between its levels: it is no flight yet, and its scratch memory is in use."""
         self._unclean, self._unended = False, 0
@@ -212,7 +212,7 @@ class Loop:
     def _land(self, flight: Flight) -> None:
         results, seconds = flight.wait()
         plan = flight.plan
-        wanted = self.scheduler.finish(plan, seconds)
+        wanted = self.scheduler.finish(plan, seconds, flight.ran.load)
         self._foresee()
         tasks = [self._tasks[seat.job] for seat in plan.seats]
         if plan.kind is Kind.SEARCH:
@@ -223,10 +223,17 @@ class Loop:
             if want:
                 self._tasks.pop(seat.job).deliver(outcome)
         self._tell_dropped()
-        if seconds is not None:
-            self.landed(sum(max(seat.rows) for seat in plan.seats), seconds)
+        if seconds is not None and (whole_s := self._whole_s(flight, seconds)):
+            self.landed(sum(max(seat.rows) for seat in plan.seats), whole_s)
         self.moved()
         self._ended()
+
+    def _whole_s(self, flight: Flight, seconds: float) -> float:
+        """What a batch would have taken had nobody given up; 0 where that is not known yet."""
+        if flight.ran is flight.plan:
+            return seconds
+        ran_s = self.scheduler.cost.seconds(flight.ran.load)
+        return seconds * self.scheduler.cost.seconds(flight.plan.load) / ran_s if ran_s else 0.0
 
     def _searched(self, flight: Flight, results: np.ndarray, tasks: Sequence[Task]) -> Sequence[Outcome]:
         found, plan = Found.of(results, flight.sizes), flight.plan

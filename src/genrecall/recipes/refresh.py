@@ -30,7 +30,7 @@ from genrecall.recipes.recipe import SplitConfig
 from genrecall.recipes.warm import WarmConfig, go_on
 from genrecall.sid.append import append_sids
 from genrecall.telemetry import Stages, log
-from genrecall.text.embed import extend_vectors
+from genrecall.text.embed import extend_vectors, vectors_of
 from genrecall.text.precomputed import GIVEN
 from genrecall.text.vectors import Vectors
 
@@ -233,8 +233,8 @@ def _extended(run: Path, out: Path, known: Catalog, catalog: Catalog, news: News
     """Vectors of all items as their texts are now; None where there were none before."""
     source = next((place for place in (run / "vectors", run.resolve().parent / "vectors") if place.is_dir()), None)
     if news.vectors is not None:
-        vectors = Vectors.load(copy_artifact(news.vectors, out / "vectors").path)
-        vectors.require_items(catalog.items.ids)
+        vectors = vectors_of(news.vectors, catalog)
+        copy_artifact(news.vectors, out / "vectors")
         return vectors
     if source is None:
         return None

@@ -46,10 +46,11 @@ def ask(state: Path, method: str, path: str, body: dict[str, Any] | None = None)
     finally:
         connection.close()
     if answer.status >= 400:
-        raise ConfigError(
-            f"the service refused: {told['title']}",
-            seen=told["detail"] or told["code"],
-            allowed="what its state permits",
-            fix="see the service's log, correct it and ask again",
-        )
+        parts = told.get("parts") or {
+            "what": told["title"],
+            "seen": told["detail"] or told["code"],
+            "allowed": "what its state permits",
+            "fix": "see the service's log, correct it and ask again",
+        }
+        raise ConfigError(f"the service refused: {parts.pop('what')}", **parts)
     return dict(told)

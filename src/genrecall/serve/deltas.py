@@ -57,4 +57,4 @@ def added(store: DeltaStore, ranker: RankerFacts | None, path: Path) -> list[str
     try:
         return store.add(ranker, path)
     except ArtifactError as error:
-        raise Problem("conflict", f"the delta cannot be applied: {error.what}") from error
+        raise Problem("conflict", f"the delta cannot be applied: {error.what}", error=error) from error

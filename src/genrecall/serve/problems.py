@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from genrecall.errors import GenrecallError
+
 STATUS = {
     "malformed": 400,
     "invalid": 422,
@@ -38,14 +40,21 @@ class Problem(Exception):
         detail: what the client should know: never a path, a name of ours, or another's data.
         retry_after_s: when to try again, where that may help.
         allow: methods that the address knows, where it was asked with another.
+        error: what the admin socket's client can mend, told in its four parts, paths and all.
     """
 
     def __init__(
-        self, code: str, detail: str = "", *, retry_after_s: int | None = None, allow: str | None = None
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        retry_after_s: int | None = None,
+        allow: str | None = None,
+        error: GenrecallError | None = None,
     ) -> None:
         assert code in STATUS
         super().__init__(code)
-        self.code, self.detail, self.retry_after_s, self.allow = code, detail, retry_after_s, allow
+        self.code, self.detail, self.retry_after_s, self.allow, self.error = code, detail, retry_after_s, allow, error
 
     @property
     def status(self) -> int:
@@ -55,7 +64,7 @@ class Problem(Exception):
     def document(self, request_id: str, path: str = "") -> bytes:
         """The body, ``application/problem+json``; ``path`` adds what the clients of other dialects look for."""
         said = self.detail or self.code.replace("_", " ")
-        error: dict[str, object] = {}
+        error: dict[str, object] = {} if self.error is None else {"parts": self.error.parts}
         if path == "/v1/chat/completions":
             error = {"error": {"message": said, "type": "genrecall_error", "code": self.code, "param": None}}
         elif path.startswith(("/v2", "/v1/models")):

@@ -120,7 +120,9 @@ class Releases:
             except (GenrecallError, LaneFailedError) as error:
                 self._metrics.reload.labels("refused").inc()
                 log(f"bundle refused: {error}")
-                raise Problem("conflict", "the bundle cannot be served; the service's log says why") from error
+                parts = error if isinstance(error, GenrecallError) else None
+                told = "the bundle cannot be served; the service's log says why"
+                raise Problem("conflict", told, error=parts) from error
             before = self.candidate
             self.candidate, self.percent = release, 0.0
             self._told("staged")

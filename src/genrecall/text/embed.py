@@ -86,12 +86,14 @@ def is_of_texts(vectors: Path, catalog: Catalog) -> bool:
     return bool(made["texts"] == _digest(catalog.items.ids, template.render(catalog.items)))
 
 
-def require_texts(vectors: Path, catalog: Catalog) -> None:
-    """Refuse vectors that an encoder made of other texts than this catalog's; of those made elsewhere nobody knows.
+def vectors_of(vectors: Path, catalog: Catalog) -> Vectors:
+    """The stored vectors of this catalog's items, as their texts are now; of those made elsewhere nobody knows.
 
     Raises:
-        ArtifactError: they are of others.
+        ArtifactError: they are of other items, or an encoder made them of other texts.
     """
+    found = Vectors.load(vectors)
+    found.require_items(catalog.items.ids)
     known = "texts" in open_artifact(vectors, kind=KIND, verify=False).manifest.config
     if known and not is_of_texts(vectors, catalog):
         raise ArtifactError(
@@ -100,6 +102,7 @@ def require_texts(vectors: Path, catalog: Catalog) -> None:
             allowed="vectors of the texts that the items have now",
             fix="run `genrecall embed` again, then this",
         )
+    return found
 
 
 def extend_vectors(

@@ -2,7 +2,7 @@
 
 It has two capacities: the highest rate that it answers whole, every channel asked at full width (``search``), and its
 peak, where the engine is left out of most answers (closed loop). ``light`` is half of the first, ``quiet`` half of the
-second.
+second. ``calm`` is whether the service had come back from the load before, in phases that wait for it.
 """
 
 from __future__ import annotations
@@ -69,18 +69,16 @@ class _Phases:
         outcomes = await self._asking.timely.open(rate, seconds, self.bench.seed + seed)
         return self._over(f"{name}, {rate:.1f}/s", outcomes)
 
-    async def calm(self) -> None:
-        """Let no phase pay for an overload before it."""
-        if self._upset and self.warmth.whole:
-            await calmed(self._asking, _CALM_S)
+    async def calm(self) -> bool:
+        """Let no phase pay for an overload before it; whether the service answers whole again."""
+        return not self._upset or (self.warmth.whole and await calmed(self._asking, _CALM_S))
 
     async def probe(self, rate: float, seed: int) -> Tried:
         """One phase of the search; up to four times as long where few would ask in it."""
         seconds = max(self.bench.seconds / 2, min(_LEAST_ASKED / rate, 2 * self.bench.seconds))
-        await self.calm()
-        return Tried(
-            deadline_ms=self.bench.deadline_ms, figures=self.told(await self.open("search", rate, seconds, seed), rate)
-        )
+        calm = await self.calm()
+        found = self.told(await self.open("search", rate, seconds, seed), rate)
+        return Tried(deadline_ms=self.bench.deadline_ms, figures={**found, "calm": calm})
 
     def _over(self, name: str, outcomes: Outcomes) -> Outcomes:
         self._bar.advance(phase=name)
@@ -111,8 +109,9 @@ def _with(bench: ServeBench, work: Callable[[_Phases], Awaitable[dict[str, Any]]
 async def _stated(phases: _Phases, rates: Sequence[float]) -> dict[str, Any]:
     told = []
     for seed, rate in enumerate(rates):
-        await phases.calm()
-        told.append(phases.told(await phases.open("stated", rate, phases.bench.seconds, seed), rate))
+        calm = await phases.calm()
+        found = phases.told(await phases.open("stated", rate, phases.bench.seconds, seed), rate)
+        told.append({**found, "calm": calm})
     return {"rates": told}
 
 
@@ -130,7 +129,7 @@ async def _capacities(phases: _Phases) -> dict[str, Any]:
         )  # fmt: skip
     whole, tried = await _whole(phases, closed)
     whole_per_s = 0.0 if whole is None else whole.rate
-    await phases.calm()
+    calm = await phases.calm()
     light_per_s, quiet_per_s = (max(most * bench.load, _LEAST_PER_S) for most in (whole_per_s, peak))
     light = await phases.open("light", light_per_s, bench.seconds, 0)
     quiet = await phases.open("quiet", quiet_per_s, bench.seconds, 0)
@@ -145,7 +144,7 @@ async def _capacities(phases: _Phases) -> dict[str, Any]:
         "peak_around_per_s": round(middle, 1),
         "whole": None if whole is None else whole.figures,
         "search": [{"holds": one.holds, **one.figures} for one in tried],
-        "light": phases.told(light, light_per_s),
+        "light": {**phases.told(light, light_per_s), "calm": calm},
         "quiet": phases.told(quiet, quiet_per_s),
         "overload": {
             **phases.told(over, peak * bench.overload),

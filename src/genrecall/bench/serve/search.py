@@ -55,6 +55,11 @@ class Tried:
         """Whether this generator kept up: one that is later than the deadline asks for less."""
         return bool(self.figures["generator_late_ms"]["p99"] <= self.deadline_ms)
 
+    @property
+    def was_calm(self) -> bool:
+        """Whether the service had come back from the phase before: if not, that one may have made this one fail."""
+        return bool(self.figures["calm"])
+
 
 async def highest(
     probe: Callable[[float, int], Awaitable[Tried]], *, start: float, floor: float, probes: int
@@ -94,7 +99,7 @@ async def highest(
 
 
 def settled(best: Tried | None, tried: Sequence[Tried]) -> bool:
-    """Whether a search ended between two rates, and not because it had no phases left or its generator was late."""
-    return any(
-        not one.holds and one.was_asked and (best is None or one.rate <= 1.01 * _NEAR * best.rate) for one in tried
-    )
+    """Whether a search ended between two rates, and not because it had no phases left, its generator was late, or the
+    service had not come back from the phase before."""
+    failed = [one.rate for one in tried if not one.holds and one.was_asked and one.was_calm]
+    return any(best is None or rate <= 1.01 * _NEAR * best.rate for rate in failed)

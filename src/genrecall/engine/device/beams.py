@@ -109,7 +109,7 @@ class BeamSearch:
         batch: Batch,
         reading: Reading,
         shape: SearchShape,
-        given_up: Callable[[], Sequence[int]] | None = None,
+        given_up: Callable[[int], Sequence[int]] | None = None,
         run: Run | None = None,
         running: Callable[[int, torch.Tensor], int] | None = None,
     ) -> list[Frontier]:
@@ -119,7 +119,7 @@ class BeamSearch:
             batch: the plan.
             reading: of its prompts.
             shape: static sizes.
-            given_up: asked before every step of the decoder, names requests that lose all of their beams there.
+            given_up: asked before every step of the decoder, told its level; names requests that lose all beams there.
             run: runs each level; None: as it is.
             running: waits for the number of rows that must pass the decoder at a level, and pads it.
         """
@@ -127,7 +127,7 @@ class BeamSearch:
         for level in range(self.levels):
             before, rows = trail[-1] if trail else None, -1
             if before is not None:
-                for place in given_up() if given_up is not None else ():
+                for place in given_up(level) if given_up is not None else ():
                     before.ranges.count[place] = 0
                 if running is not None:
                     rows = running(level, self._compact(before).ranges.begin[-1])  # the one wait for the device

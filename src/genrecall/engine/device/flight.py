@@ -20,6 +20,7 @@ class Flight:
         staged: pinned memory of the same size where the device is not the host's.
         began: event before the batch.
         usual: whether its time says something of later batches.
+        ran: the plan without levels that requests took no part in, because they were given up.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Flight:
         traces: list[list[np.ndarray]] | None,
         began: torch.cuda.Event | float,
         usual: bool,
+        ran: StepPlan,
     ) -> None:
+        self.ran = ran
         self.plan, self.sizes, self.traces, self._began, self._usual = plan, sizes, traces, began, usual
         self._host, self._ended = results, None
         if not isinstance(began, float):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import numpy as np
@@ -27,7 +27,7 @@ from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
 from genrecall.engine.device.staging import Staging
-from genrecall.engine.host.step import Sizes, StepPlan, fit
+from genrecall.engine.host.step import Seat, Sizes, StepPlan, fit
 from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
 
@@ -171,7 +171,15 @@ class Runner:
         reading = self._read(batch, sizes)
         self._reserve(sizes)
         shape = key.shape
-        between = None if self._cuda and not shape.compact else given_up
+        cut: dict[int, Seat] = {}
+
+        def gone(level: int) -> Sequence[int]:
+            found = given_up() if given_up is not None else ()
+            for place in found if shape.compact else ():  # otherwise their rows run on, for nothing
+                cut.setdefault(place, replace(plan.seats[place], rows=plan.seats[place].rows[:level]))
+            return found
+
+        between = None if self._cuda and not shape.compact else gone
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
             trail = self.search.search(batch(), reading, shape, between, run, running if shape.compact else None)
@@ -190,7 +198,9 @@ class Runner:
         else:
             results, trail = self.graphs.run(key, levels)
         traces = [_on_host(frontier) for frontier in trail] if trace else None
-        return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual)
+        seats = tuple(cut.get(place, seat) for place, seat in enumerate(plan.seats))
+        ran = replace(plan, seats=seats) if cut else plan
+        return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual, ran)
 
     def launch_scoring(
         self,
@@ -222,7 +232,7 @@ class Runner:
         # One pass of many rows, of which live traffic brings ever new numbers: as with long prompts.
         key = ("scores", sizes.requests, sizes.pages, forest.shape, self.catalog.most_children)
         found = self.graphs.run(key, levels, after=OFTEN)
-        return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual)
+        return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual, plan)
 
     def wipe(self) -> None:
         """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams, SIDs, scores."""

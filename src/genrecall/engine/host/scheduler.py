@@ -225,12 +225,18 @@ class Scheduler:
         self._running[plan] = batch.leases
         return plan
 
-    def finish(self, plan: StepPlan, seconds: float | None = None) -> list[bool]:
-        """A batch is done: free its pages and learn what it took. Returns which seats still want their answer."""
+    def finish(self, plan: StepPlan, seconds: float | None = None, ran: Load | None = None) -> list[bool]:
+        """A batch is done: free its pages and learn what it took. Returns which seats still want their answer.
+
+        Args:
+            plan: of the batch.
+            seconds: that it took; None: they say nothing.
+            ran: what of it was computed in that time; None: all.
+        """
         for lease in self._running.pop(plan):
             self.cache.release(lease)
         if seconds is not None:
-            self.cost.observe(plan.load, seconds)
+            self.cost.observe(ran or plan.load, seconds)
         reasons = [self._given_up.pop(seat.job, None) for seat in plan.seats]
         for seat, reason in zip(plan.seats, reasons, strict=True):
             self._due.pop(seat.job, None)

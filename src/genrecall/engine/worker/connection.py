@@ -109,6 +109,6 @@ def _error(head: Mapping[str, Any]) -> Exception:
         made = known[kind] if kind != "DependencyError" else GenrecallError
         return made(head["what"], seen=head["seen"], allowed=head["allowed"], fix=head["fix"])
     return ConfigError(
-        "the engine's worker did not understand a message", seen=head["what"], allowed="messages of this version",
-        fix="let both sides run the same version",
+        "the worker failed at a message", seen=f"{kind}: {head['what']}", allowed="messages of this version",
+        fix="let both sides run the same version; the worker's log says where it failed",
     )  # fmt: skip

@@ -168,5 +168,5 @@ def _told(error: Exception) -> dict[str, Any]:
     """An error's name and parts; the client makes the same one of them."""
     told: dict[str, Any] = {"error": type(error).__name__, "what": str(error)}
     if isinstance(error, GenrecallError):
-        told |= {"what": error.what, "seen": error.seen, "allowed": error.allowed, "fix": error.fix}
+        told |= error.parts
     return told

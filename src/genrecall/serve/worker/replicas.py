@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from genrecall.errors import GenrecallError
 from genrecall.serve.lanes import Asked, LaneDiedError, LaneFailedError, Listed, RankAsked, RankListed
 from genrecall.serve.shared import Seat
 from genrecall.serve.worker.config import WorkerConfig
@@ -49,7 +50,7 @@ class Replicas:
         try:
             for lane in self.lanes:
                 await lane.start()
-        except LaneFailedError:
+        except (GenrecallError, LaneFailedError):
             await self.close()
             raise
 

@@ -54,6 +54,7 @@ class Supervisor:
         self._child: Child | None = None
         self._is_open = False
         self._ever = asyncio.Event()
+        self._error: GenrecallError | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -87,7 +88,8 @@ class Supervisor:
         """Start, and wait until the first child is ready.
 
         Raises:
-            LaneFailedError: it did not get there.
+            GenrecallError: what it said was wrong.
+            LaneFailedError: it did not get there, and did not say why.
         """
         self._task = asyncio.create_task(self._supervise())
         waiting = asyncio.create_task(self._ever.wait())
@@ -95,7 +97,7 @@ class Supervisor:
         waiting.cancel()
         if not self._ever.is_set():
             await self.close()
-            raise LaneFailedError(f"{self._what} did not start; its own words stand above")
+            raise self._error or LaneFailedError(f"{self._what} did not start; its own words stand above")
 
     async def close(self) -> None:
         """End the child, and start no other."""
@@ -113,6 +115,7 @@ class Supervisor:
             except (OSError, GenrecallError, TimeoutError) as error:
                 # A process that cannot be started, or that says what it must not: ended like one that died.
                 log(f"{self._what}: {type(error).__name__}: {error}")
+                self._error = error if isinstance(error, GenrecallError) else None
             if not self._ever.is_set():
                 return  # it never worked: starting it again would not help
             pause = _FIRST_PAUSE_S if time.monotonic() - begun > _CALM_S else min(pause * 2, _LONGEST_PAUSE_S)
