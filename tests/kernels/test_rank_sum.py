@@ -5,33 +5,47 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genrecall.kernels.rank_sum import SharedMemory, rank_sum, shared_bytes
+from genrecall.kernels.rank_sum import SharedMemory, rank_sum, shared
 from genrecall.kernels.rank_sum.reference import sum_of_parts
 
-MOST = 1 << 20
+MOST, EPSILON = 1 << 20, 1e-6
 
 
-def memory(ranks: int, device: str) -> tuple[list[torch.Tensor], list[SharedMemory]]:
-    kept = [torch.zeros(shared_bytes(ranks, MOST), dtype=torch.uint8, device=device) for _ in range(ranks)]
+def memory(ranks: int, dtype: torch.dtype, device: str) -> tuple[list[torch.Tensor], list[SharedMemory]]:
+    kept = [torch.full(shared(ranks, MOST, dtype), -0.0, dtype=dtype, device=device) for _ in range(ranks)]
     places = torch.tensor([one.data_ptr() for one in kept], dtype=torch.int64, device=device)
     return kept, [SharedMemory(places=places, rank=rank, most=MOST) for rank in range(ranks)]
 
 
-def parts_of(ranks: int, rows: int, width: int, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
+def parts_of(ranks: int, rows: int, width: int, dtype: torch.dtype) -> tuple[list[torch.Tensor], ...]:
+    """Parts with zeros of either sign among them, and a residual and a weight."""
     generator = torch.Generator().manual_seed(rows)
     parts = [torch.randn(rows, width, generator=generator).to(dtype) for _ in range(ranks)]
-    return parts, torch.randn(rows, width, generator=generator).to(dtype)
+    for part in parts:
+        part[:, ::5], part[:, 1::5] = -0.0, 0.0
+    return parts, [torch.randn(rows, width, generator=generator).to(dtype), torch.rand(width, generator=generator)]
+
+
+def all_read(kept: list[torch.Tensor]) -> bool:
+    """Nothing is left that a later sum could take for its own."""
+    return all(bool((one.cpu() == 0).all() and one.cpu().signbit().all()) for one in kept)
 
 
 def test_one_rank_adds_its_part(device):
     if device == "cpu" and not interpreted():
         pytest.skip("on CPUs the library sums")
-    kept, (shared,) = memory(1, device)
+    kept, (own,) = memory(1, torch.float32, device)
     for half in (0, 1, 0):
-        (x,), residual = parts_of(1, 7, 640, torch.float32)
-        found = rank_sum(x.to(device), residual.to(device), shared, half)
-        torch.testing.assert_close(found.cpu(), sum_of_parts([x], residual))
-    assert not kept[0][2 * MOST :].any(), "flags are down"
+        (x,), (residual, weight) = parts_of(1, 7, 640, torch.float32)
+        total = residual.clone().to(device)
+        norm = rank_sum(x.to(device), total, weight.to(device) if half == 0 else None, EPSILON, own, half)
+        expected_norm, expected = sum_of_parts([x], residual, weight, EPSILON)
+        torch.testing.assert_close(total.cpu(), expected)
+        if half == 0:
+            torch.testing.assert_close(norm.cpu(), expected_norm)
+        else:
+            assert norm is None
+    assert all_read(kept)
 
 
 def interpreted() -> bool:
@@ -41,41 +55,48 @@ def interpreted() -> bool:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize(("rows", "width"), [(1, 16), (50, 3584), (70, 3584)])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (50, 3584), (70, 3584), (300, 640)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_ranks_that_are_streams_hold_the_same_sum(ranks, rows, width, dtype):
-    kept, shared = memory(ranks, "cuda")
+    kept, own = memory(ranks, dtype, "cuda")
     streams = [torch.cuda.Stream() for _ in range(ranks)]
-    parts, residual = parts_of(ranks, rows, width, dtype)
-    inputs, totals = [part.cuda() for part in parts], [residual.cuda() for _ in range(ranks)]
-    expected = residual
+    parts, (expected, weight) = parts_of(ranks, rows, width, dtype)
+    inputs, totals = [part.cuda() for part in parts], [expected.cuda() for _ in range(ranks)]
+    gain, norms = weight.to(dtype).cuda(), [torch.empty(0)] * ranks
     torch.cuda.synchronize()
     for turn in range(6):
+        several = rows if turn % 3 else max(rows // 2, 1)  # what is read is as much as was written
         for rank, stream in enumerate(streams):
             with torch.cuda.stream(stream):
-                rank_sum(inputs[rank], totals[rank], shared[rank], turn % 2)
+                norms[rank] = rank_sum(
+                    inputs[rank][:several], totals[rank][:several], gain, EPSILON, own[rank], turn % 2
+                )
                 inputs[rank].mul_(-2)  # every turn adds something else: what was there before would be seen
-        expected = sum_of_parts(parts, expected)
+        norm, some = sum_of_parts([part[:several] for part in parts], expected[:several], weight.to(dtype), EPSILON)
+        expected = torch.cat([some, expected[several:]])
         for part in parts:
             part.mul_(-2)
     torch.cuda.synchronize()
     assert all(torch.equal(total, totals[0]) for total in totals)
+    assert all(torch.equal(one, norms[0]) for one in norms)
     torch.testing.assert_close(totals[0].cpu(), expected)
-    assert not any(one[2 * MOST :].any() for one in kept), "flags are down"
+    torch.testing.assert_close(norms[0].cpu(), norm)
+    assert all_read(kept)
 
 
 @pytest.mark.gpu
 def test_a_graph_of_sums_is_replayed():
-    kept, shared = memory(2, "cuda")
+    kept, own = memory(2, torch.float32, "cuda")
     streams = [torch.cuda.Stream() for _ in kept]
-    parts, residual = parts_of(2, 50, 3584, torch.float32)
-    inputs, totals = [part.cuda() for part in parts], [residual.cuda() for _ in range(2)]
+    parts, (expected, weight) = parts_of(2, 50, 3584, torch.float32)
+    inputs, totals = [part.cuda() for part in parts], [expected.cuda() for _ in range(2)]
+    gain = weight.cuda()
     torch.cuda.synchronize()
 
     def sums(rank: int) -> None:
         for half in (0, 1):
-            rank_sum(inputs[rank], totals[rank], shared[rank], half)
+            rank_sum(inputs[rank], totals[rank], gain, EPSILON, own[rank], half)
             inputs[rank].mul_(-1.5)
 
     graphs = []
@@ -93,11 +114,10 @@ def test_a_graph_of_sums_is_replayed():
             with torch.cuda.stream(stream):
                 graph.replay()
     torch.cuda.synchronize()
-    expected = residual
     for _ in range(12):
-        expected = sum_of_parts(parts, expected)
+        _, expected = sum_of_parts(parts, expected, weight, EPSILON)
         for part in parts:
             part.mul_(-1.5)
     assert torch.equal(totals[0], totals[1])
     torch.testing.assert_close(totals[0].cpu(), expected)
-    assert not any(one[2 * MOST :].any() for one in kept), "flags are down"
+    assert all_read(kept)

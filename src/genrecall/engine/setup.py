@@ -18,7 +18,6 @@ from genrecall.engine.config import EngineConfig
 from genrecall.engine.device.arithmetic import ARITHMETIC, Arithmetic, InBlocks
 from genrecall.engine.device.beams import BeamSearch
 from genrecall.engine.device.catalog import DeviceCatalog
-from genrecall.engine.device.layers import alone
 from genrecall.engine.device.memory import bytes_a_token
 from genrecall.engine.device.open import SidDecoder, open_decoder
 from genrecall.engine.device.runner import Room, Runner
@@ -116,7 +115,7 @@ def build(
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
     arithmetic: Arithmetic = ARITHMETIC[config.weights]()
     arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
-    shard, total = (Shard(), alone) if group is None else (group.shard, group.sum(config.parallel, dtype))
+    shard, total = (Shard(), None) if group is None else (group.shard, group.sum(config.parallel, dtype))
     by_tokens = config.parallel.sequence_tokens
     decoder = open_decoder(
         model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total,

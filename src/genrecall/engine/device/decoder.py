@@ -15,21 +15,22 @@ import torch
 from torch.nn import functional as F
 
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.arithmetic import Arithmetic, InBlocks, in_blocks
+from genrecall.engine.device.arithmetic import Arithmetic, InBlocks, Plain, in_blocks
 from genrecall.engine.device.graphs import cut
-from genrecall.engine.device.layers import Layer, Sum, alone, rotation_table
+from genrecall.engine.device.layers import Layer, Sum, normed, rotation_table
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.weights import Weights
 from genrecall.kernels.level_logits import level_logits
 from genrecall.kernels.paged_attention import PagedKV, SuffixKV, attend_beams, attend_prompts, most_splits, tile_size
-from genrecall.kernels.rms_norm import rms_norm
 from genrecall.kernels.rows import RowRanges, RowTiles, cut_rows, most_tiles
 
 _LAYERS_A_GRAPH, _LAYERS_OF_THE_FIRST = 8, 2
 """Eight are about 70 kernels: launched before those of the graph before are done, even for one narrow beam. The device
 waits until the first graph is launched as a whole.
 """
+
+_PLAIN = Plain()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +105,7 @@ class Decoder:
         architecture: of the part.
         weights: of the part.
         arithmetic: that the weights are in.
-        total: sums what the ranks' products add to the residual, in place; every rank then holds the same.
+        total: sums what the ranks' products add to the residual; every rank then holds the same. None: there is one.
         by_tokens: how the ranks share long prompts; None: as they share everything.
     """
 
@@ -113,13 +114,13 @@ class Decoder:
         architecture: Architecture,
         weights: Weights,
         arithmetic: Arithmetic,
-        total: Sum = alone,
+        total: Sum | None = None,
         by_tokens: ByTokens | None = None,
     ) -> None:
         self.architecture = architecture
         self.weights = weights
         self._layers = [Layer(layer, arithmetic, architecture.epsilon, total) for layer in weights.layers]
-        self._by_tokens = by_tokens
+        self._sum, self._by_tokens = total, by_tokens
         frequency = architecture.inverse_frequency.to(weights.embedding.device)
         self._cos_sin = rotation_table(frequency, architecture.rope_scale, architecture.window)
         self._scale = architecture.head_width**-0.5
@@ -176,7 +177,7 @@ class Decoder:
 
         residual: torch.Tensor | None = None
         if self._by_tokens is not None and self._by_tokens.takes(len(x)):
-            x, residual = self._by_tokens.read(x, attend)
+            x = self._by_tokens.read(x, attend)
         else:
             for index, layer in enumerate(self._layers[:-1]):
                 qkv, total = layer.project(x, residual)
@@ -249,7 +250,10 @@ class Decoder:
         return cut_rows(ranges, size, most_tiles(rows, requests, size))
 
     def _final(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        return rms_norm(x, self.weights.norm, self.architecture.epsilon, residual)[0]
+        hidden: torch.Tensor = normed(self._sum, _PLAIN, x, self.weights.norm, self.architecture.epsilon, residual, 1)[
+            0
+        ]
+        return hidden
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -24,19 +24,36 @@ def rotation_table(inverse_frequency: torch.Tensor, scale: float, positions: int
     return torch.stack([angle.cos(), angle.sin()]) * scale
 
 
-Sum = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]]
-"""Of (M, E) over all ranks, beside a residual that may be added and written over; 0 and 1 by turns, as is asked."""
+Sum = Callable[[Arithmetic, torch.Tensor, torch.Tensor, float, torch.Tensor, int], tuple[Any, torch.Tensor]]
+"""The norm of a residual and the sum of all ranks' (M, E), as an input of products, and what it is the norm of, which
+may be written over the residual.
+
+Takes arithmetic, (M, E), weight and epsilon of the norm, residual (M, E); 0 and 1 by turns, as is asked.
+"""
 
 
-def alone(x: torch.Tensor, residual: torch.Tensor, half: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The sum over one rank."""
-    return x, residual
+def normed(
+    total: Sum | None,
+    arithmetic: Arithmetic,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    epsilon: float,
+    residual: torch.Tensor | None,
+    half: int,
+) -> tuple[Any, torch.Tensor]:
+    """See ``Sum``; without a residual, or on one rank (None), ``x`` is whole."""
+    if total is None or residual is None:
+        return arithmetic.norm(x, weight, epsilon, residual)
+    return total(arithmetic, x, weight, epsilon, residual, half)
 
 
 class Layer:
-    """One layer's weights with the arithmetic they are in; ``total`` sums over the ranks that share it."""
+    """One layer's weights with the arithmetic they are in; ``total`` sums over the ranks that share it.
 
-    def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float, total: Sum = alone) -> None:
+    What a block adds to the residual is summed where it is read, in the norm of the next block.
+    """
+
+    def __init__(self, weights: LayerWeights, arithmetic: Arithmetic, epsilon: float, total: Sum | None = None) -> None:
         self._weights, self._arithmetic, self._epsilon, self._sum = weights, arithmetic, epsilon, total
         self._head_norm = None
         if weights.head_norm is not None:
@@ -44,8 +61,8 @@ class Layer:
 
     def project(self, x: torch.Tensor, residual: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, keys and values (M, (H+2K)·D) of (M, E) rows, without bias; and ``x + residual``."""
-        normed, total = self._arithmetic.norm(x, self._weights.input_norm, self._epsilon, residual)
-        return self._arithmetic.product(normed, self._weights.qkv), total
+        read, total = self._norm(x, self._weights.input_norm, residual, 1)
+        return self._arithmetic.product(read, self._weights.qkv), total
 
     def store(
         self,
@@ -60,19 +77,25 @@ class Layer:
         return rotary_store(qkv, self._weights.qkv_bias, self._head_norm, cos_sin, position, key, value, slot)
 
     def finish(self, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of what is returned.
+        """Output projection and MLP of ``attended`` (M, H, D); the layer's result is the sum of what is returned, over
+        all ranks where there are several.
 
         ``residual`` may be written over.
         """
         layer, arithmetic = self._weights, self._arithmetic
-        out, rest = self._add(residual, arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias, 0)
-        normed, total = arithmetic.norm(out, layer.mlp_norm, self._epsilon, rest)
-        activated = arithmetic.activate(arithmetic.product(normed, layer.gate_up, layer.gate_up_bias))
-        return self._add(total, activated, layer.down, layer.down_bias, 1)
+        out, rest = self._add(residual, arithmetic.ready(attended.flatten(1)), layer.out, layer.out_bias)
+        read, total = self._norm(out, layer.mlp_norm, rest, 0)
+        activated = arithmetic.activate(arithmetic.product(read, layer.gate_up, layer.gate_up_bias))
+        return self._add(total, activated, layer.down, layer.down_bias)
+
+    def _norm(
+        self, x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None, half: int
+    ) -> tuple[Any, torch.Tensor]:
+        return normed(self._sum, self._arithmetic, x, weight, self._epsilon, residual, half)
 
     def _add(
-        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None, half: int
+        self, residual: torch.Tensor, x: Any, matrix: Any, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self._sum is alone:
+        if self._sum is None:
             return self._arithmetic.add(residual, x, matrix, bias)
-        return self._sum(self._arithmetic.product(x, matrix, bias), residual, half)
+        return self._arithmetic.product(x, matrix, bias), residual

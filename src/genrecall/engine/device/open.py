@@ -11,7 +11,7 @@ import torch
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.arithmetic import Arithmetic
 from genrecall.engine.device.decoder import BeamRows, Decoder, PromptRows, Reading
-from genrecall.engine.device.layers import Sum, alone
+from genrecall.engine.device.layers import Sum
 from genrecall.engine.device.memory import PromptMemory, SuffixMemory
 from genrecall.engine.device.sequence import ByTokens, Exchange
 from genrecall.engine.device.shards import Blueprint, Shard
@@ -84,7 +84,7 @@ def open_decoder(
     dtype: torch.dtype,
     arithmetic: Arithmetic,
     shard: Shard | None = None,
-    total: Sum = alone,
+    total: Sum | None = None,
     exchange: Exchange | None = None,
     tokens: int = 0,
 ) -> SidDecoder:

@@ -66,10 +66,8 @@ class ByTokens:
         """Whether a batch that reads so many tokens, padding included, goes this way: the same on every rank."""
         return tokens >= self._least and tokens % self._exchange.shard.ranks == 0 and len(self._layers) > 0
 
-    def read(
-        self, x: torch.Tensor, attend: Callable[[int, torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Input vectors (T, E) to what the last layer takes: (T, E) and a residual, if any, the same on every rank.
+    def read(self, x: torch.Tensor, attend: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Input vectors (T, E) to what the last layer takes: (T, E), the same on every rank.
 
         Args:
             x: of all tokens, on every rank.
@@ -85,4 +83,4 @@ class ByTokens:
             _, heads, width = attended.shape
             mine = swap(attended.view(ranks, len(own), heads, width)).transpose(0, 1)
             own, residual = layer.finish(mine.reshape(len(own), ranks * heads, width), total)
-        return join(own), None if residual is None else join(residual)
+        return join(own if residual is None else own + residual)

@@ -14,7 +14,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -60,6 +60,16 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
             raise _broken(f"an end after {len(error.partial)} bytes") from error
         return None
     return decode(payload, head)
+
+
+def read_blocking(stream: IO[bytes]) -> Frame | None:
+    """The next frame of a pipe whose other end is our own; None where that has closed, in the midst of a frame too."""
+    sizes = stream.read(_SIZES.size)
+    if len(sizes) < _SIZES.size:
+        return None
+    total, head = _SIZES.unpack(sizes)
+    payload = stream.read(total - 4)
+    return decode(payload, head) if len(payload) == total - 4 else None
 
 
 def decode(payload: bytes, head_bytes: int) -> Frame:

@@ -1,6 +1,6 @@
-"""Sums over the GPUs of a host, added to the residual in the same launch: contract and dispatch.
+"""Sums over the GPUs of a host, the residual and the norm that follows in one launch: contract and dispatch.
 
-Ranks are processes with a GPU each that read one another's memory (``torch.distributed._symmetric_memory``).
+Ranks are processes with a GPU each that write to one another's memory (``torch.distributed._symmetric_memory``).
 """
 
 from __future__ import annotations
@@ -11,24 +11,15 @@ import torch
 
 from genrecall.kernels.dispatch import implementation
 
-PROGRAMS = 528
-"""The most of a launch: four for each of an H100's multiprocessors, so that all of them wait at the same time."""
-
-
-def shared_bytes(ranks: int, most: int) -> int:
-    """Of the memory that each rank shares, for sums of up to ``most`` bytes, a multiple of 256."""
-    assert most % 256 == 0, "16 bytes are read at a time"
-    return 2 * most + 4 * PROGRAMS * ranks
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedMemory:
-    """Memory of ``shared_bytes`` on each of N ranks, zeros at first and used for nothing else.
+    """Memory of 2 · N · ``most`` bytes on each of N ranks, in which others write; used for nothing else.
 
     Attributes:
         places: int64 (N,), the addresses of all ranks' memory, on this rank's GPU.
         rank: this one.
-        most: bytes of the largest sum.
+        most: bytes of the largest sum, a multiple of 256.
     """
 
     places: torch.Tensor
@@ -36,19 +27,37 @@ class SharedMemory:
     most: int
 
 
-def rank_sum(x: torch.Tensor, residual: torch.Tensor, shared: SharedMemory, half: int) -> torch.Tensor:
-    """``residual`` + the sum of all ranks' ``x``: the same bits on every rank whose residual is.
+def shared(ranks: int, most: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """The shape of what each rank shares for sums of up to ``most`` bytes of ``dtype``; all numbers are -0 at first."""
+    assert most % 256 == 0, "16 bytes are read at a time"
+    return 2, ranks, most // dtype.itemsize
 
-    All ranks call it, in the same order and with equal shapes. A launch ends when all ranks have written and this one
-    has read; that nothing is written over before others have read it is up to ``half``, which must alternate.
+
+def rank_sum(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+    memory: SharedMemory,
+    half: int,
+) -> torch.Tensor | None:
+    """``residual`` + the sum of all ranks' ``x``, and its norm: the same bits on every rank whose residual is.
+
+    All ranks call it, in the same order and with equal shapes. A launch ends when this rank has read what all have
+    written; that nothing is written over before others have read it is up to ``half``, which must alternate.
 
     Args:
-        x: (M, E), at most ``shared.most`` bytes.
-        residual: (M, E) of x's dtype, written over.
-        shared: what all ranks can read.
+        x: (M, E), at most ``memory.most`` bytes.
+        residual: (M, E) of x's dtype; becomes the sum.
+        weight: (E,), of the norm; None for none.
+        epsilon: see ``rms_norm``.
+        memory: where the ranks write.
         half: 0 and 1 by turns.
+
+    Returns:
+        The norm (M, E), as ``rms_norm`` takes it: of the sum before it is rounded.
     """
-    assert x.nbytes <= shared.most, "more bytes than are shared"
+    assert x.nbytes <= memory.most, "more bytes than are shared"
     run = implementation(__name__, x).rank_sum
-    run(x, residual, shared.places, shared.rank, half * shared.most, 2 * shared.most)
-    return residual
+    norm: torch.Tensor | None = run(x, residual, weight, epsilon, memory.places, memory.rank, memory.most, half)
+    return norm
