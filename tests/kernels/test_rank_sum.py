@@ -13,7 +13,7 @@ MOST, EPSILON = 1 << 20, 1e-6
 
 def memory(ranks: int, dtype: torch.dtype, device: str) -> tuple[list[torch.Tensor], list[SharedMemory]]:
     kept = [torch.full(shared(ranks, MOST, dtype), -0.0, dtype=dtype, device=device) for _ in range(ranks)]
-    places = torch.tensor([one.data_ptr() for one in kept], dtype=torch.int64, device=device)
+    places = tuple(one.data_ptr() for one in kept)
     return kept, [SharedMemory(places=places, rank=rank, most=MOST) for rank in range(ranks)]
 
 
@@ -24,6 +24,16 @@ def parts_of(ranks: int, rows: int, width: int, dtype: torch.dtype) -> tuple[lis
     for part in parts:
         part[:, ::5], part[:, 1::5] = -0.0, 0.0
     return parts, [torch.randn(rows, width, generator=generator).to(dtype), torch.rand(width, generator=generator)]
+
+
+def streams_of(ranks: int) -> list[torch.cuda.Stream]:
+    """With memory of their own: to allocate waits for what runs, and what runs here waits for what is launched next."""
+    streams = [torch.cuda.Stream() for _ in range(ranks)]
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            torch.zeros(1 << 24, device="cuda").mul_(2)
+    torch.cuda.synchronize()
+    return streams
 
 
 def all_read(kept: list[torch.Tensor]) -> bool:
@@ -60,7 +70,7 @@ def interpreted() -> bool:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_ranks_that_are_streams_hold_the_same_sum(ranks, rows, width, dtype):
     kept, own = memory(ranks, dtype, "cuda")
-    streams = [torch.cuda.Stream() for _ in range(ranks)]
+    streams = streams_of(ranks)
     parts, (expected, weight) = parts_of(ranks, rows, width, dtype)
     inputs, totals = [part.cuda() for part in parts], [expected.cuda() for _ in range(ranks)]
     gain, norms = weight.to(dtype).cuda(), [torch.empty(0)] * ranks
@@ -88,7 +98,7 @@ def test_ranks_that_are_streams_hold_the_same_sum(ranks, rows, width, dtype):
 @pytest.mark.gpu
 def test_a_graph_of_sums_is_replayed():
     kept, own = memory(2, torch.float32, "cuda")
-    streams = [torch.cuda.Stream() for _ in kept]
+    streams = streams_of(len(kept))
     parts, (expected, weight) = parts_of(2, 50, 3584, torch.float32)
     inputs, totals = [part.cuda() for part in parts], [expected.cuda() for _ in range(2)]
     gain = weight.cuda()

@@ -161,8 +161,7 @@ class Group:
         torch.cuda.synchronize(self.device)
         self.least(0)  # nobody writes before all are ready
         self._memory.append(memory)
-        places = torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=self.device)
-        return SharedMemory(places=places, rank=self.shard.rank, most=most)
+        return SharedMemory(places=tuple(handle.buffer_ptrs), rank=self.shard.rank, most=most)
 
 
 def _sum(

@@ -17,12 +17,12 @@ class SharedMemory:
     """Memory of 2 · N · ``most`` bytes on each of N ranks, in which others write; used for nothing else.
 
     Attributes:
-        places: int64 (N,), the addresses of all ranks' memory, on this rank's GPU.
+        places: the addresses of all ranks' memory, as this rank's GPU sees them.
         rank: this one.
         most: bytes of the largest sum, a multiple of 256.
     """
 
-    places: torch.Tensor
+    places: tuple[int, ...]
     rank: int
     most: int
 

@@ -10,9 +10,10 @@ import triton.language as tl
 
 from genrecall.kernels.dispatch import require_packed
 
-_PROGRAMS = 2
-"""A multiprocessor: as many as surely run at the same time, since they wait for those of other ranks."""
-_REGISTERS = 64
+_FEW_RANKS, _REGISTERS = 4, 128
+"""Programs wait for those of other ranks, so all of a launch must run at the same time: two of 512 threads for each
+multiprocessor have 64 registers a thread, which the rows of four ranks fit into; more ranks take one with 128.
+"""
 
 
 def rank_sum(
@@ -20,7 +21,7 @@ def rank_sum(
     residual: torch.Tensor,
     weight: torch.Tensor | None,
     epsilon: float,
-    places: torch.Tensor,
+    places: tuple[int, ...],
     rank: int,
     most: int,
     half: int,
@@ -30,28 +31,28 @@ def rank_sum(
     rows, width = x.shape
     normed = None if weight is None else torch.empty_like(x)
     ranks, bits = len(places), 8 * x.element_size()
+    programs = 2 if ranks <= _FEW_RANKS else 1
     part, block = most // x.element_size(), max(triton.next_power_of_2(width), 16)
-    _rank_sum[(min(rows, _programs(x.device)),)](
+    _rank_sum[(min(rows, programs * _multiprocessors(x.device)),)](
         x, residual, residual if weight is None else weight, residual if normed is None else normed, places, rows,
-        width, rank, half * ranks * part, part, epsilon, RANKS=ranks, PEERS=triton.next_power_of_2(ranks),
+        width, half * ranks * part, part, epsilon, RANK=rank, RANKS=ranks, PEERS=triton.next_power_of_2(ranks),
         NORM=weight is not None, BLOCK=block, BITS=tl.int16 if bits == 16 else tl.int32, EMPTY=-(2 ** (bits - 1)),
-        num_warps=max(1, min(16, block // 256)), maxnreg=_REGISTERS,
+        num_warps=max(1, min(16, block // 256)), maxnreg=_REGISTERS // programs,
     )  # fmt: skip
     return normed
 
 
 @cache
-def _programs(device: torch.device) -> int:
-    if device.type != "cuda":  # interpreted, one after the other
-        return 1
-    return _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
+def _multiprocessors(device: torch.device) -> int:
+    """1 where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-@triton.jit(do_not_specialize=["rank", "rows"])
+@triton.jit(do_not_specialize=["rows"])
 def _rank_sum(
-    x, residual, weight, normed, places, rows, width, rank, begin, part, epsilon,
-    RANKS: tl.constexpr, PEERS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr,
-    EMPTY: tl.constexpr,
+    x, residual, weight, normed, places, rows, width, begin, part, epsilon,
+    RANK: tl.constexpr, RANKS: tl.constexpr, PEERS: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr,
+    BITS: tl.constexpr, EMPTY: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0), tl.num_programs(0)
     number: tl.constexpr = x.dtype.element_ty
@@ -60,11 +61,11 @@ def _rank_sum(
     for row in range(program, rows, programs):
         own = tl.load(x + row * width + e, mask=inside, other=0.0)
         own = tl.where(own == 0, 0.0, own).to(number)  # -0 means that nothing has come yet
-        for peer in tl.static_range(RANKS):
-            theirs = tl.multiple_of(tl.load(places + peer).to(tl.pointer_type(number)), 16) + begin + rank * part
+        for step in tl.static_range(1, RANKS + 1):  # nobody is sent to by all at once
+            theirs = tl.multiple_of(places[(RANK + step) % RANKS].to(tl.pointer_type(number)), 16) + begin + RANK * part
             tl.store(theirs + row * width + e, own, mask=inside, cache_modifier=".wt")
     peers = tl.arange(0, PEERS)
-    mine = tl.multiple_of(tl.load(places + rank).to(tl.pointer_type(BITS)), 16) + begin
+    mine = tl.multiple_of(places[RANK].to(tl.pointer_type(BITS)), 16) + begin
     there = (peers < RANKS)[:, None] & inside[None, :]
     for row in range(program, rows, programs):
         total = tl.load(residual + row * width + e, mask=inside, other=0.0).to(tl.float32)
