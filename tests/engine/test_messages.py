@@ -47,8 +47,9 @@ def test_plans_and_the_tokens_that_are_read(given_seats, kind) -> None:
         ),
     )
     prompts = [prompt for _, prompt, _, _ in given_seats]
-    frame = sent(Frame(head={"kind": "launch", **plan_head(plan)}, arrays={"tokens": tails(plan, prompts)}))
-    found = plan_of(frame.head)
+    frame = sent(Frame(head={"kind": "launch", **plan_head(plan, plan.sizes)}, arrays={"tokens": tails(plan, prompts)}))
+    found, sizes = plan_of(frame.head)
+    assert sizes == plan.sizes
     assert (found.kind, found.catalog, found.seats) == (plan.kind, plan.catalog, plan.seats)
     read = prompts_of(found, frame.arrays)
     for seat, ours, theirs in zip(plan.seats, read, prompts, strict=True):

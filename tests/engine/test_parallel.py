@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = ("qwen3_tied", "qwen2", "llama_bias")
 BY_TOKENS = {f"{name} by tokens": name for name in ("qwen3_tied", "llama_bias")}
 WAYS: dict[str, dict[str, Any]] = {
-    "library": {},
+    "library": {"all_reduce": "library"},
     "by tokens": {"sequence_tokens": 24},
     "one shot": {"all_reduce": "one_shot"},
     "levels without forced beams": {"forced": "skip"},

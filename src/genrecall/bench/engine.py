@@ -90,7 +90,7 @@ class EngineBench:
     table: Path | None = None
     device: str = "auto"
     ranks: int = 1
-    all_reduce: tuple[str, ...] = ("library",)
+    all_reduce: tuple[str, ...] = ("auto",)
     sequence_tokens: int = 0
     replicas: int = 2
     seed: int = 0

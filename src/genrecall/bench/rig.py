@@ -68,7 +68,7 @@ class Setup:
     host_kv_tokens: int = 0
     table: str | None = None
     ranks: int = 1
-    all_reduce: str = "library"
+    all_reduce: str = "auto"
     sequence_tokens: int = 0
 
 

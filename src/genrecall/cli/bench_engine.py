@@ -45,8 +45,8 @@ def engine(
     ] = None,
     tp: Annotated[int, typer.Option(min=1, help="Spread the model over so many GPUs, beside one.")] = 1,
     all_reduce: Annotated[
-        str, typer.Option(help="Sums between them: library (NCCL, gloo) or one_shot; both with a comma.")
-    ] = "library",
+        str, typer.Option(help="Sums between them: auto, library (NCCL, gloo), one_shot; several with commas.")
+    ] = "auto",
     sequence_tokens: Annotated[
         int,
         typer.Option(help="With --tp: share batches of so many prompt tokens by tokens, too; try 2048."),

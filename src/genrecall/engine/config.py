@@ -12,7 +12,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("plain", "fp8", "int8")
 PROMPT_KV = ("plain", "fp8")
 FORCED = ("auto", "skip", "run")
-ALL_REDUCE = ("library", "one_shot")
+ALL_REDUCE = ("auto", "library", "one_shot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +72,16 @@ class Parallel:
     Attributes:
         ranks: devices; with N the engine starts N - 1 processes more, on the devices after its own.
         all_reduce: ``library`` (NCCL on GPUs, gloo on CPUs), or ``one_shot``: on GPUs, sums of few bytes by one kernel
-            over symmetric memory, which adds the residual, too (larger ones still by the library).
-        one_shot_bytes: the most that a rank reads of all others for such a sum.
+            over symmetric memory, which also adds the residual and norms (larger ones still by the library). ``auto``:
+            one_shot on GPUs, unless ``batch_invariant``.
+        one_shot_bytes: the most that a rank sends to all others for such a sum.
         sequence_tokens: batches that read so many prompt tokens or more are shared by tokens, not by heads, which moves
             a fraction of the bytes, but takes whole weights on every rank beside its part; 2048 suits 2 to 4 GPUs. 0:
             none are.
     """
 
     ranks: int = 1
-    all_reduce: str = "library"
+    all_reduce: str = "auto"
     one_shot_bytes: int = 1 << 24
     sequence_tokens: int = 0
 
@@ -177,7 +178,7 @@ class EngineConfig:
             raise ConfigError(
                 "how sums over ranks are rounded depends on how many rows a batch has",
                 seen="batch_invariant and all_reduce=one_shot",
-                allowed="all_reduce=library",
+                allowed="all_reduce=library, or auto",
                 fix="leave one of both out",
             )
         for name in ("beam", "max_rows", "max_prompt_tokens"):

@@ -102,7 +102,7 @@ class LeadingRunner(Runner):
         A rank without memory ends all: the others are on their way already.
         """
         sizes = self.choose(plan, *integers)
-        head = {**self._head(plan), "integers": integers, "sizes": asdict(sizes)}
+        head = {**self._head(plan, sizes), "integers": integers}
         with self.leader.group.lock:
             self.tell("launch", head, tokens=tails(plan, prompts))
             try:
@@ -116,7 +116,7 @@ class LeadingRunner(Runner):
     ) -> Flight:
         """See ``Runner`` and ``launch``."""
         sizes, (counts, arrays) = self.padding.reading(plan.sizes), candidate_arrays(wanted)
-        head = {**self._head(plan), "counts": counts, "sizes": asdict(sizes)}
+        head = {**self._head(plan, sizes), "counts": counts}
         with self.leader.group.lock:
             self.tell("launch_scoring", head, tokens=tails(plan, prompts), **arrays)
             try:
@@ -143,8 +143,8 @@ class LeadingRunner(Runner):
         with self.leader.group.lock:
             self.tell("close", {})
 
-    def _head(self, plan: StepPlan) -> dict[str, Any]:
-        return {**plan_head(plan), "in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
+    def _head(self, plan: StepPlan, sizes: Sizes) -> dict[str, Any]:
+        return {**plan_head(plan, sizes), "in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
@@ -243,9 +243,9 @@ class Follower:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "launch" | "launch_scoring":
-                plan, runner.graphs.in_haste, runner.graphs.lasting = plan_of(head), head["in_haste"], head["lasting"]
+                runner.graphs.in_haste, runner.graphs.lasting = head["in_haste"], head["lasting"]
+                plan, sizes = plan_of(head)
                 prompts = prompts_of(plan, arrays)
-                sizes = Sizes(**{**head["sizes"], "rows": tuple(head["sizes"]["rows"])})
                 if head["kind"] == "launch":
                     flight = runner.launch(plan, prompts, *head["integers"], sizes=sizes)
                 else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from genrecall.engine.device.scoring import Candidates
-from genrecall.engine.host.step import Kind, Seat, StepPlan
+from genrecall.engine.host.step import Kind, Seat, Sizes, StepPlan
 from genrecall.engine.worker.frames import Frame
 from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
@@ -37,18 +37,21 @@ def trie_of(frame: Frame) -> Trie:
     return Trie(space=SidSpace(tuple(frame.head["codes"])), **(wide | narrow))
 
 
-def plan_head(plan: StepPlan) -> dict[str, Any]:
-    """A plan, for a frame's head."""
-    return {"plan": [plan.kind.value, plan.catalog, [asdict(seat) for seat in plan.seats]]}
+def plan_head(plan: StepPlan, sizes: Sizes) -> dict[str, Any]:
+    """A plan and what it is padded to, for a frame's head: lists, since a lone request waits for it to be written."""
+    seats = [(seat.job, seat.length, seat.cached, seat.pages, seat.rows) for seat in plan.seats]
+    padded = (sizes.requests, sizes.pages, sizes.tokens, sizes.rows, sizes.widest)
+    return {"plan": (plan.kind.value, plan.catalog, seats, padded)}
 
 
-def plan_of(head: Mapping[str, Any]) -> StepPlan:
-    """The plan of a head with ``plan_head``."""
-    kind, catalog, seats = head["plan"]
-    whole: list[dict[str, Any]] = [
-        {name: tuple(value) if isinstance(value, list) else value for name, value in seat.items()} for seat in seats
-    ]
-    return StepPlan(kind=Kind(kind), catalog=catalog, seats=tuple(Seat(**seat) for seat in whole))
+def plan_of(head: Mapping[str, Any]) -> tuple[StepPlan, Sizes]:
+    """Those of a head with ``plan_head``."""
+    kind, catalog, seats, (requests, pages, tokens, rows, widest) = head["plan"]
+    taken = tuple(
+        Seat(job=job, length=length, cached=cached, pages=tuple(held), rows=tuple(beams))
+        for job, length, cached, held, beams in seats
+    )
+    return StepPlan(kind=Kind(kind), catalog=catalog, seats=taken), Sizes(requests, pages, tokens, tuple(rows), widest)
 
 
 def tails(plan: StepPlan, prompts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -115,7 +115,8 @@ def build(
     dtype = _pick_dtype("bfloat16" if config.weights == "fp8" else config.dtype, device)
     arithmetic: Arithmetic = ARITHMETIC[config.weights]()
     arithmetic = InBlocks(arithmetic) if config.batch_invariant else arithmetic
-    shard, total = (Shard(), None) if group is None else (group.shard, group.sum(config.parallel, dtype))
+    shard = Shard() if group is None else group.shard
+    total = None if group is None else group.sum(config.parallel, dtype, invariant=config.batch_invariant)
     by_tokens = config.parallel.sequence_tokens
     decoder = open_decoder(
         model, sid_tokens, device=device, dtype=dtype, arithmetic=arithmetic, shard=shard, total=total,

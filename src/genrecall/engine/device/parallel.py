@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ from genrecall.telemetry import log
 _STATUS = 70
 _POLL_S = 0.2
 _LEAVE_S = 5.0
+_AWAKE_S = 0.2
 _IDLE = timedelta(days=365)
 """Nobody asks anything for as long as nobody asks anything; a rank that dies closes its connections."""
 
@@ -79,12 +81,17 @@ class Group:
         self._memory: list[torch.Tensor] = []
         self._shared: dict[tuple[int, torch.dtype], SharedMemory] = {}
 
-    def sum(self, parallel: Parallel, dtype: torch.dtype) -> Sum:
+    def sum(self, parallel: Parallel, dtype: torch.dtype, *, invariant: bool) -> Sum:
         """What sums contiguous tensors over the ranks, and norms them; all get the same bits.
 
-        All ranks must ask, outside of graphs: this allocates what small sums need.
+        All ranks must ask, outside of graphs: this allocates what small sums need. ``invariant``: whatever their size.
         """
-        if parallel.all_reduce == "library":
+        way = parallel.all_reduce
+        if way == "auto":
+            way = "library" if invariant or self.device.type != "cuda" else "one_shot"
+        if self.shard.rank == 0:
+            log(f"{self.shard.ranks} ranks sum by {way}")
+        if way == "library":
             return _sum
         return self._one_shot(parallel.one_shot_bytes // (self.shard.ranks - 1) // 256 * 256, dtype)
 
@@ -130,10 +137,20 @@ class Group:
 
     def receive(self) -> Frame:
         """The next message of rank 0; where that is gone, this process ends here."""
+        self._watch()
         frame = read_blocking(self._pipes[0])
         if frame is None:
             os._exit(_STATUS)
         return frame
+
+    def _watch(self) -> None:
+        """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick
+        again, and the GPUs of all ranks wait for it.
+        """
+        poll, until = select.poll(), time.monotonic() + (_AWAKE_S if self.device.type == "cuda" else 0.0)
+        poll.register(self._pipes[0], select.POLLIN)
+        while time.monotonic() < until and not poll.poll(0):
+            pass
 
     def _one_shot(self, most: int, dtype: torch.dtype) -> Sum:
         memory = self._shared.get((most, dtype))
@@ -281,7 +298,7 @@ def follow(arguments: Sequence[str]) -> Group:
     torch.set_num_threads(int(threads))
     threading.Thread(target=_watch_parent, args=(int(parent),), name="rank 0", daemon=True).start()
     store = distributed.TCPStore("127.0.0.1", int(port), None, is_master=False)
-    return Group(Shard(rank=int(rank), ranks=int(ranks)), torch.device(device), store, [sys.stdin.buffer])
+    return Group(Shard(rank=int(rank), ranks=int(ranks)), torch.device(device), store, [open(0, "rb", buffering=0)])
 
 
 def _watch_parent(parent: int) -> None:

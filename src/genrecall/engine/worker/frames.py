@@ -63,13 +63,24 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
 
 
 def read_blocking(stream: IO[bytes]) -> Frame | None:
-    """The next frame of a pipe whose other end is our own; None where that has closed, in the midst of a frame too."""
-    sizes = stream.read(_SIZES.size)
-    if len(sizes) < _SIZES.size:
+    """The next frame of an unbuffered pipe of our own; None where its other end has closed, in the midst of one too."""
+    sizes = _exactly(stream, _SIZES.size)
+    if sizes is None:
         return None
     total, head = _SIZES.unpack(sizes)
-    payload = stream.read(total - 4)
-    return decode(payload, head) if len(payload) == total - 4 else None
+    payload = _exactly(stream, total - 4)
+    return None if payload is None else decode(payload, head)
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytes | None:
+    parts: list[bytes] = []
+    while count:
+        part = stream.read(count)
+        if not part:
+            return None
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def decode(payload: bytes, head_bytes: int) -> Frame:
