@@ -172,6 +172,35 @@ def test_a_record_tells_what_waits_no_more(tmp_path):
     assert record.begun == 0, "nor does what was given up stay"
 
 
+def test_what_is_given_up_while_it_runs_has_begun_no_more(tmp_path):
+    """At once, though a graph of all levels runs on: until when the device is busy is told apart."""
+    record, runs, on = Record(tmp_path / "record"), threading.Event(), threading.Event()
+    engine = AsyncEngine(open_engine(), observer=record)
+    engine.engine.loop.meanwhile = lambda: (runs.set(), on.wait(20))  # as a graph, which takes nothing in
+
+    async def reply(tag):
+        with engine.begun.replying(tag):
+            return await engine.generate(Request(tokens=(1, 2, 3), beam=6, tag=tag))
+
+    async def leave():
+        first = asyncio.create_task(reply(7))
+        await asyncio.to_thread(runs.wait, 20)
+        second = asyncio.create_task(reply(8))
+        await asyncio.sleep(0)
+        before = record.begun
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        during = record.begun, record.rows
+        on.set()
+        return before, during, await second
+
+    before, (begun, rows), answer = asyncio.run(leave())
+    engine.close()
+    assert (before, begun, rows) == (6, 0, (6, 0))
+    assert len(answer.sids) == 6
+    assert (record.begun, record.rows) == (0, (0, 0))
+
+
 def test_errors_of_forecasts_do_not_add_up(tmp_path):
     """Batches take half of what is thought: the device is still never said to be busy for longer than one of them."""
     record, told = Record(tmp_path / "record"), []
