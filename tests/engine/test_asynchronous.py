@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -264,6 +266,35 @@ def test_a_handler_that_fails_fails_its_own_request_alone(tmp_path, capsys):
     assert done.head["n"] == 2
     assert isinstance(unknown, GenrecallError)
     assert "boom" in capsys.readouterr().err
+
+
+def test_a_client_that_dies_with_replies_unread_is_no_fault_of_the_server(tmp_path):
+    """A socket whose other side closes over unread bytes is reset."""
+    uvloop = pytest.importorskip("uvloop")  # the service's loop: its closed sockets refuse to be written to
+
+    async def pong(frame):
+        return Frame(head={"kind": "pong"})
+
+    async def run():
+        faults = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+        server = Server({"ping": pong}, tmp_path / "s")
+        serving = asyncio.create_task(server.run())
+        while not (tmp_path / "s").exists():
+            await asyncio.sleep(0.01)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+            client.sendall(encode(Frame(head={"kind": "ping", "id": 0})))
+            await asyncio.to_thread(client.recv, 1, socket.MSG_PEEK)
+        while server._connections:
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        gc.collect()  # what a task raised is told when it goes
+        return faults
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == []
 
 
 def test_an_engine_that_breaks_tells_everybody(monkeypatch):
