@@ -2,12 +2,14 @@
 
     python benchmarks/admission.py --beam 300 --base-ms 6 --row-us 8.75 --rates 160,200,240,270
     python benchmarks/admission.py --beam 50 --base-ms 6.5 --row-us 23 --rates 500,580,640,700
+    python benchmarks/admission.py --deadline-ms 60,200    (each of half the requests: the forecast knows no order)
 
 ``serve.admission.grant`` and ``serve.worker.cost.BatchCost`` decide and learn as in a service. Batches take
 base + row · rows (the defaults: Qwen2-1.5B shape on an H100) and up to an eighth more at random; two are on their way,
 the next is planned 4 ms before the device should run dry, the earliest deadline first, and none is filled beyond 50 ms;
-the engine takes a batch for ``--bias`` times what it is. Replies of a batch leave after 3 ms, one each 0.3 ms. There is
-no other noise: what a host adds, and what it loses, only a real service tells.
+the engine takes a batch for ``--bias`` times what it is. Replies of a batch leave after 3 ms, one each 0.3 ms, and are
+late where that is beyond the budget. There is no other noise: what a host adds, and what it loses, only a real service
+tells.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class _Job:
     came: float
     beam: int
     expected_s: float
+    budget_s: float
 
 
 class _Lane:
@@ -46,9 +49,10 @@ class _Lane:
         return self.busy_s + self.cost.seconds(self.rows - self.begun + beam, beam)
 
 
-def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
-    """How many of the requests were answered whole, narrowed, shed or late."""
-    chance, counts, order = random.Random(options.seed), Counter[str](), itertools.count()
+def simulate(options: argparse.Namespace, rate: float) -> list[Counter[str]]:
+    """How many of the requests were answered whole, narrowed, shed or late, by deadline."""
+    chance, which, order = random.Random(options.seed), random.Random(options.seed), itertools.count()
+    counts = {deadline_ms / 1e3 * (1 - _RESERVE) - _OWN_S: Counter[str]() for deadline_ms in options.deadline_ms}
     base_s, row_s = options.base_ms / 1e3, options.row_us / 1e6
     lane = _Lane(BatchCost(base_s, row_s))
     waiting: list[_Job] = []
@@ -58,15 +62,15 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
     while now < options.seconds:
         now += chance.expovariate(rate)
         heapq.heappush(events, (now, next(order), "comes", []))
-    budget_s = options.deadline_ms / 1e3 * (1 - _RESERVE) - _OWN_S
 
     def took(rows: int) -> float:
         return (base_s + row_s * rows) * options.bias
 
     def end(job: _Job, at: float, outcome: str) -> None:
+        outcome = "late" if at - job.came > job.budget_s else outcome
         lane.rows -= job.beam
         lane.cost.waited(job.expected_s, at - job.came, answered=outcome != "late")
-        counts[outcome] += 1
+        counts[job.budget_s][outcome] += 1
 
     def plan(now: float) -> None:
         nonlocal busy_until, said_until
@@ -96,13 +100,14 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
     while events:
         now, _, kind, jobs = heapq.heappop(events)
         if kind == "comes":
-            lane.busy_s = max(said_until - now, 0.0)
+            lane.busy_s, budget_s = max(said_until - now, 0.0), which.choice(list(counts))
             granted = grant(lane, beam=options.beam, k=options.k, budget_s=budget_s)  # type: ignore[arg-type]
             if granted.beam:
-                waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, lane.expected_s(granted.beam)))
+                expected_s = lane.expected_s(granted.beam)
+                waiting.append(_Job(now + budget_s - _HOST_S, now, granted.beam, expected_s, budget_s))
                 lane.rows += granted.beam
             else:
-                counts["shed"] += 1
+                counts[budget_s]["shed"] += 1
         elif kind == "ends":
             del flights[0]
             said_until = now + sum(flights)
@@ -112,30 +117,32 @@ def simulate(options: argparse.Namespace, rate: float) -> Counter[str]:
             lane.begun -= job.beam
             end(job, now, "whole" if job.beam == options.beam else "narrowed")
         plan(now)
-    return counts
+    return list(counts.values())
 
 
 def main() -> None:
-    """Print a line a rate."""
+    """Print a line a rate and deadline."""
+
+    def several(told: str) -> list[float]:
+        return [float(one) for one in told.split(",")]
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beam", type=int, default=300)
     parser.add_argument("--base-ms", type=float, default=6.0)
     parser.add_argument("--row-us", type=float, default=8.75)
-    parser.add_argument(
-        "--rates", type=lambda told: [float(one) for one in told.split(",")], default=[160, 200, 240, 270]
-    )
+    parser.add_argument("--rates", type=several, default=[160, 200, 240, 270])
     parser.add_argument("--bias", type=float, default=1.0)
-    parser.add_argument("--deadline-ms", type=float, default=100.0)
+    parser.add_argument("--deadline-ms", type=several, default=[100.0])
     parser.add_argument("-k", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for rate in options.rates:
-        counts = simulate(options, rate)
-        shares = "  ".join(
-            f"{name} {counts[name] / counts.total():6.1%}" for name in ("whole", "narrowed", "shed", "late")
-        )
-        print(f"W={options.beam}, {rate:g}/s: {shares}")
+        for deadline_ms, counts in zip(options.deadline_ms, simulate(options, rate), strict=True):
+            shares = "  ".join(
+                f"{name} {counts[name] / counts.total():6.1%}" for name in ("whole", "narrowed", "shed", "late")
+            )
+            print(f"W={options.beam}, {rate:g}/s, {deadline_ms:g} ms: {shares}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import struct
 import threading
 import time
@@ -172,6 +174,35 @@ def test_a_record_tells_what_waits_no_more(tmp_path):
     assert record.begun == 0, "nor does what was given up stay"
 
 
+def test_what_is_given_up_while_it_runs_has_begun_no_more(tmp_path):
+    """At once, though a graph of all levels runs on: until when the device is busy is told apart."""
+    record, runs, on = Record(tmp_path / "record"), threading.Event(), threading.Event()
+    engine = AsyncEngine(open_engine(), observer=record)
+    engine.engine.loop.meanwhile = lambda: (runs.set(), on.wait(20))  # as a graph, which takes nothing in
+
+    async def reply(tag):
+        with engine.begun.replying(tag):
+            return await engine.generate(Request(tokens=(1, 2, 3), beam=6, tag=tag))
+
+    async def leave():
+        first = asyncio.create_task(reply(7))
+        await asyncio.to_thread(runs.wait, 20)
+        second = asyncio.create_task(reply(8))
+        await asyncio.sleep(0)
+        before = record.begun
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        during = record.begun, record.rows
+        on.set()
+        return before, during, await second
+
+    before, (begun, rows), answer = asyncio.run(leave())
+    engine.close()
+    assert (before, begun, rows) == (6, 0, (6, 0))
+    assert len(answer.sids) == 6
+    assert (record.begun, record.rows) == (0, (0, 0))
+
+
 def test_errors_of_forecasts_do_not_add_up(tmp_path):
     """Batches take half of what is thought: the device is still never said to be busy for longer than one of them."""
     record, told = Record(tmp_path / "record"), []
@@ -235,6 +266,35 @@ def test_a_handler_that_fails_fails_its_own_request_alone(tmp_path, capsys):
     assert done.head["n"] == 2
     assert isinstance(unknown, GenrecallError)
     assert "boom" in capsys.readouterr().err
+
+
+def test_a_client_that_dies_with_replies_unread_is_no_fault_of_the_server(tmp_path):
+    """A socket whose other side closes over unread bytes is reset."""
+    uvloop = pytest.importorskip("uvloop")  # the service's loop: its closed sockets refuse to be written to
+
+    async def pong(frame):
+        return Frame(head={"kind": "pong"})
+
+    async def run():
+        faults = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+        server = Server({"ping": pong}, tmp_path / "s")
+        serving = asyncio.create_task(server.run())
+        while not (tmp_path / "s").exists():
+            await asyncio.sleep(0.01)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+            client.sendall(encode(Frame(head={"kind": "ping", "id": 0})))
+            await asyncio.to_thread(client.recv, 1, socket.MSG_PEEK)
+        while server._connections:
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        gc.collect()  # what a task raised is told when it goes
+        return faults
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(run()) == []
 
 
 def test_an_engine_that_breaks_tells_everybody(monkeypatch):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genrecall.serve.admin_client import ask
 from genrecall.serve.chaos.target import wait_until
 from genrecall.serve.http.rate import Rate
 from genrecall.serve.recent import Traffic
-from genrecall.serve.shared import Seat, Tally
+from genrecall.serve.shared import Seat, Tally, forget
 from tests.serve.process import Served, serve
 
 MANY = 16  # connections: that the kernel hands all of them to one of two has a chance of 2⁻¹⁵
@@ -111,6 +112,39 @@ def test_a_killed_one_is_covered_for_and_comes_back(two: Served) -> None:
 
 
 @pytest.mark.gateways
+def test_what_a_killed_one_had_asked_for_takes_nobodys_place(run: Path, tmp_path: Path) -> None:
+    """Its rows are forgotten when it ends, not only when another has opened the bundle."""
+    options = ("--gateways", "2", "--device", "cpu", "--deadline-ms", "5000")
+    with serve(run / "bundle", tmp_path / "state", *options) as own:
+
+        def leave() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):  # as its gateway is killed
+                own.recommend(user_id="u3", k=5)
+
+        def rows() -> int:
+            while True:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    return int(own.call("GET", "/health")[1]["worker"]["rows"])
+
+        for _ in range(3):  # each time another starts later: 0.2, 0.4, 0.8 s
+            assert wait_until(lambda: _gateways(own)["1"]["state"] == "ready", 30) is not None
+            killed, worker = _gateways(own)["1"]["pid"], own.pid()
+            os.kill(worker, signal.SIGSTOP)
+            asking = [threading.Thread(target=leave) for _ in range(MANY)]
+            for one in asking:
+                one.start()
+            assert wait_until(lambda: rows() == 12 * MANY, 5) is not None
+            os.kill(killed, signal.SIGKILL)
+            os.kill(worker, signal.SIGCONT)
+            for one in asking:
+                one.join()
+            forgotten = wait_until(lambda: rows() == 0, 30)
+            last = _gateways(own)["1"]["pid"]
+        assert forgotten is not None
+        assert last is None, f"forgotten after {forgotten:.1f} s, when another was there"
+
+
+@pytest.mark.gateways
 def test_another_service_does_not_get_the_same_port(two: Served, run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "genrecall", "serve", str(run / "bundle"), "--port", str(two.port), "--state",
                str(tmp_path / "state"), "--classic-only", "--gateways", "2"]  # fmt: skip
@@ -143,7 +177,8 @@ def test_many_callers_share_a_table_of_fixed_size() -> None:
 
 
 def test_a_tally_is_the_sum_of_all_processes(tmp_path: Path) -> None:
-    own = Tally(tmp_path / "rows", Seat(directory=tmp_path, number=0, gateways=2))
+    seat = Seat(directory=tmp_path, number=0, gateways=2)
+    own = Tally(tmp_path / "rows", seat)
     own.add(3)
     code = (
         "import sys; from pathlib import Path; from genrecall.serve.shared import Seat, Tally\n"
@@ -153,6 +188,8 @@ def test_a_tally_is_the_sum_of_all_processes(tmp_path: Path) -> None:
     for _ in range(2):  # the second takes the place of the first, which ended and left its part behind
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
         assert (done.stdout.strip(), own.total) == ("7", 7)
+    forget(replace(seat, directory=tmp_path.parent, number=2), 1)  # by the keeper, whose directory is above
+    assert own.total == 3
 
 
 def test_minutes_are_joined(tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ async def _cold_late_and_cancelled(worker: WorkerLane) -> None:
     child = worker.process.child
     assert child is not None
     await _until(lambda: child.record.rows == (0, 0), 2.0)  # nor did the engine keep any of their beams
+    tasks = [asyncio.create_task(worker.ask(_asked())) for _ in range(200)]
+    await _until(lambda: child.record.begun > 0, 2.0)
+    for task in tasks:
+        task.cancel()
+    assert asyncio.CancelledError in {type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)}
+    assert worker.rows == 0
+    await _until(lambda: child.record.rows == (0, 0) and child.record.begun == 0, 2.0)
     assert len((await worker.ask(_asked())).items) == 10
     await worker.purge("u1")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 HUB = "hub"
+_TALLY = ".tally"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +43,16 @@ class Tally:
     """A sum of which every process writes its own part, and all read the whole; never locked, never half written.
 
     Args:
-        file: is made if it is missing; what stood in this process's part is forgotten. None: nobody shares it.
+        place: of the file, without its ending; made if it is missing. What stood in this process's part is forgotten.
+            None: nobody shares it.
         seat: whose part.
     """
 
-    def __init__(self, file: Path | None = None, seat: Seat | None = None) -> None:
+    def __init__(self, place: Path | None = None, seat: Seat | None = None) -> None:
         self._own = 0
         self._parts = np.zeros(1, np.int64)
-        if file is not None and seat is not None:
-            count, self._own = seat.gateways + 1, seat.number
+        if place is not None and seat is not None:
+            file, count, self._own = place.with_suffix(_TALLY), seat.gateways + 1, seat.number
             with file.open("a+b") as opened:
                 opened.truncate(count * 8)
                 self._parts = np.frombuffer(mmap.mmap(opened.fileno(), count * 8), np.int64)
@@ -64,6 +66,12 @@ class Tally:
     def total(self) -> int:
         """Of all processes."""
         return int(self._parts.sum())
+
+
+def forget(seat: Seat, number: int) -> None:
+    """Take a process that has ended out of all tallies below the seat's directory: it cannot do so itself."""
+    for file in seat.directory.rglob(f"*{_TALLY}"):
+        Tally(file, replace(seat, number=number))
 
 
 class Relay(Protocol):

@@ -80,7 +80,9 @@ class Server:
                     continue
                 running[number] = task = asyncio.create_task(self._answer(frame, writer))
                 task.add_done_callback(partial(_forget, running, number))
-        except (DataError, KeyError, ConnectionError) as error:
+        except ConnectionError:
+            pass  # killed before it read all replies: there is nobody to tell
+        except (DataError, KeyError) as error:
             # This client speaks another language; the others and the engine go on.
             writer.write(encode(Frame(head={"kind": "error", "id": -1, **_told(error)})))
         finally:

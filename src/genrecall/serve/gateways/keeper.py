@@ -31,7 +31,7 @@ from genrecall.serve.gateways.fellows import frame_of, tell
 from genrecall.serve.http.health import Health
 from genrecall.serve.listeners import reserve
 from genrecall.serve.service import Service
-from genrecall.serve.shared import HUB, Seat
+from genrecall.serve.shared import HUB, Seat, forget
 from genrecall.serve.worker import messages
 from genrecall.serve.worker.child import Child
 from genrecall.serve.worker.supervisor import Supervisor
@@ -110,7 +110,10 @@ class Keeper:
             config, seat=replace(seat, number=number), port=port, grpc_port=self.grpc_port,
             max_inflight=-(-config.max_inflight // config.gateways),
         )  # fmt: skip
-        gateway = Supervisor(f"gateway {number}", lambda: Child.start(messages.gateway, own), lambda _: None, _START_S)
+        gateway = Supervisor(
+            f"gateway {number}", lambda: Child.start(messages.gateway, own), lambda _: None, _START_S,
+            ended=lambda: forget(seat, number),
+        )  # fmt: skip
         self._gateways.append(gateway)
         assert self._service is not None
         self._service.gateways[str(number)] = gateway

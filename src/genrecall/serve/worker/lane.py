@@ -103,7 +103,7 @@ class WorkerLane:
         self._batches = 0
         self._tags = itertools.count(os.getpid() << 32)  # of this process alone: the worker serves others, too
         place = None if seat is None else seat.directory / f"worker-{replica}"
-        self._rows = Tally(place and place.with_suffix(".rows"), seat)
+        self._rows = Tally(place, seat)
         settings = self.config
         arguments = (
             str(bundle), settings.device_of(replica), str(settings.threads or 0), str(settings.batch_rows or 0),

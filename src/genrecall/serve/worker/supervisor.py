@@ -36,6 +36,7 @@ class Supervisor:
         opened: told what a child says when it is ready.
         start_s: one that takes longer to get ready is given up.
         place: where a child that is ready is published for other processes.
+        ended: called when a child has ended, before another is started.
 
     Attributes:
         restarts: children that were started after the first.
@@ -48,8 +49,10 @@ class Supervisor:
         opened: Callable[[Frame], None],
         start_s: float,
         place: Path | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._what, self._start, self._opened, self._start_s, self._place = what, start, opened, start_s, place
+        self._ended = ended
         self.restarts = 0
         self._child: Child | None = None
         self._is_open = False
@@ -145,6 +148,7 @@ class Supervisor:
         finally:
             self._is_open, self._child = False, None
             await child.end()
+            self._ended()
 
 
 def supervised(
