@@ -1,9 +1,9 @@
-"""Ranks that run what rank 0 plans: messages, the runner that sends them, and the process that follows.
+"""Ranks that run what rank 0 packs: messages, the runner that sends them, and the process that follows.
 
-open · (methods of the runner) · write · launch · launch_scoring · compare · remains · close · end
+open · (methods of the runner) · write · search · score · compare · remains · close · end
 
-A message is a frame of plain integers (``worker.frames``): the scheduler's StepPlan and what its seats' prompts hold
-beyond kept pages. Every rank packs, launches and captures the same batches in the same order, so their sums meet.
+A message is a frame of plain integers (``worker.frames``). A batch travels as rank 0's own device gets it, with what it
+is padded to: every rank launches and captures the same batches in the same order, so their sums meet.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import zlib
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -23,26 +23,18 @@ import torch
 
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.device.architecture import Architecture
-from genrecall.engine.device.flight import Flight
+from genrecall.engine.device.beams import SearchShape
+from genrecall.engine.device.frontier import Frontier
+from genrecall.engine.device.padding import Levels
 from genrecall.engine.device.parallel import Group, Leader, follow
 from genrecall.engine.device.runner import Runner
-from genrecall.engine.device.scoring import Candidates
+from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
-from genrecall.engine.host.step import Sizes, StepPlan
-from genrecall.engine.messages import (
-    candidate_arrays,
-    candidates_of,
-    plan_head,
-    plan_of,
-    prompts_of,
-    tails,
-    trie_arrays,
-    trie_of,
-)
+from genrecall.engine.device.staging import Write
+from genrecall.engine.host.step import Sizes
+from genrecall.engine.messages import sizes_of, told, trie_arrays, trie_of
 from genrecall.engine.worker.frames import Frame
 from genrecall.index.trie import Trie
-
-_KEPT_FLIGHTS = 2
 
 
 def _told(name: str) -> Callable[..., None]:
@@ -82,7 +74,7 @@ class LeadingRunner(Runner):
     def __init__(self, *arguments: Any, leader: Leader, number: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.leader, self._number = leader, number
-        self._last: Flight | None = None
+        self._last: torch.Tensor | None = None
 
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """See ``Runner``; a mask travels once for as long as its row is kept."""
@@ -94,40 +86,36 @@ class LeadingRunner(Runner):
                 self.catalog.write(places, bits)
         return rows
 
-    def launch(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], *integers: Any, trace: bool = False, **_: Any
-    ) -> Flight:
-        """See ``Runner``. What would change a batch between its levels is left out, as it is where a graph runs them.
+    def search_packed(self, key: Levels, sizes: Sizes, write: Write, *_: Any) -> tuple[torch.Tensor, list[Frontier]]:
+        """See ``Runner``. Nothing changes a batch between its levels, as nothing does where a graph runs them."""
 
-        A rank without memory ends all: the others are on their way already.
-        """
-        sizes = self.choose(plan, *integers)
-        head = {**self._head(plan, sizes), "integers": integers}
-        with self.leader.group.lock:
-            self.tell("launch", head, tokens=tails(plan, prompts))
-            try:
-                self._last = super().launch(plan, prompts, *integers, sizes=sizes, trace=trace)
-            except torch.OutOfMemoryError as error:
-                self.leader.lose(str(error).splitlines()[0])
-            return self._last
+        def write_and_tell(out: np.ndarray) -> None:
+            write(out)
+            self._tell_batch("search", key.shape, sizes, packed=out)
 
-    def launch_scoring(
-        self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates], **_: Any
-    ) -> Flight:
-        """See ``Runner`` and ``launch``."""
-        sizes, (counts, arrays) = self.padding.reading(plan.sizes), candidate_arrays(wanted)
-        head = {**self._head(plan, sizes), "counts": counts}
-        with self.leader.group.lock:
-            self.tell("launch_scoring", head, tokens=tails(plan, prompts), **arrays)
-            try:
-                self._last = super().launch_scoring(plan, prompts, wanted, sizes=sizes)
-            except torch.OutOfMemoryError as error:
-                self.leader.lose(str(error).splitlines()[0])
-            return self._last
+        with self._together():
+            found = super().search_packed(key, sizes, write_and_tell)
+        self._last = found[0]
+        return found
+
+    def score_packed(self, shape: ForestShape, sizes: Sizes, write: Write, write_forest: Write) -> torch.Tensor:
+        """See ``Runner``."""
+        packed: list[np.ndarray] = []
+
+        def write_and_keep(out: np.ndarray) -> None:
+            write(out)
+            packed.append(out)
+
+        def write_and_tell(out: np.ndarray) -> None:
+            write_forest(out)
+            self._tell_batch("score", shape, sizes, packed=packed[0], forest=out)
+
+        with self._together():
+            self._last = super().score_packed(shape, sizes, write_and_keep, write_and_tell)
+        return self._last
 
     def compare(self) -> bool:
         """Whether the latest batch had the same results, bit by bit, on every rank."""
-        assert self._last is not None, "a batch ran"
         with self.leader.group.lock:
             self.tell("compare", {})
             return len(set(self.leader.group.gather(_checksum(self._last)))) == 1
@@ -143,8 +131,18 @@ class LeadingRunner(Runner):
         with self.leader.group.lock:
             self.tell("close", {})
 
-    def _head(self, plan: StepPlan, sizes: Sizes) -> dict[str, Any]:
-        return {**plan_head(plan, sizes), "in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """A batch of all ranks. One without memory ends all: the others are on their way already."""
+        with self.leader.group.lock:
+            try:
+                yield
+            except torch.OutOfMemoryError as error:
+                self.leader.lose(str(error).splitlines()[0])
+
+    def _tell_batch(self, kind: str, shape: SearchShape | ForestShape, sizes: Sizes, **arrays: np.ndarray) -> None:
+        graphs = {"in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
+        self.tell(kind, {"sizes": told(sizes), "shape": told(shape), **graphs}, **arrays)
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
@@ -224,7 +222,7 @@ class Follower:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._runners: list[Runner | None] = []
-        self._flights: deque[Flight] = deque(maxlen=_KEPT_FLIGHTS)
+        self._last: torch.Tensor | None = None
 
     def run(self) -> None:
         """Do what rank 0 says until it ends."""
@@ -242,22 +240,22 @@ class Follower:
         match head["kind"]:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
-            case "launch" | "launch_scoring":
+            case "search" | "score" as kind:
                 runner.graphs.in_haste, runner.graphs.lasting = head["in_haste"], head["lasting"]
-                plan, sizes = plan_of(head)
-                prompts = prompts_of(plan, arrays)
-                if head["kind"] == "launch":
-                    flight = runner.launch(plan, prompts, *head["integers"], sizes=sizes)
+                runner.tier.wait()
+                sizes, write = sizes_of(Sizes, head["sizes"]), _copy(arrays["packed"])
+                if kind == "search":
+                    key = Levels(sizes.requests, sizes.pages, sizes_of(SearchShape, head["shape"]))
+                    self._last, _ = runner.search_packed(key, sizes, write)
                 else:
-                    wanted = candidates_of(head["counts"], arrays, runner.search.levels)
-                    flight = runner.launch_scoring(plan, prompts, wanted, sizes=sizes)
-                self._flights.append(flight)
+                    shape = sizes_of(ForestShape, head["shape"])
+                    self._last = runner.score_packed(shape, sizes, write, _copy(arrays["forest"]))
             case "compare":
-                self._group.gather(_checksum(self._flights[-1]))
+                self._group.gather(_checksum(self._last))
             case "remains":
                 self._group.gather(*runner.remains())
             case "close":
-                self._flights.clear()
+                self._last = None
                 self._runners[head["engine"]] = None
                 del runner
                 gc.collect()
@@ -282,8 +280,13 @@ class Follower:
             return build(Blueprint(shape=shape, source=source), trie, tokens, config, group=self._group).runner
 
 
-def _checksum(flight: Flight) -> int:
-    return zlib.crc32(flight.wait()[0].tobytes())
+def _copy(packed: np.ndarray) -> Write:
+    return lambda out: np.copyto(out, packed)
+
+
+def _checksum(results: torch.Tensor | None) -> int:
+    assert results is not None, "a batch ran"
+    return zlib.crc32(results.cpu().numpy().tobytes())
 
 
 if __name__ == "__main__":

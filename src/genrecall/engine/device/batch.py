@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
@@ -60,6 +60,15 @@ class BatchShape:
     def size(self) -> int:
         """Integers in all."""
         return self.fields["slot"].stop
+
+    @cached_property
+    def blank(self) -> np.ndarray:
+        """Nobody's batch: no filters, seeds or slots, and empty places after the padding, the last request's."""
+        out = np.zeros(self.size, np.int32)
+        for name in ("filter", "seed", "slot"):
+            out[self.fields[name]] = -1
+        out[self.fields["starts"]][1:] = self.tokens
+        return out
 
 
 _known = lru_cache(maxsize=1024)(BatchShape)
@@ -140,39 +149,30 @@ def pack(
         out: int32, as many as ``BatchShape.size`` says.
     """
     shape = BatchShape.of(sizes)
-    at = {name: out[where] for name, where in shape.fields.items()}
-    out[:] = 0
-    seats, r = plan.seats, shape.requests
-    table = at["table"].reshape(r, shape.pages)
+    fields, seats, r, count = shape.fields, plan.seats, shape.requests, len(plan.seats)
+    out[:] = shape.blank
     new = [seat.length - seat.cached for seat in seats]
-    ends = np.cumsum(new)
-    at["starts"][len(seats) :] = shape.tokens  # empty places come after the padding, which is the last request's
-    at["starts"][1 : len(seats)] = ends[:-1]
-    at["length"][: len(seats)] = [seat.length for seat in seats]
-    at["new"][: len(seats)] = new
-    at["there"][: len(seats)] = 1
-    at["last"][: len(seats)] = ends - 1
-    at["filter"][:] = -1
-    at["filter"][: len(seats)] = filters
-    at["seed"][:] = -1
-    at["seed"][: len(seats)] = seeds
-    at["cap"][: len(seats)] = caps
-    at["slot"][:] = -1
+    ends = list(accumulate(new))
+    # Fields from ``length`` to ``cap`` follow each other, one place a request in each.
+    by_request = out[fields["length"].start : fields["starts"].start].reshape(-1, aligned(r))
+    last, lengths = [end - 1 for end in ends], [seat.length for seat in seats]
+    by_request[:, :count] = [lengths, new, [1] * count, last, filters, seeds, caps]
+    out[fields["starts"]][1:count] = ends[:-1]
+    table = out[fields["table"]].reshape(r, shape.pages)
     for row, seat in enumerate(seats):
         table[row, : len(seat.pages)] = seat.pages
-    total = int(ends[-1])
+    total = ends[-1]
     read = chain.from_iterable(tokens[seat.cached :] for seat, tokens in zip(seats, prompts, strict=True))
-    at["token"][:total] = np.fromiter(read, np.int32, total)
-    begins = ends - new - [seat.cached for seat in seats]
-    position = np.arange(total) - np.repeat(begins, new)
-    at["position"][:total] = position
-    page = table[np.repeat(np.arange(len(seats)), new), position // page_tokens]
-    at["slot"][:total] = page * page_tokens + position % page_tokens
-    widths = at["widths"].reshape(shape.levels, -1)[:, :r]
-    after = at["begins"].reshape(shape.levels, -1)[:, : r + 1]
-    widths[:, : len(seats)] = np.array([seat.rows for seat in seats], dtype=np.int32).T
-    np.cumsum(widths, axis=1, out=after[:, 1:])
-    after[:, len(seats) :] = np.array(sizes.rows, dtype=np.int32)[:, None]
+    out[fields["token"]][:total] = np.fromiter(read, np.int32, total)
+    position = np.concatenate([np.arange(seat.cached, seat.length, dtype=np.int32) for seat in seats])
+    out[fields["position"]][:total] = position
+    page = table[np.repeat(np.arange(count), new), position // page_tokens]
+    out[fields["slot"]][:total] = page * page_tokens + position % page_tokens
+    widths = out[fields["widths"]].reshape(shape.levels, -1)
+    after = out[fields["begins"]].reshape(shape.levels, -1)
+    widths[:, :count] = np.array([seat.rows for seat in seats], dtype=np.int32).T
+    np.cumsum(widths[:, :r], axis=1, out=after[:, 1 : r + 1])
+    after[:, count : r + 1] = np.array(sizes.rows, dtype=np.int32)[:, None]
 
 
 def request_of(begin: torch.Tensor, rows: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
-from genrecall.engine.device.staging import Staging
+from genrecall.engine.device.staging import Staging, Write
 from genrecall.engine.host.step import Seat, Sizes, StepPlan, fit
 from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
@@ -146,7 +146,6 @@ class Runner:
         seeds: Sequence[int],
         caps: Sequence[int | None],
         *,
-        sizes: Sizes | None = None,
         trace: bool = False,
         given_up: Callable[[], Sequence[int]] | None = None,
         idle: Callable[[], bool] | None = None,
@@ -159,26 +158,67 @@ class Runner:
             filters: of each seat, as ``filter`` returned them for this batch.
             seeds: of each seat; -1 for none.
             caps: most SIDs under a code, of each seat; None for any number.
-            sizes: what it is padded to, as rank 0 chose; None: as is chosen here.
             trace: keep the beams of every level.
             given_up: asked between levels where these are launched one by one; a graph of all levels runs through.
             idle: called again and again while a level is waited for, for as long as it says that there is more to do.
         """
         began, unusual = self._begin(), self.graphs.unusual
-        sizes = sizes or self.choose(plan, filters, seeds, caps)
-        key = self.name(plan, filters, seeds, caps, sizes)
-        batch = self._send(plan, sizes, prompts, filters, seeds, [_NO_CAP if cap is None else cap for cap in caps])
-        reading = self._read(batch, sizes)
-        self._reserve(sizes)
-        shape = key.shape
-        cut: dict[int, Seat] = {}
+        sizes = self.choose(plan, filters, seeds, caps)
+        key, cut = self.name(plan, filters, seeds, caps, sizes), dict[int, Seat]()
+
+        def write(out: np.ndarray) -> None:
+            most = [_NO_CAP if cap is None else cap for cap in caps]
+            pack(plan, sizes, prompts, filters, seeds, most, self.decoder.memory.page_tokens, out)
 
         def gone(level: int) -> Sequence[int]:
             found = given_up() if given_up is not None else ()
-            for place in found if shape.compact else ():  # otherwise their rows run on, for nothing
+            for place in found if key.shape.compact else ():  # otherwise their rows run on, for nothing
                 cut.setdefault(place, replace(plan.seats[place], rows=plan.seats[place].rows[:level]))
             return found
 
+        results, trail = self.search_packed(key, sizes, write, gone, idle)
+        traces = [_on_host(frontier) for frontier in trail] if trace else None
+        seats = tuple(cut.get(place, seat) for place, seat in enumerate(plan.seats))
+        ran = replace(plan, seats=seats) if cut else plan
+        return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual, ran)
+
+    def launch_scoring(self, plan: StepPlan, prompts: Sequence[Sequence[int]], wanted: Sequence[Candidates]) -> Flight:
+        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E).
+
+        Args:
+            plan, prompts: as in ``launch``.
+            wanted: candidates of each seat.
+        """
+        began, unusual = self._begin(), self.graphs.unusual
+        sizes, nothing = self.padding.reading(plan.sizes), [-1] * len(prompts)
+        forest = Forest.of(wanted, self.catalog.trie, sizes.requests)
+
+        def write(out: np.ndarray) -> None:
+            pack(plan, sizes, prompts, nothing, nothing, nothing, self.decoder.memory.page_tokens, out)
+
+        found = self.score_packed(forest.shape, sizes, write, forest.write)
+        return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual, plan)
+
+    def search_packed(
+        self,
+        key: Levels,
+        sizes: Sizes,
+        write: Write,
+        gone: Callable[[int], Sequence[int]] = lambda level: (),
+        idle: Callable[[], bool] | None = None,
+    ) -> tuple[torch.Tensor, list[Frontier]]:
+        """Results of ``launch`` on the device, and the beams of every level.
+
+        Args:
+            key: names the graph of the levels.
+            sizes: what the batch is padded to.
+            write: the batch, as ``pack`` does.
+            gone: of the places in the batch, those that need no more of this level.
+            idle: as in ``launch``.
+        """
+        batch, shape = self._send(sizes, write), key.shape
+        reading = self._read(batch, sizes)
+        self._reserve(sizes)
         between = None if self._cuda and not shape.compact else gone
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
@@ -190,49 +230,26 @@ class Runner:
         def running(level: int, must: torch.Tensor) -> int:
             return self.padding.running(key, level, self._count_of(idle, must))
 
-        if shape.compact:  # the host reads how many rows remain: no graph holds more than a level
-            after = 1 if len(plan.seats) == 1 else _OFTEN_COMPACT
-            results, trail = levels(
-                lambda level, rows, step: self.graphs.run(Part(key, level, rows), step, after=after)
-            )
-        else:
-            results, trail = self.graphs.run(key, levels)
-        traces = [_on_host(frontier) for frontier in trail] if trace else None
-        seats = tuple(cut.get(place, seat) for place, seat in enumerate(plan.seats))
-        ran = replace(plan, seats=seats) if cut else plan
-        return Flight(plan, sizes, results, traces, began, self.graphs.unusual == unusual, ran)
+        if not shape.compact:
+            return self.graphs.run(key, levels)
+        # The host reads how many rows remain: no graph holds more than a level.
+        after = 1 if sizes.requests == 1 else _OFTEN_COMPACT
+        return levels(lambda level, rows, step: self.graphs.run(Part(key, level, rows), step, after=after))
 
-    def launch_scoring(
-        self,
-        plan: StepPlan,
-        prompts: Sequence[Sequence[int]],
-        wanted: Sequence[Candidates],
-        *,
-        sizes: Sizes | None = None,
-    ) -> Flight:
-        """Score. Results are, after each other: scores float32 (L, n padded) seen as integers, states (R, E).
-
-        Args:
-            plan, prompts, sizes: as in ``launch``.
-            wanted: candidates of each seat.
-        """
-        began, unusual = self._begin(), self.graphs.unusual
-        nothing = [-1] * len(prompts)
-        sizes = sizes or self.padding.reading(plan.sizes)
-        batch = self._send(plan, sizes, prompts, nothing, nothing, nothing)
+    def score_packed(self, shape: ForestShape, sizes: Sizes, write: Write, write_forest: Write) -> torch.Tensor:
+        """Results of ``launch_scoring`` on the device, of a batch and its candidates of this shape."""
+        batch = self._send(sizes, write)
         self._reserve(sizes)
-        forest = Forest.of(wanted, self.catalog.trie, sizes.requests)
-        sent = self._forests.send(forest.shape.size, forest.write)
+        sent = self._forests.send(shape.size, write_forest)
         reading = self._read(batch, sizes)
 
         def levels() -> torch.Tensor:
-            found = self.scoring.score(forest.shape, sent, reading)
+            found = self.scoring.score(shape, sent, reading)
             return torch.cat((_as_integers(found), _as_integers(reading.state)))
 
         # One pass of many rows, of which live traffic brings ever new numbers: as with long prompts.
-        key = ("scores", sizes.requests, sizes.pages, forest.shape, self.catalog.most_children)
-        found = self.graphs.run(key, levels, after=OFTEN)
-        return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual, plan)
+        key = ("scores", sizes.requests, sizes.pages, shape, self.catalog.most_children)
+        return self.graphs.run(key, levels, after=OFTEN)
 
     def wipe(self) -> None:
         """Overwrite what earlier batches left behind: tokens, hidden states, keys and values of beams, SIDs, scores."""
@@ -272,21 +289,10 @@ class Runner:
         event.record()
         return event
 
-    def _send(
-        self,
-        plan: StepPlan,
-        sizes: Sizes,
-        prompts: Sequence[Sequence[int]],
-        filters: Sequence[int],
-        seeds: Sequence[int],
-        caps: Sequence[int],
-    ) -> Callable[[], Batch]:
+    def _send(self, sizes: Sizes, write: Write) -> Callable[[], Batch]:
         """A batch on its way to the device, to be seen as tensors where no graph has seen it so already."""
-        shape, page_tokens = BatchShape.of(sizes), self.decoder.memory.page_tokens
-        flat = self._batches.send(
-            shape.size, lambda out: pack(plan, sizes, prompts, filters, seeds, caps, page_tokens, out)
-        )
-        return cache(partial(Batch.view, flat, shape, self._place))
+        shape = BatchShape.of(sizes)
+        return cache(partial(Batch.view, self._batches.send(shape.size, write), shape, self._place))
 
     def _read(self, batch: Callable[[], Batch], sizes: Sizes) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""

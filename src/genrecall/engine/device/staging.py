@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
+Write = Callable[[np.ndarray], None]
+"""Fills int32 of a size that is known before."""
 _STAGES = 3
 """Batches whose integers may be on their way at once: two in flight and one being packed."""
 
@@ -40,7 +42,7 @@ class Staging:
         self._sent = [torch.cuda.Event() for _ in range(pinned)]
         self._next = 0
 
-    def send(self, size: int, write: Callable[[np.ndarray], None]) -> torch.Tensor:
+    def send(self, size: int, write: Write) -> torch.Tensor:
         """Let ``write`` fill int32 (size,), and return them on the device, in stream order."""
         flat = self.flat[:size]
         if not self._staged:

@@ -14,7 +14,7 @@ from genrecall.kernels.dispatch import implementation
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedMemory:
-    """Memory of 2 · N · ``most`` bytes on each of N ranks, in which others write; used for nothing else.
+    """Memory of 2 · (N+1) · ``most`` bytes on each of N ranks, in which others write; used for nothing else.
 
     Attributes:
         places: the addresses of all ranks' memory, as this rank's GPU sees them.
@@ -30,7 +30,7 @@ class SharedMemory:
 def shared(ranks: int, most: int, dtype: torch.dtype) -> tuple[int, ...]:
     """The shape of what each rank shares for sums of up to ``most`` bytes of ``dtype``; all numbers are -0 at first."""
     assert most % 256 == 0, "16 bytes are read at a time"
-    return 2, ranks, most // dtype.itemsize
+    return 2, ranks + 1, most // dtype.itemsize
 
 
 def rank_sum(
@@ -55,7 +55,8 @@ def rank_sum(
         half: 0 and 1 by turns.
 
     Returns:
-        The norm (M, E), as ``rms_norm`` takes it: of the sum before it is rounded.
+        The norm (M, E): of the sum before it is rounded, as ``rms_norm`` takes it, or of the rounded sum where many
+        bytes are summed by more than two ranks.
     """
     assert x.nbytes <= memory.most, "more bytes than are shared"
     run = implementation(__name__, x).rank_sum
