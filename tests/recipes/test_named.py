@@ -9,7 +9,7 @@ import pytest
 from genrecall.catalog.config import ImportConfig
 from genrecall.catalog.store import import_catalog
 from genrecall.errors import ConfigError, DataError
-from genrecall.recipes.named import resolve
+from genrecall.recipes.named import resolve, study_of
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t10\t3\t100\n1\t11\t4\t200\n2\t10\t5\t300\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\n10\tToy Story\t1995\n11\tHeat\t1995\n"
@@ -29,6 +29,15 @@ def test_a_recipe_reads_the_format_that_its_folder_has(tmp_path: Path) -> None:
 
 def test_the_embedded_recipe_needs_no_folder(tmp_path: Path) -> None:
     assert resolve("online_retail", None, {}, tmp_path).source is not None
+
+
+def test_baskets_are_gone_through_often_enough_on_a_gpu(tmp_path: Path) -> None:
+    named = resolve("online_retail", None, {}, tmp_path)
+    assert named.source is not None
+    catalog = import_catalog(named.source, tmp_path / "catalog")
+    large, small = (study_of(named, catalog, small=small, device="cpu").train for small in (False, True))
+    assert (large.epochs, small.epochs) == (20, 10)
+    assert large.eval_every == large.epochs / 6
 
 
 @pytest.mark.parametrize("recipe", ["amazon_beauty", None])
