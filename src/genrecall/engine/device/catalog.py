@@ -157,7 +157,8 @@ class DeviceCatalog:
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """Which row of node masks each item mask bool (I,) of a batch has, written here where needed; -1 for None."""
         rows, fresh = self.place(masks)
-        self.write([row for row, _ in fresh], self.pack([mask for _, mask in fresh]))
+        if fresh:
+            self.write([row for row, _ in fresh], self.pack([mask for _, mask in fresh]))
         return rows
 
     def place(self, masks: Sequence[np.ndarray | None]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
