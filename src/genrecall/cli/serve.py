@@ -66,6 +66,9 @@ def command(
     sequence_tokens: Annotated[
         int, typer.Option(min=0, help="With --tp: share batches of so many prompt tokens by tokens; 0: none.")
     ] = 0,
+    all_reduce: Annotated[
+        str, typer.Option(help="With --tp, sums between GPUs: auto, library (NCCL), or one_shot, where they reach all.")
+    ] = "auto",
     device: Device = "auto",
 ) -> None:
     """Serve a bundle over HTTP, with a console in the browser, until Ctrl-C or SIGTERM.
@@ -87,7 +90,7 @@ def command(
 
     worker = WorkerConfig(
         device=device, replicas=replicas, threads=threads or worker_threads(device, replicas), batch_rows=batch_rows,
-        beam=beam, ranks=tp, sequence_tokens=sequence_tokens,
+        beam=beam, ranks=tp, sequence_tokens=sequence_tokens, all_reduce=all_reduce,
     )  # fmt: skip
     config = ServeConfig(
         state=state or bundle.resolve().parent / "state",

@@ -88,7 +88,7 @@ class Group:
         """
         way = parallel.all_reduce
         if way == "auto":
-            way = "library" if invariant or self.device.type != "cuda" else "one_shot"
+            way = "library" if invariant or not self._all_reach_all() else "one_shot"
         if self.shard.rank == 0:
             log(f"{self.shard.ranks} ranks sum by {way}")
         if way == "library":
@@ -142,6 +142,15 @@ class Group:
         if frame is None:
             os._exit(_STATUS)
         return frame
+
+    def _all_reach_all(self) -> bool:
+        """Whether each rank's GPU may write to the memory of all others."""
+        reached = self.device.type == "cuda"
+        if reached:
+            first = (self.device.index or 0) - self.shard.rank
+            others = (first + rank for rank in range(self.shard.ranks) if rank != self.shard.rank)
+            reached = all(torch.cuda.can_device_access_peer(self.device, other) for other in others)
+        return self.least(int(reached)) == 1
 
     def _watch(self) -> None:
         """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick

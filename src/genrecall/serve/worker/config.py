@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from genrecall.engine.config import Parallel
 from genrecall.errors import ConfigError
 
 MAX_BEAM = 1024
@@ -21,7 +22,7 @@ class WorkerConfig:
         batch_rows: beams of one batch.
         beam: W; the bundle's unless given.
         ranks: devices that each worker's model is spread over.
-        sequence_tokens: see ``Parallel``.
+        sequence_tokens, all_reduce: see ``Parallel``.
         start_s: a bundle that takes longer to open and warm is given up.
     """
 
@@ -32,6 +33,7 @@ class WorkerConfig:
     beam: int | None = None
     ranks: int = 1
     sequence_tokens: int = 0
+    all_reduce: str = "auto"
     start_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -42,6 +44,8 @@ class WorkerConfig:
                 allowed="1 or more; one where a single GPU is named",
                 fix="give --device cuda for one replica a GPU, or --device cpu",
             )
+        # What no engine takes is refused here, and not by a worker that cannot start.
+        Parallel(ranks=self.ranks, sequence_tokens=self.sequence_tokens, all_reduce=self.all_reduce)
 
     def device_of(self, replica: int) -> str:
         """Where a replica runs, or the first of its ranks."""

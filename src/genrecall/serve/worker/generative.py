@@ -200,8 +200,9 @@ class Desk:
 
 
 def main(
-    directory: str, bundle: str, device: str, threads: str, batch_rows: str, beam: str, ranks: str, sequence_tokens: str
-) -> None:
+    directory: str, bundle: str, device: str, threads: str, batch_rows: str, beam: str, ranks: str,
+    sequence_tokens: str, all_reduce: str,
+) -> None:  # fmt: skip
     """The process; 0 stands for automatic."""
     import torch
 
@@ -218,7 +219,7 @@ def main(
             bundle,
             device=device,
             beam=int(beam) or None,
-            parallel=Parallel(ranks=int(ranks), sequence_tokens=int(sequence_tokens)),
+            parallel=Parallel(ranks=int(ranks), sequence_tokens=int(sequence_tokens), all_reduce=all_reduce),
             max_rows=rows,
             budgets=budgets,
             only=(FALLBACK,),

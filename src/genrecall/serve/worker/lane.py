@@ -108,6 +108,7 @@ class WorkerLane:
         arguments = (
             str(bundle), settings.device_of(replica), str(settings.threads or 0), str(settings.batch_rows or 0),
             str(settings.beam or 0), str(settings.ranks), str(settings.sequence_tokens),
+            settings.all_reduce,
         )  # fmt: skip
         self.process = supervised(
             f"worker {replica} of {bundle}", messages.generative, arguments, self._opened, settings.start_s, place, seat
