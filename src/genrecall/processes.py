@@ -91,24 +91,28 @@ def _join() -> None:
 
     if distributed.is_initialized():
         return
-    # Its functions have the group of the moment as a default: imported later (by torch._dynamo) they would hold
-    # ours to the end, and `_leave` would end no thread.
-    importlib.import_module("torch.distributed.nn.functional")
+    leave_at_exit()
     if torch.cuda.is_available():
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         distributed.init_process_group("cpu:gloo,cuda:nccl")
     else:
         distributed.init_process_group("gloo")
-    atexit.register(_leave)
 
 
-def _leave() -> None:
-    """Let the group's threads end before the interpreter.
+def leave_at_exit() -> None:
+    """Let the threads of a group that is about to be made, by whomever, end before the interpreter.
 
     One that lets go of a tensor afterwards wants the interpreter's lock, is ended by it, and takes the process along
     (abort, -6), all work done.
     """
+    # Its functions have the group of the moment as a default: imported later (by torch._dynamo) they would hold
+    # ours to the end, and `_leave` would end no thread.
+    importlib.import_module("torch.distributed.nn.functional")
+    atexit.register(_leave)
+
+
+def _leave() -> None:
     from torch import distributed
 
     if distributed.is_initialized():

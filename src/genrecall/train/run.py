@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from genrecall import hardware
+from genrecall import hardware, processes
 from genrecall.errors import ConfigError, DependencyError
 from genrecall.model.lora import add_lora, is_lora, merge_lora, plain
 from genrecall.train.average import Average
@@ -223,4 +223,6 @@ def accelerator(device: torch.device) -> Accelerator:
         raise DependencyError("accelerate", extra="train", purpose="training") from None
     if PartialState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
+    if processes.world() > 1:
+        processes.leave_at_exit()
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
