@@ -1,6 +1,8 @@
-"""Sums over ranks against their definition; the ranks are streams of one GPU, which read one memory."""
+"""Sums over ranks against their definition; the ranks are streams of one GPU, which read one memory, or processes."""
 
 from __future__ import annotations
+
+import multiprocessing
 
 import pytest
 import torch
@@ -66,6 +68,48 @@ def interpreted() -> bool:
     from genrecall.kernels import dispatch
 
     return dispatch.choice("cpu") == "triton"
+
+
+@pytest.mark.parametrize("once_bytes", [0, 1 << 19])
+@pytest.mark.parametrize(("ranks", "dtype"), [(3, torch.float32), (4, torch.float16)])
+def test_ranks_that_are_processes_hold_the_same_sum(device, monkeypatch, ranks, dtype, once_bytes):
+    """Numbers of rows change from sum to sum, no width is a power of two, and programs have several rows."""
+    if device == "cuda" or not interpreted():
+        pytest.skip("interpreted kernels are run by processes that share memory")
+    from genrecall.kernels.rank_sum import triton
+
+    monkeypatch.setattr(triton, "_ONCE_BYTES", once_bytes)
+    kept, own = memory(ranks, dtype, "cpu")
+    for one in kept:
+        one.share_memory_()
+    places = tuple(one.data_ptr() for one in kept)
+    sums = [parts_of(ranks, rows, 40, dtype) for rows in (5, 4, 9, 4)]
+    for parts, _ in sums:
+        parts[0][0, 2], parts[1][0, 3], parts[2][0, 4] = float("nan"), float("inf"), -torch.finfo(dtype).tiny / 2
+
+    def run(rank: int) -> None:
+        memory = SharedMemory(places=places, rank=rank, most=own[rank].most)
+        for number, (parts, (residual, weight)) in enumerate(sums):
+            norm = rank_sum(parts[rank], residual, weight.to(dtype), EPSILON, memory, number % 2)
+            found.put((number, norm.numpy(), residual.numpy()))
+
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    processes = [context.Process(target=run, args=(rank,), daemon=True) for rank in range(ranks)]
+    try:
+        for process in processes:
+            process.start()
+        for _ in range(ranks * len(sums)):
+            number, norm, total = found.get(timeout=60)
+            parts, (residual, weight) = sums[number]
+            expected_norm, expected = sum_of_parts(parts, residual, weight.to(dtype), EPSILON)
+            torch.testing.assert_close(torch.from_numpy(total), expected, equal_nan=True)
+            torch.testing.assert_close(torch.from_numpy(norm), expected_norm, equal_nan=True)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    assert all_read(kept)
 
 
 @pytest.mark.gpu

@@ -89,12 +89,8 @@ def _rank_sum_twice(
     for row in range(program, rows, programs):
         own = tl.load(x + row * width + e, mask=inside, other=0.0)
         for step in tl.static_range(RANKS):
-            _put(
-                places[step],
-                begin + rank * part + row * width + e,
-                own,
-                inside & (row % RANKS == (rank + step + 1) % RANKS),
-            )
+            if row % RANKS == (rank + step + 1) % RANKS:
+                _put(places[step], begin + rank * part + row * width + e, own, inside)
     for row in range(program, rows, programs):
         if row % RANKS == rank:
             total = tl.load(residual + row * width + e, mask=inside, other=0.0).to(tl.float32)
