@@ -88,12 +88,20 @@ class Group:
         """
         way = parallel.all_reduce
         if way == "auto":
-            way = "library" if invariant or self.device.type != "cuda" else "one_shot"
+            way = "library" if invariant or not self._reach_each_other() else "one_shot"
         if self.shard.rank == 0:
             log(f"{self.shard.ranks} ranks sum by {way}")
         if way == "library":
             return _sum
         return self._one_shot(parallel.one_shot_bytes // (self.shard.ranks - 1) // 256 * 256, dtype)
+
+    def _reach_each_other(self) -> bool:
+        """Whether every rank's GPU may write to the memory of all others; over some buses none may."""
+        if self.device.type != "cuda":
+            return False
+        first = (self.device.index or 0) - self.shard.rank
+        devices = range(first, first + self.shard.ranks)
+        return all(torch.cuda.can_device_access_peer(one, other) for one in devices for other in devices if one != other)
 
     def swap(self, x: torch.Tensor) -> torch.Tensor:
         """See ``sequence.Exchange``."""
