@@ -146,7 +146,7 @@ class LeadingRunner(Runner):
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
-        self.leader.group.send(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
+        self.leader.tell(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
 
 
 class Handed:
@@ -211,7 +211,7 @@ def told_of(
         head["weights"] = {name: (str(source.dtype(name))[6:], source.size(name)) for name in source.names}
         source = Handed(source, leader.group)
     tokens = np.concatenate(list(map(np.asarray, sid_tokens))).astype(np.int32)
-    leader.group.send(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
+    leader.tell(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
     number, leader.engines = leader.engines, leader.engines + 1
     return number, source
 

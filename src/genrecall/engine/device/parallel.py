@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from typing import IO, Any, NoReturn
 
 import torch
@@ -101,7 +102,7 @@ class Group:
             return False
         first = (self.device.index or 0) - self.shard.rank
         devices = range(first, first + self.shard.ranks)
-        return all(torch.cuda.can_device_access_peer(one, other) for one in devices for other in devices if one != other)
+        return all(torch.cuda.can_device_access_peer(*two) for two in permutations(devices, 2))
 
     def swap(self, x: torch.Tensor) -> torch.Tensor:
         """See ``sequence.Exchange``."""
@@ -229,6 +230,15 @@ class Leader:
         """Of ranks 1 and up."""
         return [child.pid for child in self._children]
 
+    def tell(self, frame: Frame) -> None:
+        """To all other ranks. Where one is gone, all end: command lines take a broken pipe for their reader's, and end
+        without a word.
+        """
+        try:
+            self.group.send(frame)
+        except BrokenPipeError:
+            self.lose("a rank reads no more")
+
     def lose(self, why: str) -> NoReturn:
         """End all ranks, this process included."""
         log(f"the engine's ranks end together: {why}")
@@ -278,7 +288,7 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
         raise ConfigError(
             "sums over symmetric memory need GPUs",
             seen=f"all_reduce=one_shot on {device.type}",
-            allowed="library",
+            allowed="auto, library",
             fix="leave --all-reduce out on CPUs",
         )
     if _leader is None:

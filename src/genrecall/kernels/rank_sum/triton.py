@@ -35,7 +35,8 @@ def rank_sum(
     ranks, bits = len(places), 8 * x.element_size()
     programs = 2 if ranks <= _FEW_RANKS else 1
     part, block = most // x.element_size(), max(triton.next_power_of_2(width), 16)
-    kernel = _rank_sum_twice if ranks > 2 and x.nbytes > _ONCE_BYTES else _rank_sum
+    # Every rank must sum a row: who hears nothing of a rank may write where that has not read yet.
+    kernel = _rank_sum_twice if rows >= ranks > 2 and x.nbytes > _ONCE_BYTES else _rank_sum
     kernel[(min(rows, programs * _multiprocessors(x.device)),)](
         x, residual, residual if weight is None else weight, residual if normed is None else normed,
         (*places[rank + 1 :], *places[: rank + 1]), rank, rows, width, half * (ranks + 1) * part, part, epsilon,
