@@ -27,10 +27,12 @@ from genrecall.engine import reference
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.decoder import Decoder
+from genrecall.engine.device.parallel import Group, Leader
 from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.shards import Checkpoint, Shard
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
+from genrecall.engine.worker.frames import Frame
 from genrecall.errors import ConfigError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -301,6 +303,34 @@ def test_pages_move_to_the_host_and_back_on_every_rank(two):
 def test_a_rank_that_dies_takes_the_others_along(two):
     os.kill(two.told["pids"][0], signal.SIGKILL)
     assert two.leader.wait(ENDS_WITHIN_S) == 70
+
+
+@pytest.mark.parametrize(
+    ("reached", "invariant", "way"), [(True, False, "one_shot"), (True, True, "library"), (False, False, "library")]
+)
+def test_ranks_sum_by_one_shot_where_every_gpu_reaches_all_others(monkeypatch, reached, invariant, way):
+    group = Group.__new__(Group)
+    group.device, group.shard = torch.device("cuda:2"), Shard(rank=1, ranks=3)
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda *two: reached or two != (3, 1))
+    monkeypatch.setattr(group, "_one_shot", lambda most, dtype: "one_shot")
+    found = group.sum(Parallel(ranks=3), torch.bfloat16, invariant=invariant)
+    assert ("one_shot" if found == "one_shot" else "library") == way
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_telling_a_rank_that_is_gone_ends_all(monkeypatch, closed):
+    """No word reaches whoever waits for an answer: this process ends at once, as when the rank's end was seen."""
+    read, write = os.pipe()
+    leader, ended = Leader.__new__(Leader), []
+    leader.group, leader._children = Group.__new__(Group), []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with open(read, "rb", buffering=0) as mine, open(write, "wb", buffering=0) as pipe:
+        leader.group._pipes = [pipe]
+        if closed:
+            mine.close()
+        leader.tell(Frame(head={"kind": "end"}))
+        assert ended == ([70] if closed else [])
+        assert closed or mine.read(8)
 
 
 @pytest.mark.ranks

@@ -73,7 +73,7 @@ class Parallel:
         ranks: devices; with N the engine starts N - 1 processes more, on the devices after its own.
         all_reduce: ``library`` (NCCL on GPUs, gloo on CPUs), or ``one_shot``: on GPUs, sums of few bytes by one kernel
             over symmetric memory, which also adds the residual and norms (larger ones still by the library). ``auto``:
-            one_shot on GPUs that reach each other's memory, unless ``batch_invariant``.
+            one_shot on GPUs that can write to each other's memory, unless ``batch_invariant``.
         one_shot_bytes: the most that a rank sends to all others for such a sum.
         sequence_tokens: batches that read so many prompt tokens or more are shared by tokens, not by heads, which moves
             a fraction of the bytes, but takes whole weights on every rank beside its part; 2048 suits 2 to 4 GPUs. 0:

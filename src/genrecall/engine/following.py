@@ -67,7 +67,6 @@ class LeadingRunner(Runner):
     TOLD = ("load", "move", "wipe", "wipe_pages", "wipe_slots")
     load = _told("load")
     move = _told("move")
-    wipe = _told("wipe")
     wipe_pages = _told("wipe_pages")
     wipe_slots = _told("wipe_slots")
 
@@ -75,6 +74,11 @@ class LeadingRunner(Runner):
         super().__init__(*arguments, **named)
         self.leader, self._number = leader, number
         self._last: torch.Tensor | None = None
+
+    def wipe(self) -> None:
+        """See ``Runner``; of what was kept to be compared, too."""
+        self._last = None
+        _told("wipe")(self)
 
     def filter(self, masks: Sequence[np.ndarray | None]) -> list[int]:
         """See ``Runner``; a mask travels once for as long as its row is kept."""
@@ -146,7 +150,7 @@ class LeadingRunner(Runner):
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
-        self.leader.group.send(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
+        self.leader.tell(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
 
 
 class Handed:
@@ -211,7 +215,7 @@ def told_of(
         head["weights"] = {name: (str(source.dtype(name))[6:], source.size(name)) for name in source.names}
         source = Handed(source, leader.group)
     tokens = np.concatenate(list(map(np.asarray, sid_tokens))).astype(np.int32)
-    leader.group.send(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
+    leader.tell(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
     number, leader.engines = leader.engines, leader.engines + 1
     return number, source
 
@@ -263,6 +267,7 @@ class Follower:
                     torch.cuda.empty_cache()  # what the next engine sizes itself by
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
+                self._last = None if kind == "wipe" else self._last
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:

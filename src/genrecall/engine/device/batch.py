@@ -61,15 +61,6 @@ class BatchShape:
         """Integers in all."""
         return self.fields["slot"].stop
 
-    @cached_property
-    def blank(self) -> np.ndarray:
-        """Nobody's batch: no filters, seeds or slots, and empty places after the padding, the last request's."""
-        out = np.zeros(self.size, np.int32)
-        for name in ("filter", "seed", "slot"):
-            out[self.fields[name]] = -1
-        out[self.fields["starts"]][1:] = self.tokens
-        return out
-
 
 _known = lru_cache(maxsize=1024)(BatchShape)
 """The same object for the same sizes, with its fields laid out."""
@@ -150,7 +141,10 @@ def pack(
     """
     shape = BatchShape.of(sizes)
     fields, seats, r, count = shape.fields, plan.seats, shape.requests, len(plan.seats)
-    out[:] = shape.blank
+    out[:] = 0
+    for name in ("filter", "seed", "slot"):
+        out[fields[name]] = -1
+    out[fields["starts"]][count:] = shape.tokens  # empty places come after the padding, which is the last request's
     new = [seat.length - seat.cached for seat in seats]
     ends = list(accumulate(new))
     # Fields from ``length`` to ``cap`` follow each other, one place a request in each.

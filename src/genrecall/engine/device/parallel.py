@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from typing import IO, Any, NoReturn
 
 import torch
@@ -88,12 +89,20 @@ class Group:
         """
         way = parallel.all_reduce
         if way == "auto":
-            way = "library" if invariant or not self._all_reach_all() else "one_shot"
+            way = "library" if invariant or not self._reach_each_other() else "one_shot"
         if self.shard.rank == 0:
             log(f"{self.shard.ranks} ranks sum by {way}")
         if way == "library":
             return _sum
         return self._one_shot(parallel.one_shot_bytes // (self.shard.ranks - 1) // 256 * 256, dtype)
+
+    def _reach_each_other(self) -> bool:
+        """Whether every rank's GPU may write to the memory of all others; over some buses none may."""
+        if self.device.type != "cuda":
+            return False
+        first = (self.device.index or 0) - self.shard.rank
+        devices = range(first, first + self.shard.ranks)
+        return all(torch.cuda.can_device_access_peer(*two) for two in permutations(devices, 2))
 
     def swap(self, x: torch.Tensor) -> torch.Tensor:
         """See ``sequence.Exchange``."""
@@ -142,15 +151,6 @@ class Group:
         if frame is None:
             os._exit(_STATUS)
         return frame
-
-    def _all_reach_all(self) -> bool:
-        """Whether each rank's GPU may write to the memory of all others."""
-        reached = self.device.type == "cuda"
-        if reached:
-            first = (self.device.index or 0) - self.shard.rank
-            others = (first + rank for rank in range(self.shard.ranks) if rank != self.shard.rank)
-            reached = all(torch.cuda.can_device_access_peer(self.device, other) for other in others)
-        return self.least(int(reached)) == 1
 
     def _watch(self) -> None:
         """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick
@@ -230,6 +230,15 @@ class Leader:
         """Of ranks 1 and up."""
         return [child.pid for child in self._children]
 
+    def tell(self, frame: Frame) -> None:
+        """To all other ranks. Where one is gone, all end: command lines take a broken pipe for their reader's, and end
+        without a word.
+        """
+        try:
+            self.group.send(frame)
+        except BrokenPipeError:
+            self.lose("a rank reads no more")
+
     def lose(self, why: str) -> NoReturn:
         """End all ranks, this process included."""
         log(f"the engine's ranks end together: {why}")
@@ -279,7 +288,7 @@ def lead(parallel: Parallel, device: torch.device) -> Leader:
         raise ConfigError(
             "sums over symmetric memory need GPUs",
             seen=f"all_reduce=one_shot on {device.type}",
-            allowed="library",
+            allowed="auto, library",
             fix="leave --all-reduce out on CPUs",
         )
     if _leader is None:

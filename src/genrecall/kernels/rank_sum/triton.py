@@ -35,7 +35,8 @@ def rank_sum(
     ranks, bits = len(places), 8 * x.element_size()
     programs = 2 if ranks <= _FEW_RANKS else 1
     part, block = most // x.element_size(), max(triton.next_power_of_2(width), 16)
-    kernel = _rank_sum_twice if ranks > 2 and x.nbytes > _ONCE_BYTES else _rank_sum
+    # Every rank must sum a row: who hears nothing of a rank may write where that has not read yet.
+    kernel = _rank_sum_twice if rows >= ranks > 2 and x.nbytes > _ONCE_BYTES else _rank_sum
     kernel[(min(rows, programs * _multiprocessors(x.device)),)](
         x, residual, residual if weight is None else weight, residual if normed is None else normed,
         (*places[rank + 1 :], *places[: rank + 1]), rank, rows, width, half * (ranks + 1) * part, part, epsilon,
@@ -89,12 +90,8 @@ def _rank_sum_twice(
     for row in range(program, rows, programs):
         own = tl.load(x + row * width + e, mask=inside, other=0.0)
         for step in tl.static_range(RANKS):
-            _put(
-                places[step],
-                begin + rank * part + row * width + e,
-                own,
-                inside & (row % RANKS == (rank + step + 1) % RANKS),
-            )
+            if row % RANKS == (rank + step + 1) % RANKS:
+                _put(places[step], begin + rank * part + row * width + e, own, inside)
     for row in range(program, rows, programs):
         if row % RANKS == rank:
             total = tl.load(residual + row * width + e, mask=inside, other=0.0).to(tl.float32)
