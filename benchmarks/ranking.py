@@ -37,7 +37,7 @@ from genrecall.eval.store import NAME, load, save
 from genrecall.rank.fit import FitConfig
 from genrecall.rank.score import Ranker
 from genrecall.recall.channel import Channel
-from genrecall.recall.fusion import FusedChannel, Fusion, FusionFit, fit_fusion
+from genrecall.recall.fusion import FusedChannel, Fusion, FusionFit, fit_fusion, recency
 from genrecall.recall.fusion.fit import halves
 from genrecall.recall.fusion.learned import LearnedConfig
 from genrecall.recall.memo import Remembered
@@ -162,6 +162,7 @@ def _shop(catalog: Catalog, vectors: Vectors, study: Study, home: Path, options:
             part.targets,
             counts=split.train.item_counts(len(catalog.items)),
             users=part.users,
+            facts=recency(split.train, len(catalog.items)),
             config=FusionFit(
                 methods=("learned",), top=DEPTH, learned=(LearnedConfig(hidden=0, members=1),), seed=study.seed
             ),

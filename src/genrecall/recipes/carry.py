@@ -1,8 +1,9 @@
 """What a refreshed bundle keeps of the one in use beside its models: how lists are joined, and how they are ordered.
 
 The fusion is taken over as it is: what it learnt are scales and weights of channels, and channels are fitted by the
-same settings; only the events by item, which break ties, are counted again (and hold the new items). The ranker reads
-the states and scores of a model that has gone on, so it is fitted again by its own recipe, on lists of the new bundle.
+same settings; only what it knows of items (counts, which break ties, and their recency) is told by the new events. The
+ranker reads the states and scores of a model that has gone on, so it is fitted again by its own recipe, on lists of the
+new bundle.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from genrecall.catalog.split import Cases
 from genrecall.catalog.store import Catalog
 from genrecall.rank.fit import FitConfig, held_out
 from genrecall.rank.model import NetworkConfig
-from genrecall.recall.fusion import Fusion
 from genrecall.recipes.rank_lists import Shop
 from genrecall.recipes.ranking import RankRecipe, train_ranker
 from genrecall.text.vectors import Vectors
@@ -39,9 +39,8 @@ def carried_fusion(active: Artifact, bundle: Artifact, catalog: Catalog, train: 
     fusion = load_fusion(active.path / "channels")
     if fusion is None:
         return bundle
-    state = fusion.state() | {"counts": train.item_counts(len(catalog.items)).astype(float)}
     report = {**active.manifest.facts.get("fusion", {}), "taken over from": active.digest}
-    return with_fusion(bundle.path, Fusion.from_state(state, fusion.config), bundle.path, report=report)
+    return with_fusion(bundle.path, fusion.after(train, len(catalog.items)), bundle.path, report=report)
 
 
 def refitted_ranker(

@@ -16,7 +16,7 @@ from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError, ConfigError
 from genrecall.eval.harness import queries_of
 from genrecall.recall.channel import Candidates, Channel, Query
-from genrecall.recall.fusion import FusionFit, contributions, fit_on_candidates
+from genrecall.recall.fusion import FusionFit, contributions, fit_on_candidates, recency
 from genrecall.recipes.recipe import SplitConfig
 from genrecall.telemetry import progress
 
@@ -86,7 +86,15 @@ def fuse(
     lists = {name: _lists(known[name], queries, min(config.top, len(catalog.items))) for name in names}
     counts = split.train.item_counts(len(catalog.items))
     lengths = np.array([len(query.history) for query in queries])
-    fusion = fit_on_candidates(lists, asked.targets, counts=counts, lengths=lengths, users=asked.users, config=config)
+    fusion = fit_on_candidates(
+        lists,
+        asked.targets,
+        counts=counts,
+        lengths=lengths,
+        users=asked.users,
+        facts=recency(split.train, len(catalog.items)),
+        config=config,
+    )
     parts = contributions(fusion, lists, asked.targets, lengths=lengths, k=K)
     report = {
         **fusion.report,

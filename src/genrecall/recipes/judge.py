@@ -22,7 +22,7 @@ from genrecall.eval.harness import evaluate, queries_of
 from genrecall.eval.lock import Final
 from genrecall.eval.store import NAME, load, save
 from genrecall.recall.channel import Channel
-from genrecall.recall.fusion import FusedChannel, Fusion, FusionConfig, FusionFit, fit_fusion
+from genrecall.recall.fusion import FusedChannel, Fusion, FusionConfig, FusionFit, fit_fusion, recency
 from genrecall.recall.memo import Remembered
 from genrecall.recall.on_device import on_device
 from genrecall.recipes import baselines
@@ -86,7 +86,7 @@ def judge(
     ]
     channels: list[Channel] = [Remembered(channel, DEPTH) for channel in (shop.generative, *counts, neural[0])]
     with watch.stage(f"eval {part}"):
-        fusion = _fusion(channels, catalog, split, study, out, cases, fit=part == "valid")
+        fusion = _fusion(channels, catalog, own, study, out, cases, fit=part == "valid")
         evaluation = evaluate(
             [FusedChannel(channels, fusion), *channels, *neural[1:]],
             _drawn(split.valid if part == "valid" else split.test, cases),
@@ -115,7 +115,7 @@ def _fusion(
     *,
     fit: bool,
 ) -> Fusion:
-    """Fitted and chosen on validation cases, or read back."""
+    """Fitted and chosen on validation cases, or read back; what it knows of items is the split's."""
     target = out / "fusion"
     if fit:
         asked = _drawn(split.valid, cases)
@@ -125,6 +125,7 @@ def _fusion(
             asked.targets,
             counts=split.train.item_counts(len(catalog.items)),
             users=asked.users,
+            facts=recency(split.train, len(catalog.items)),
             config=FusionFit(top=DEPTH, seed=study.seed, device=study.train.device),
         )
         parents = {"bundle": open_artifact(out / "bundle", kind="bundle", verify=False).digest}
@@ -134,7 +135,8 @@ def _fusion(
             )
             (writer.path / _REPORT).write_text(json.dumps(fused.fusion.report, indent=2) + "\n", encoding="utf-8")
     stored = open_artifact(target, kind="fusion")
-    return Fusion.from_state(load_file(stored.file(_WEIGHTS)), FusionConfig(**stored.manifest.config))
+    fusion = Fusion.from_state(load_file(stored.file(_WEIGHTS)), FusionConfig(**stored.manifest.config))
+    return fusion.after(split.train, len(catalog.items))
 
 
 def beam_curve(

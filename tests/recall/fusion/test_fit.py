@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates
-from genrecall.recall.fusion import FusionFit, contributions, fit_fusion, fit_on_candidates
+from genrecall.recall.fusion import Fusion, FusionFit, contributions, fit_fusion, fit_on_candidates, recency
 from genrecall.recall.fusion.calibration import fit_calibration
 from genrecall.recall.fusion.features import feature_names, features
 from genrecall.recall.fusion.fit import halves
@@ -103,6 +104,45 @@ def test_figures_do_not_depend_on_the_order_of_channels() -> None:
         report.pop("seconds")
     assert one.report == other.report
     np.testing.assert_array_equal(one.fuse(candidates, 10).items, other.fuse(candidates, 10).items)
+
+
+def test_what_items_are_like_now_is_told_by_times() -> None:
+    day = 86_400
+    rows, times = [[0, 1], [0, 2], [0, 1]], [[0, 3 * day], [day, 10 * day], [2 * day, 10 * day]]
+    told = recency(Histories.from_lists(rows, times), 4)
+    assert told is not None
+    days = np.expm1(told[:, :2])
+    np.testing.assert_allclose(days, [[10, 8], [7, 0], [0, 0], [0, 10]], rtol=1e-5)
+    assert told[2, 2] > told[1, 2] > told[3, 2] == 0 > told[0, 2]
+    assert recency(Histories.from_lists(rows), 4) is None
+
+
+def test_the_learned_scorer_sees_that_young_items_are_ranked_too_low() -> None:
+    candidates, targets, counts = world()
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, ITEMS // 4, CASES)  # young ones, of which these channels know nothing
+    facts = np.repeat([[0.0], [5.0]], [ITEMS // 4, ITEMS - ITEMS // 4], axis=0).astype(np.float32)
+    only = replace(QUICK, methods=("learned",))
+    without = fit_on_candidates(candidates, targets, counts=counts, config=only)
+    fusion = fit_on_candidates(candidates, targets, counts=counts, facts=facts, config=only)
+    assert fusion.report["ndcg@10"] > 1.2 * without.report["ndcg@10"]
+    again = Fusion.from_state(fusion.state(), fusion.config)
+    np.testing.assert_array_equal(again.fuse(candidates, 10).items, fusion.fuse(candidates, 10).items)
+    assert "facts" not in without.state()  # as in bundles of before
+
+
+def test_a_fusion_goes_on_after_other_events() -> None:
+    candidates, targets, counts = world()
+    before = Histories.from_lists([[0, 1, 2]], [[0, 1, 2]])
+    known = recency(before, ITEMS)
+    only = replace(QUICK, methods=("learned",), learned=QUICK.learned[:1])
+    fusion = fit_on_candidates(candidates, targets, counts=counts, facts=known, config=only)
+    later = Histories.from_lists([[0, 1, ITEMS]], [[0, 1, 200_000]])
+    moved = fusion.after(later, ITEMS + 1)
+    np.testing.assert_array_equal(moved.facts, recency(later, ITEMS + 1))
+    np.testing.assert_array_equal(moved.popularity.counts, later.item_counts(ITEMS + 1))
+    assert moved.scorer is not None
+    assert moved.fuse(candidates, 10).items.shape == (CASES, 10)
 
 
 def test_one_method_can_be_asked_for() -> None:

@@ -1,7 +1,8 @@
 """What the learned fusion knows of a candidate.
 
 For each channel: lift · listed? · 1 / (place + 5) · t(score) · t(best score of the list) · lift × history length; and
-ln(1 + training count), the same × history length, and history length. History length is ln(1 + n), less its mean in
+ln(1 + training count), the same × history length, and history length; and, where times are known, the item's
+``recency``. History length is ln(1 + n), less its mean in
 the fit. Scores and what they mean stand in ``calibration``; the best score of an empty list is not known (NaN), which
 the scorer takes for the usual one, so that a channel that did not answer does not turn the others' candidates around.
 """
@@ -25,8 +26,9 @@ def features(
     lengths: np.ndarray,
     mean_length: float,
     where: np.ndarray | slice = _ALL,
+    facts: np.ndarray | None = None,
 ) -> np.ndarray:
-    """float32 (P', 6·C + 3).
+    """float32 (P', 6·C + 3 + D).
 
     Args:
         pool: of R requests.
@@ -34,11 +36,15 @@ def features(
         lengths: int (R,) events in each history.
         mean_length: mean ln(1 + n) that lengths are measured from.
         where: int (P',) positions of the candidates that are described; all of them unless given.
+        facts: float32 (I, D) what else is known of the items; None: nothing, and D = 0.
     """
     rows, items = pool.rows[where], pool.items[where]
     length = np.log1p(lengths) - mean_length
-    count = np.log1p(pool.popularity.counts)[items]
-    table = np.empty((len(rows), 3 + 6 * len(calibrations)), dtype=np.float32)
+    count = np.log1p(pool.popularity.counts[items])
+    told = 0 if facts is None else facts.shape[1]
+    table = np.empty((len(rows), 3 + 6 * len(calibrations) + told), dtype=np.float32)
+    if facts is not None:
+        table[:, -told:] = facts[items]
     table[:, 0], table[:, 1], table[:, 2] = length[rows], count, count * length[rows]
     for channel, calibration in enumerate(calibrations):
         ranks = pool.ranks[:, channel]
@@ -53,7 +59,8 @@ def features(
     return table
 
 
-def feature_names(channels: Sequence[str]) -> list[str]:
+def feature_names(channels: Sequence[str], facts: Sequence[str] = ()) -> list[str]:
     """What the columns of :func:`features` hold."""
     each = ("lift", "listed", "nearness", "score", "best score", "lift × history")
-    return ["history", "count", "count × history", *(f"{channel}: {name}" for channel in channels for name in each)]
+    told = [f"{channel}: {name}" for channel in channels for name in each]
+    return ["history", "count", "count × history", *told, *facts]

@@ -87,6 +87,7 @@ def fit_fusion(
     *,
     counts: np.ndarray,
     users: np.ndarray | None = None,
+    facts: np.ndarray | None = None,
     config: FusionFit | None = None,
 ) -> FusedChannel:
     """Ask every channel and fit on what it answers; arguments as in :func:`fit_on_candidates`."""
@@ -99,7 +100,9 @@ def fit_fusion(
             scores=np.concatenate([block.scores for block in blocks]),
         )
     lengths = np.array([len(query.history) for query in queries])
-    fusion = fit_on_candidates(candidates, targets, counts=counts, lengths=lengths, users=users, config=config)
+    fusion = fit_on_candidates(
+        candidates, targets, counts=counts, lengths=lengths, users=users, facts=facts, config=config
+    )
     return FusedChannel(channels, fusion)
 
 
@@ -110,6 +113,7 @@ def fit_on_candidates(
     counts: np.ndarray,
     lengths: np.ndarray | None = None,
     users: np.ndarray | None = None,
+    facts: np.ndarray | None = None,
     config: FusionFit | None = None,
 ) -> Fusion:
     """Choose a fusion of channels that have answered already.
@@ -120,6 +124,7 @@ def fit_on_candidates(
         counts: (I,) training events by item.
         lengths: int (N,) events in each history; zero if None.
         users: int (N,) whose case it is; each its own if None.
+        facts: the items' ``recency``, for ``learned``; None leaves it out.
         config: settings.
 
     Returns:
@@ -139,7 +144,7 @@ def fit_on_candidates(
     every = np.arange(len(targets))
     fitted, select, whole = (_half(lists, targets, lengths, popularity, rows, config.top) for rows in (*dealt, every))
     tried: list[tuple[Fusion, dict[str, Any]]] = []
-    for fusion, settings in _fusions(names, fitted, config):
+    for fusion, settings in _fusions(names, fitted, config, facts):
         figures = [
             half.figures(half.pool.places(fusion.values(half.pool, half.lengths), half.goals))
             for half in (select, fitted)
@@ -153,7 +158,7 @@ def fit_on_candidates(
         tried.append((fusion, row))
         log(f"fusion: {fusion.config.method} {settings} NDCG@10 {figures[0]['ndcg@10']:.4f}")
     chosen, row = max(tried, key=lambda pair: float(pair[1]["ndcg@10"]))
-    best = _again(names, whole, chosen, row["settings"], config)
+    best = _again(names, whole, chosen, row["settings"], config, facts)
     best.report |= {
         **row,
         "channels": {
@@ -203,7 +208,9 @@ def _half(
     return _Half(pool=pool, goals=pool.find(targets[found]), lengths=lengths[found], cases=len(rows))
 
 
-def _fusions(names: Sequence[str], half: _Half, config: FusionFit) -> Iterator[tuple[Fusion, dict[str, Any]]]:
+def _fusions(
+    names: Sequence[str], half: _Half, config: FusionFit, facts: np.ndarray | None
+) -> Iterator[tuple[Fusion, dict[str, Any]]]:
     """Fitted fusions, the plainest first, and what to call their settings."""
     pool, counts = half.pool, half.pool.popularity.counts
     if "rrf" in config.methods:
@@ -228,13 +235,21 @@ def _fusions(names: Sequence[str], half: _Half, config: FusionFit) -> Iterator[t
         settings = FusionConfig(channels=names, method="learned", top=config.top, scales=scales)
         mean_length = float(np.log1p(half.lengths).mean())
         for learned in config.learned:
-            scorer = fit_scorer(pool, calibrations, half.lengths, mean_length, half.goals, learned, config.device)
-            fusion = Fusion(settings, counts, calibrations=calibrations, scorer=scorer, mean_length=mean_length)
+            known = (pool, calibrations, half.lengths, mean_length, half.goals)
+            scorer = fit_scorer(*known, learned, config.device, facts)
+            fusion = Fusion(
+                settings, counts, calibrations=calibrations, scorer=scorer, mean_length=mean_length, facts=facts
+            )
             yield fusion, asdict(learned)
 
 
 def _again(
-    names: Sequence[str], whole: _Half, chosen: Fusion, settings: Mapping[str, Any], config: FusionFit
+    names: Sequence[str],
+    whole: _Half,
+    chosen: Fusion,
+    settings: Mapping[str, Any],
+    config: FusionFit,
+    facts: np.ndarray | None,
 ) -> Fusion:
     """The chosen kind of fusion with parameters of all cases."""
     method = chosen.config.method
@@ -244,7 +259,7 @@ def _again(
         constants=(chosen.config.constant,),
         learned=(LearnedConfig(**settings),) if method == "learned" else (),
     )
-    fusions = [fusion for fusion, _ in _fusions(names, whole, only)]
+    fusions = [fusion for fusion, _ in _fusions(names, whole, only, facts)]
     return fusions[0 if settings.get("weights") == "equal" else -1]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -44,7 +45,7 @@ class LearnedConfig:
     """
 
     hidden: int = 8
-    members: int = 3
+    members: int = 6
     decay: float = 1e-3
     steps: int = 60
     seed: int = 0
@@ -71,10 +72,14 @@ class Scorer:
         """float64 (P,) of features float32 (P, F)."""
         # In float64, so that a batch answers as its rows alone; what is unknown is taken for the mean.
         standard = np.nan_to_num((features - self.mean) / self.spread, nan=0.0)
-        total = standard @ self.linear.mean(0)
-        for inner, bias, outer in zip(self.inner, self.bias, self.outer, strict=True):
-            total += np.tanh(standard @ inner + bias) @ outer / len(self.inner)
-        return total
+        linear, inner, outer = self._joined
+        return standard @ linear + np.tanh(standard @ inner + self.bias.ravel()) @ outer
+
+    @cached_property
+    def _joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mean of the members as one model: linear (F,), inner (F, M·H), outer (M·H,)."""
+        inner = np.ascontiguousarray(self.inner.transpose(1, 0, 2)).reshape(self.inner.shape[1], -1)
+        return self.linear.mean(0), inner, self.outer.ravel() / len(self.outer)
 
     def state(self) -> dict[str, np.ndarray]:
         """The arrays by name."""
@@ -94,6 +99,7 @@ def fit_scorer(
     goals: np.ndarray,
     config: LearnedConfig,
     device: str = "auto",
+    facts: np.ndarray | None = None,
 ) -> Scorer:
     """Learn from R requests whose targets ``goals`` int64 (R,) are among the pool's candidates.
 
@@ -101,7 +107,7 @@ def fit_scorer(
     """
     kept, offset = _thinned(pool, goals, config.seed)
     rows, target = pool.rows[kept], np.searchsorted(kept, goals)
-    known = features(pool, calibrations, lengths, mean_length, kept)
+    known = features(pool, calibrations, lengths, mean_length, kept, facts)
     mean, spread = _moments(known)
     standard = np.nan_to_num((known - mean) / spread, nan=0.0).astype(np.float32)
     on = pick_device(device)

@@ -22,12 +22,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from genrecall.catalog.histories import Histories
 from genrecall.errors import ConfigError
 from genrecall.recall.channel import Candidates
 from genrecall.recall.fusion.calibration import Calibration, Scale
 from genrecall.recall.fusion.features import features
 from genrecall.recall.fusion.learned import Scorer
 from genrecall.recall.fusion.pool import Pool
+from genrecall.recall.fusion.recency import recency
 from genrecall.recall.fusion.weights import reciprocal_ranks
 from genrecall.recall.selection import Popularity
 
@@ -101,6 +103,7 @@ class Fusion:
         calibrations: of the channels, where the method is fitted.
         scorer: for ``learned``.
         mean_length: for ``learned``: mean ln(1 + n) of the histories that it was fitted on.
+        facts: for ``learned``: float32 (I, 3) the items' ``recency``; None where it was fitted without.
         report: how it was chosen; empty where nothing was.
     """
 
@@ -113,6 +116,7 @@ class Fusion:
         calibrations: Sequence[Calibration] = (),
         scorer: Scorer | None = None,
         mean_length: float = 0.0,
+        facts: np.ndarray | None = None,
         report: Mapping[str, Any] | None = None,
     ) -> None:
         assert config.method not in FITTED or len(calibrations) == len(config.channels)
@@ -120,6 +124,7 @@ class Fusion:
         self.config, self.report = config, dict(report or {})
         self.weights = np.ones(len(config.channels)) if weights is None else weights
         self.calibrations, self.scorer, self.mean_length = list(calibrations), scorer, mean_length
+        self.facts = facts
         self.popularity = Popularity(np.asarray(counts, dtype=np.float64))
 
     def pool(self, candidates: Mapping[str, Candidates], k: int = 0) -> Pool:
@@ -152,7 +157,8 @@ class Fusion:
         found = [np.empty(0)]
         for begin in range(0, len(pool), _REQUESTS_A_BLOCK):
             rows = np.arange(begin, min(begin + _REQUESTS_A_BLOCK, len(pool)))
-            known = features(pool.take(rows), self.calibrations, lengths[rows], self.mean_length)
+            part = pool if len(rows) == len(pool) else pool.take(rows)
+            known = features(part, self.calibrations, lengths[rows], self.mean_length, facts=self.facts)
             found.append(self.scorer.values(known))
         return np.concatenate(found)
 
@@ -196,7 +202,18 @@ class Fusion:
         if self.scorer is not None:
             state |= {f"scorer.{name}": value for name, value in self.scorer.state().items()}
             state["mean_length"] = np.array([self.mean_length])
+        if self.facts is not None:
+            state["facts"] = self.facts
         return state
+
+    def after(self, train: Histories, num_items: int) -> Self:
+        """The same fusion with what it knows of items told by these training events; its report is not part of it."""
+        state = self.state() | {"counts": train.item_counts(num_items).astype(np.float64)}
+        if self.facts is not None:
+            facts = recency(train, num_items)
+            assert facts is not None, "events do not lose their times"
+            state["facts"] = facts
+        return self.from_state(state, self.config)
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], config: FusionConfig) -> Self:
@@ -215,6 +232,7 @@ class Fusion:
             else (),
             scorer=Scorer.from_state(parts) if learned else None,
             mean_length=float(state["mean_length"][0]) if learned else 0.0,
+            facts=state.get("facts"),
         )
 
     def _explained(
