@@ -24,13 +24,13 @@ from tests.engine.test_shipped import SPACE, ask, catalog, histories
 
 
 class Wire:
-    """A group of two ranks in one thread: what is sent is done by the other at once."""
+    """A group of two ranks in one thread: what is told is done by the other at once."""
 
     def __init__(self) -> None:
         self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
         self.follower = Follower(self)  # type: ignore[arg-type]
 
-    def send(self, frame: Frame) -> None:
+    def tell(self, frame: Frame) -> None:
         message = encode(frame)
         self.follower._do(decode(message[8:], int.from_bytes(message[4:8], "little")))
 
