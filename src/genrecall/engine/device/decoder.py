@@ -250,9 +250,8 @@ class Decoder:
         return cut_rows(ranges, size, most_tiles(rows, requests, size))
 
     def _final(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        hidden: torch.Tensor = normed(self._sum, _PLAIN, x, self.weights.norm, self.architecture.epsilon, residual, 1)[
-            0
-        ]
+        weight, epsilon = self.weights.norm, self.architecture.epsilon
+        hidden: torch.Tensor = normed(self._sum, _PLAIN, x, weight, epsilon, residual, 1)[0]
         return hidden
 
 

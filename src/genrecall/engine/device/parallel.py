@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import permutations
 from typing import IO, Any, NoReturn
 
@@ -40,8 +39,6 @@ _STATUS = 70
 _POLL_S = 0.2
 _LEAVE_S = 5.0
 _AWAKE_S = 0.2
-_IDLE = timedelta(days=365)
-"""Nobody asks anything for as long as nobody asks anything; a rank that dies closes its connections."""
 
 # NVLink multicast needs a fabric manager that hosts with a part of the GPUs often do not have; sums do not need it. All
 # ranks are of one host.
@@ -77,7 +74,7 @@ class Group:
             world_size=shard.ranks,
             device_id=device if cuda else None,
         )
-        self._telling = distributed.new_group(backend="gloo", timeout=_IDLE)
+        self._telling = distributed.new_group(backend="gloo")
         self._pipes = pipes
         self._memory: list[torch.Tensor] = []
         self._shared: dict[tuple[int, torch.dtype], SharedMemory] = {}

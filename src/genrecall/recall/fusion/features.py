@@ -2,9 +2,9 @@
 
 For each channel: lift · listed? · 1 / (place + 5) · t(score) · t(best score of the list) · lift × history length; and
 ln(1 + training count), the same × history length, and history length; and, where times are known, the item's
-``recency``. History length is ln(1 + n), less its mean in
-the fit. Scores and what they mean stand in ``calibration``; the best score of an empty list is not known (NaN), which
-the scorer takes for the usual one, so that a channel that did not answer does not turn the others' candidates around.
+``recency``. History length is ln(1 + n), less its mean in the fit. Scores and what they mean stand in
+``calibration``; the best score of an empty list is not known (NaN), which the scorer takes for the usual one, so that
+a channel that did not answer does not turn the others' candidates around.
 """
 
 from __future__ import annotations
