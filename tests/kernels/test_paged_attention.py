@@ -50,7 +50,7 @@ def case(
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(rows, heads, width, generator=generator).to(device, dtype)
     prefix = paged_prompts(lengths, kv_heads, width, page, seed, dtype, device)
-    size = tile_size(heads, kv_heads, max(counts))
+    size = tile_size(heads, kv_heads, max(counts), rows, len(counts))
     tiles = cut_rows(ranges, size, most_tiles(rows, len(counts), size))
     suffix = suffix_rows(rows, levels, kv_heads, width, seed, dtype, device) if levels else None
     return query, prefix, ranges, tiles, suffix
@@ -177,7 +177,7 @@ def test_tuning_changes_the_launch_and_not_the_answer():
         [30], [0], [40], heads=4, kv_heads=2, width=64, page=16, dtype=torch.bfloat16, levels=2, device="cuda"
     )
     before = attend_beams(query, prefix, suffix, tiles, SCALE)
-    key = LaunchKey(block_m=64, width=64, dtype=torch.bfloat16, causal=False)
+    key = LaunchKey(block_m=64, width=64, dtype=torch.bfloat16, causal=False, short=True)
     best = tune(lambda launch: triton.attend_beams(query, prefix, suffix, tiles, SCALE, 1, launch), key)
     assert launch_for(key) == best
     torch.testing.assert_close(attend_beams(query, prefix, suffix, tiles, SCALE), before, atol=2e-2, rtol=2e-2)

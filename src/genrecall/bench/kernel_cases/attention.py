@@ -36,7 +36,7 @@ def attention(work: Workload, rand: Rand, device: torch.device) -> Iterator[Case
             begin=torch.arange(0, count + 1, work.beam, device=device).int(),
             count=torch.full((requests,), work.beam, dtype=torch.int32, device=device),
         )
-        size = paged_attention.tile_size(work.heads, work.kv_heads, work.beam)
+        size = paged_attention.tile_size(work.heads, work.kv_heads, work.beam, count, requests, tokens)
         tiles = rows.cut_rows(ranges, size, rows.most_tiles(count, requests, size))
         splits = paged_attention.most_splits(len(tiles.request), work.kv_heads, tokens)
         keys = requests * tokens + count * suffix_levels
@@ -55,7 +55,7 @@ def attention(work: Workload, rand: Rand, device: torch.device) -> Iterator[Case
             begin=torch.arange(0, count + 1, tokens, device=device).int(),
             count=torch.full((requests,), tokens, dtype=torch.int32, device=device),
         )
-        size = paged_attention.tile_size(work.heads, work.kv_heads, tokens)
+        size = paged_attention.tile_size(work.heads, work.kv_heads, tokens, count, requests)
         tiles = rows.cut_rows(ranges, size, rows.most_tiles(count, requests, size))
         yield Case(
             name="attend_prompts",

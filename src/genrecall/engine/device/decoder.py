@@ -206,7 +206,7 @@ class Decoder:
         """
         x, memory, suffix = self.embed(tokens), self.memory, self.suffix
         pages = levels[0].table.shape[1] * memory.page_tokens
-        tiles = [self._tiles(one.ranges, len(one.ancestry), one.table.shape[0], one.widest) for one in levels]
+        tiles = [self._tiles(one.ranges, len(one.ancestry), one.table.shape[0], one.widest, pages) for one in levels]
         kv_heads = self.architecture.kv_heads
         splits = [1 if self.invariant else most_splits(len(one.count), kv_heads, pages) for one in tiles]
         sizes = [len(one.ancestry) for one in levels]
@@ -244,9 +244,11 @@ class Decoder:
             return in_blocks(lambda part: level_logits(part, head), hidden)
         return level_logits(hidden, head)
 
-    def _tiles(self, ranges: RowRanges, rows: int, requests: int, widest: int) -> RowTiles:
-        widest = sys.maxsize if self.invariant else widest
-        size = tile_size(self.architecture.heads, self.architecture.kv_heads, widest)
+    def _tiles(self, ranges: RowRanges, rows: int, requests: int, widest: int, prefix_tokens: int = 0) -> RowTiles:
+        sizes = (widest, rows, requests, prefix_tokens)
+        # Whatever the batch, where answers may not depend on it.
+        sizes = (sys.maxsize, sys.maxsize, 1, 0) if self.invariant else sizes
+        size = tile_size(self.architecture.heads, self.architecture.kv_heads, *sizes)
         return cut_rows(ranges, size, most_tiles(rows, requests, size))
 
     def _final(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:

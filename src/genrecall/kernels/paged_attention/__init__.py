@@ -13,10 +13,14 @@ import torch
 
 from genrecall.kernels.dispatch import implementation
 from genrecall.kernels.paged_attention.launch import LEAST_PART
-from genrecall.kernels.rows import RowRanges, RowTiles
+from genrecall.kernels.rows import RowRanges, RowTiles, most_tiles
 
-_TILE = 128
-"""Query rows of one tile, heads that share a KV head counted in: what a tensor core instruction chain digests well."""
+_TILES = (64, 128)
+"""Query rows of one tile, heads that share a KV head counted in: the larger is what a tensor core instruction chain
+digests best; of few rows smaller ones end sooner, each on a multiprocessor of its own."""
+
+_PROGRAMS = 140
+"""That run at the same time on the 132 multiprocessors of an H100, a few of which have two."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,9 +55,21 @@ class SuffixKV:
     ancestry: torch.Tensor
 
 
-def tile_size(heads: int, kv_heads: int, widest: int) -> int:
-    """Rows a tile, for ``cut_rows``, where no request has more than ``widest`` rows."""
-    return max(1, min(_TILE // (heads // kv_heads), widest))
+def tile_size(heads: int, kv_heads: int, widest: int, rows: int, requests: int, prefix_tokens: int = 0) -> int:
+    """Rows a tile, for ``cut_rows``: so few that all multiprocessors are busy.
+
+    Args:
+        heads, kv_heads: H, K.
+        widest: the most rows of a request.
+        rows, requests: of the batch.
+        prefix_tokens: of the longest prompt, where that may be split.
+    """
+    parts = max(1, prefix_tokens // LEAST_PART)
+    for tile in _TILES:
+        size = max(1, min(tile // (heads // kv_heads), widest))
+        if most_tiles(rows, requests, size) * kv_heads * parts <= _PROGRAMS:
+            break
+    return size
 
 
 def most_splits(tiles: int, kv_heads: int, prefix_tokens: int, multiprocessors: int = 132) -> int:

@@ -43,12 +43,14 @@ class LaunchKey:
         width: D.
         dtype: of the queries.
         causal: prompts, not beams.
+        short: there is no prompt of more than ``LEAST_PART`` tokens.
     """
 
     block_m: int
     width: int
     dtype: torch.dtype
     causal: bool
+    short: bool
 
 
 CANDIDATES = tuple(
@@ -81,7 +83,7 @@ def _default(key: LaunchKey) -> Launch:
     if key.block_m > 64:
         # Two programs a multiprocessor hide each other's loads; heads of 256 need the registers themselves.
         return Launch(block_n=64, warps=8, stages=3, registers=128 if key.width <= 128 else None)
-    return Launch(block_n=64 if key.block_m == 64 else 32, warps=4, stages=2)
+    return Launch(block_n=32 if key.short or key.block_m < 64 else 64, warps=4, stages=2)
 
 
 def check_shapes(query: torch.Tensor, prefix: PagedKV, suffix: SuffixKV | None) -> None:

@@ -64,7 +64,8 @@ def _run(
     )
     group = heads // kv_heads
     block_m = max(16, triton.next_power_of_2(tiles.size * group))
-    key = LaunchKey(block_m=block_m, width=width, dtype=query.dtype, causal=ranges is not None)
+    short = prefix.table.shape[1] * page <= LEAST_PART
+    key = LaunchKey(block_m=block_m, width=width, dtype=query.dtype, causal=ranges is not None, short=short)
     launch = launch or launch_for(key)
     out = torch.empty(rows, heads, width, dtype=query.dtype, device=query.device)
     partial, lse = out, out
@@ -75,15 +76,16 @@ def _run(
     # Pointers that a variant does not read are given any tensor.
     begin, count = (ranges.begin, ranges.count) if ranges else (tiles.request, tiles.request)
     own_key, own_value, ancestry = (suffix.key, suffix.value, suffix.ancestry) if suffix else (query, query, query)
+    levels = ancestry.shape[1] if suffix else 0
     _attend[(num_tiles, kv_heads, splits)](
         query, *query.stride()[:2], prefix.key, *prefix.key.stride()[:3], prefix.value, *prefix.value.stride()[:3],
         prefix.table, prefix.table.stride(0), prefix.length, tiles.request, tiles.first, tiles.count, begin, count,
         own_key, *own_key.stride()[:2], own_value, *own_value.stride()[:2], ancestry, ancestry.stride(0),
         partial, lse, rows, scale * _LOG2_E,
-        HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=ancestry.shape[1] if suffix else 0,
-        CAUSAL=ranges is not None, SPLITS=splits, LEAST_STEPS=max(1, LEAST_PART // launch.block_n), BLOCK_M=block_m,
-        BLOCK_N=launch.block_n, PRECISION=_precision(query), num_warps=launch.warps, num_stages=launch.stages,
-        maxnreg=launch.registers,
+        HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=levels,
+        ONE_OWN=0 < tiles.size * levels <= launch.block_n, CAUSAL=ranges is not None, SPLITS=splits,
+        LEAST_STEPS=max(1, LEAST_PART // launch.block_n), BLOCK_M=block_m, BLOCK_N=launch.block_n,
+        PRECISION=_precision(query), num_warps=launch.warps, num_stages=launch.stages, maxnreg=launch.registers,
     )  # fmt: skip
     if splits > 1:
         _join[(num_tiles, kv_heads)](
@@ -105,8 +107,8 @@ def _attend(
     own_key, own_key_row, own_key_head, own_value, own_value_row, own_value_head, ancestry, ancestry_row,
     out, lse, num_rows, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, LEVELS: tl.constexpr,
-    CAUSAL: tl.constexpr, SPLITS: tl.constexpr, LEAST_STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ONE_OWN: tl.constexpr, CAUSAL: tl.constexpr, SPLITS: tl.constexpr, LEAST_STEPS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if CAUSAL:
@@ -152,6 +154,12 @@ def _attend(
     key += kv * key_head
     value += kv * value_head
     n = tl.arange(0, BLOCK_N)
+    if ONE_OWN:
+        # Asked for before the prompt is walked through, so that it is there afterwards.
+        beam, own_k, own_v = _own(
+            own_key + kv * own_key_head, own_key_row, own_value + kv * own_value_head, own_value_row, ancestry,
+            ancestry_row, first, rows, n, d, LEVELS,
+        )  # fmt: skip
     for start in range(low, unmasked, BLOCK_N):
         token = start + n
         page = tl.load(table + token // PAGE).to(tl.int64)
@@ -168,25 +176,37 @@ def _attend(
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
         s = tl.where(real[None, :] & (token[None, :] < limit[:, None]), s, float("-inf"))
         acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
-    if LEVELS > 0:
+    if ONE_OWN:
+        if split == 0:
+            s = tl.dot(q, tl.trans(own_k.to(q.dtype)), input_precision=PRECISION)
+            s = tl.where((beam < rows)[None, :] & (beam[None, :] == row[:, None]), s, float("-inf"))
+            acc, peak, mass = _soften(s, own_v, acc, peak, mass, scale, q.dtype, PRECISION)
+    elif LEVELS > 0:
         if split == 0:
             for start in range(0, rows * LEVELS, BLOCK_N):
-                beam = (start + n) // LEVELS
-                real = beam < rows
-                path = ancestry + (first + beam) * ancestry_row + (start + n) % LEVELS
-                own = tl.load(path, mask=real, other=0).to(tl.int64)
-                k = tl.load(own_key + (own * own_key_row + kv * own_key_head)[:, None] + d[None, :], real[:, None], 0.0)
-                v = tl.load(
-                    own_value + (own * own_value_row + kv * own_value_head)[:, None] + d[None, :], real[:, None], 0.0
-                )
-                s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision=PRECISION)
-                s = tl.where(real[None, :] & (beam[None, :] == row[:, None]), s, float("-inf"))
-                acc, peak, mass = _soften(s, v, acc, peak, mass, scale, q.dtype, PRECISION)
+                beam, own_k, own_v = _own(
+                    own_key + kv * own_key_head, own_key_row, own_value + kv * own_value_head, own_value_row, ancestry,
+                    ancestry_row, first, rows, start + n, d, LEVELS,
+                )  # fmt: skip
+                s = tl.dot(q, tl.trans(own_k.to(q.dtype)), input_precision=PRECISION)
+                s = tl.where((beam < rows)[None, :] & (beam[None, :] == row[:, None]), s, float("-inf"))
+                acc, peak, mass = _soften(s, own_v, acc, peak, mass, scale, q.dtype, PRECISION)
 
     result = acc / tl.where(mass > 0, mass, 1.0)[:, None]
     if SPLITS > 1:
         tl.store(lse + place, tl.where(mass > 0, peak + tl.log2(mass), float("-inf")), mask=live)
     tl.store(out + place[:, None] * WIDTH + d[None, :], result.to(out.dtype.element_ty), mask=live[:, None])
+
+
+@triton.jit
+def _own(key, key_row, value, value_row, ancestry, ancestry_row, first, rows, n, d, LEVELS: tl.constexpr):
+    """Of the own tokens of a tile's beams, one beam after the other: whose, keys, values."""
+    beam = n // LEVELS
+    real = beam < rows
+    place = tl.load(ancestry + (first + beam) * ancestry_row + n % LEVELS, mask=real, other=0).to(tl.int64)
+    k = tl.load(key + (place * key_row)[:, None] + d[None, :], real[:, None], 0.0)
+    v = tl.load(value + (place * value_row)[:, None] + d[None, :], real[:, None], 0.0)
+    return beam, k, v
 
 
 @triton.jit
