@@ -1,9 +1,10 @@
 """Ranks that run what rank 0 packs: messages, the runner that sends them, and the process that follows.
 
-open · (methods of the runner) · write · search · score · compare · remains · close · end
+open · (methods of the runner) · write · like · batch · compare · remains · close · end
 
-A message is a frame of plain integers (``worker.frames``). A batch travels as rank 0's own device gets it, with what it
-is padded to: every rank launches and captures the same batches in the same order, so their sums meet.
+A message is a frame of plain integers (``worker.frames``). A batch travels as rank 0's own device gets it; what it is
+padded to is told once for all that are like it, for ranks wait for whoever reads longest. Every rank launches and
+captures the same batches in the same order, so their sums meet.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 import signal
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from genrecall.engine.host.step import Sizes
 from genrecall.engine.messages import sizes_of, told, trie_arrays, trie_of
 from genrecall.engine.worker.frames import Frame
 from genrecall.index.trie import Trie
+
+_REMEMBERED = 4096
+"""Kinds of batches whose numbers are known; every rank keeps so many."""
 
 
 def _told(name: str) -> Callable[..., None]:
@@ -74,6 +78,7 @@ class LeadingRunner(Runner):
         super().__init__(*arguments, **named)
         self.leader, self._number = leader, number
         self._last: torch.Tensor | None = None
+        self._told: dict[tuple[Any, ...], int] = {}
 
     def wipe(self) -> None:
         """See ``Runner``; of what was kept to be compared, too."""
@@ -145,12 +150,39 @@ class LeadingRunner(Runner):
                 self.leader.lose(str(error).splitlines()[0])
 
     def _tell_batch(self, kind: str, shape: SearchShape | ForestShape, sizes: Sizes, **arrays: np.ndarray) -> None:
-        graphs = {"in_haste": self.graphs.in_haste, "lasting": self.graphs.lasting}
-        self.tell(kind, {"sizes": told(sizes), "shape": told(shape), **graphs}, **arrays)
+        graphs = self.graphs.in_haste, self.graphs.lasting
+        like = (kind, shape, sizes, *graphs)
+        number = self._told.get(like)
+        if number is None:
+            if len(self._told) == _REMEMBERED:
+                self._told.clear()  # numbers are given anew
+            number = self._told[like] = len(self._told)
+            head = {"number": number, "batch": kind, "sizes": told(sizes), "shape": told(shape), "graphs": graphs}
+            self.tell("like", head)
+        self.tell("batch", {"number": number}, **arrays)
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
         self.leader.tell(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
+
+
+@dataclass(frozen=True)
+class Like:
+    """What batches have in common: ``shape`` of a search's levels or of candidates, sizes, how graphs are made."""
+
+    shape: Levels | ForestShape
+    sizes: Sizes
+    in_haste: bool
+    lasting: bool
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any]) -> Like:
+        """What ``LeadingRunner`` told."""
+        sizes, shape = sizes_of(Sizes, head["sizes"]), head["shape"]
+        if head["batch"] == "search":
+            levels = Levels(sizes.requests, sizes.pages, sizes_of(SearchShape, shape))
+            return cls(levels, sizes, *head["graphs"])
+        return cls(sizes_of(ForestShape, shape), sizes, *head["graphs"])
 
 
 class Handed:
@@ -226,6 +258,7 @@ class Follower:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._runners: list[Runner | None] = []
+        self._like: dict[tuple[int, int], Like] = {}
         self._last: torch.Tensor | None = None
 
     def run(self) -> None:
@@ -244,16 +277,16 @@ class Follower:
         match head["kind"]:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
-            case "search" | "score" as kind:
-                runner.graphs.in_haste, runner.graphs.lasting = head["in_haste"], head["lasting"]
+            case "like":
+                self._like[head["engine"], head["number"]] = Like.of(head)
+            case "batch":
+                like, write = self._like[head["engine"], head["number"]], _copy(arrays["packed"])
+                runner.graphs.in_haste, runner.graphs.lasting = like.in_haste, like.lasting
                 runner.tier.wait()
-                sizes, write = sizes_of(Sizes, head["sizes"]), _copy(arrays["packed"])
-                if kind == "search":
-                    key = Levels(sizes.requests, sizes.pages, sizes_of(SearchShape, head["shape"]))
-                    self._last, _ = runner.search_packed(key, sizes, write)
+                if isinstance(like.shape, Levels):
+                    self._last, _ = runner.search_packed(like.shape, like.sizes, write)
                 else:
-                    shape = sizes_of(ForestShape, head["shape"])
-                    self._last = runner.score_packed(shape, sizes, write, _copy(arrays["forest"]))
+                    self._last = runner.score_packed(like.shape, like.sizes, write, _copy(arrays["forest"]))
             case "compare":
                 self._group.gather(_checksum(self._last))
             case "remains":

@@ -34,6 +34,8 @@ Outcome = Answer | np.ndarray | Scores | GenrecallError | Refused
 _AHEAD_S = 0.004
 """How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
 _NAP_S = 5e-5
+_AWAKE_S = 3e-4
+"""How long before and after a batch should end its results are waited for awake: naps last twice as long as asked."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +135,8 @@ class Loop:
         if self._flights and (self._flights[0].done or (launched and self._most_flights == 1)):
             self._land(self._flights.popleft())
         elif self._flights and not launched:
-            time.sleep(_NAP_S)
+            left_s = self._busy_until - time.monotonic()
+            time.sleep(0 if abs(left_s) < _AWAKE_S else _NAP_S)
 
     @property
     def tags(self) -> list[int]:

@@ -134,10 +134,6 @@ class Runner:
         )
         return Levels(sizes.requests, sizes.pages, shape)
 
-    def choose(self, plan: StepPlan, filters: Sequence[int], seeds: Sequence[int], caps: Sequence[int | None]) -> Sizes:
-        """What a search is padded to; arguments as in ``launch``."""
-        return self.padding.choose(plan.sizes, self.name(plan, filters, seeds, caps, plan.sizes))
-
     def launch(
         self,
         plan: StepPlan,
@@ -163,8 +159,11 @@ class Runner:
             idle: called again and again while a level is waited for, for as long as it says that there is more to do.
         """
         began, unusual = self._begin(), self.graphs.unusual
-        sizes = self.choose(plan, filters, seeds, caps)
-        key, cut = self.name(plan, filters, seeds, caps, sizes), dict[int, Seat]()
+        own = plan.sizes
+        key, cut = self.name(plan, filters, seeds, caps, own), dict[int, Seat]()
+        sizes = self.padding.choose(own, key)
+        if sizes is not own:
+            key = self.name(plan, filters, seeds, caps, sizes)
 
         def write(out: np.ndarray) -> None:
             most = [_NO_CAP if cap is None else cap for cap in caps]

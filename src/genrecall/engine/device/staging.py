@@ -41,18 +41,23 @@ class Staging:
         self._staged = [torch.zeros(most, dtype=torch.int32, pin_memory=True) for _ in range(pinned)]
         self._sent = [torch.cuda.Event() for _ in range(pinned)]
         self._next = 0
+        self._views: dict[int, tuple[torch.Tensor, list[tuple[torch.Tensor, np.ndarray]]]] = {}
 
     def send(self, size: int, write: Write) -> torch.Tensor:
         """Let ``write`` fill int32 (size,), and return them on the device, in stream order."""
-        flat = self.flat[:size]
-        if not self._staged:
+        if size not in self._views:
+            # Made once a size: a batch waits for it.
+            staged = [(stage[:size], stage[:size].numpy()) for stage in self._staged]
+            self._views[size] = self.flat[:size], staged
+        flat, staged = self._views[size]
+        if not staged:
             write(flat.numpy())
             return flat
-        staged, sent = self._staged[self._next][:size], self._sent[self._next]
+        (pinned, numbers), sent = staged[self._next], self._sent[self._next]
         self._next = (self._next + 1) % _STAGES
         sent.synchronize()
-        write(staged.numpy())
-        flat.copy_(staged, non_blocking=True)
+        write(numbers)
+        flat.copy_(pinned, non_blocking=True)
         sent.record()
         return flat
 
