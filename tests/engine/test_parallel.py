@@ -32,7 +32,7 @@ from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.shards import Checkpoint, Shard
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
-from genrecall.engine.worker.frames import Frame
+from genrecall.engine.worker.frames import Frame, encode
 from genrecall.errors import ConfigError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -328,7 +328,7 @@ def test_telling_a_rank_that_is_gone_ends_all(monkeypatch, closed):
         leader.group._pipes = [pipe]
         if closed:
             mine.close()
-        leader.tell(Frame(head={"kind": "end"}))
+        leader.tell(encode(Frame(head={"kind": "end"})))
         assert ended == ([70] if closed else [])
         assert closed or mine.read(8)
 

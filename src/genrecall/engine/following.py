@@ -1,8 +1,8 @@
 """Ranks that run what rank 0 packs: messages, the runner that sends them, and the process that follows.
 
-open · (methods of the runner) · write · like · batch · compare · remains · close · end
+open · (methods of the runner) · write · like · compare · remains · close · end; and batches
 
-A message is a frame of plain integers (``worker.frames``). A batch travels as rank 0's own device gets it; what it is
+A message is plain integers (``messages``). A batch travels as rank 0's own device gets it; what it is
 padded to is told once for all that are like it, for ranks wait for whoever reads longest. Every rank launches and
 captures the same batches in the same order, so their sums meet.
 """
@@ -33,8 +33,8 @@ from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
 from genrecall.engine.device.staging import Write
 from genrecall.engine.host.step import Sizes
-from genrecall.engine.messages import sizes_of, told, trie_arrays, trie_of
-from genrecall.engine.worker.frames import Frame
+from genrecall.engine.messages import Packed, sizes_of, told, trie_arrays, trie_of
+from genrecall.engine.worker.frames import Frame, encode
 from genrecall.index.trie import Trie
 
 _REMEMBERED = 4096
@@ -100,7 +100,7 @@ class LeadingRunner(Runner):
 
         def write_and_tell(out: np.ndarray) -> None:
             write(out)
-            self._tell_batch("search", key.shape, sizes, packed=out)
+            self._tell_batch("search", key.shape, sizes, out)
 
         with self._together():
             found = super().search_packed(key, sizes, write_and_tell)
@@ -117,7 +117,7 @@ class LeadingRunner(Runner):
 
         def write_and_tell(out: np.ndarray) -> None:
             write_forest(out)
-            self._tell_batch("score", shape, sizes, packed=packed[0], forest=out)
+            self._tell_batch("score", shape, sizes, packed[0], out)
 
         with self._together():
             self._last = super().score_packed(shape, sizes, write_and_keep, write_and_tell)
@@ -149,7 +149,14 @@ class LeadingRunner(Runner):
             except torch.OutOfMemoryError as error:
                 self.leader.lose(str(error).splitlines()[0])
 
-    def _tell_batch(self, kind: str, shape: SearchShape | ForestShape, sizes: Sizes, **arrays: np.ndarray) -> None:
+    def _tell_batch(
+        self,
+        kind: str,
+        shape: SearchShape | ForestShape,
+        sizes: Sizes,
+        batch: np.ndarray,
+        candidates: np.ndarray | None = None,
+    ) -> None:
         graphs = self.graphs.in_haste, self.graphs.lasting
         like = (kind, shape, sizes, *graphs)
         number = self._told.get(like)
@@ -159,11 +166,11 @@ class LeadingRunner(Runner):
             number = self._told[like] = len(self._told)
             head = {"number": number, "batch": kind, "sizes": told(sizes), "shape": told(shape), "graphs": graphs}
             self.tell("like", head)
-        self.tell("batch", {"number": number}, **arrays)
+        self.leader.tell(Packed(self._number, number, batch, candidates).encode())
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""
-        self.leader.tell(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays))
+        self.leader.tell(encode(Frame(head={"kind": kind, "engine": self._number, **head}, arrays=arrays)))
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,8 @@ def told_of(
         head["weights"] = {name: (str(source.dtype(name))[6:], source.size(name)) for name in source.names}
         source = Handed(source, leader.group)
     tokens = np.concatenate(list(map(np.asarray, sid_tokens))).astype(np.int32)
-    leader.tell(Frame(head=head, arrays={"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}))
+    arrays = {"frequency": frequency, "tokens": tokens, **trie_arrays(trie)}
+    leader.tell(encode(Frame(head=head, arrays=arrays)))
     number, leader.engines = leader.engines, leader.engines + 1
     return number, source
 
@@ -264,11 +272,29 @@ class Follower:
     def run(self) -> None:
         """Do what rank 0 says until it ends."""
         with torch.inference_mode():
-            while (frame := self._group.receive()).head["kind"] != "end":
-                if frame.head["kind"] == "open":
-                    self._runners.append(self._open(frame))
-                else:
-                    self._do(frame)
+            while not isinstance(message := self._group.receive(), Frame) or message.head["kind"] != "end":
+                self.do(message)
+
+    def do(self, message: Frame | Packed) -> None:
+        """What a message says."""
+        if isinstance(message, Packed):
+            self._run(message)
+        elif message.head["kind"] == "open":
+            self._runners.append(self._open(message))
+        else:
+            self._do(message)
+
+    def _run(self, packed: Packed) -> None:
+        runner, like = self._runners[packed.engine], self._like[packed.engine, packed.number]
+        assert runner is not None, "a closed engine is not asked"
+        runner.graphs.in_haste, runner.graphs.lasting = like.in_haste, like.lasting
+        runner.tier.wait()
+        if packed.candidates is None:
+            assert isinstance(like.shape, Levels), "searches have no candidates"
+            self._last, _ = runner.search_packed(like.shape, like.sizes, _copy(packed.batch))
+        else:
+            assert isinstance(like.shape, ForestShape), "candidates are scored"
+            self._last = runner.score_packed(like.shape, like.sizes, _copy(packed.batch), _copy(packed.candidates))
 
     def _do(self, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
@@ -279,14 +305,6 @@ class Follower:
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "like":
                 self._like[head["engine"], head["number"]] = Like.of(head)
-            case "batch":
-                like, write = self._like[head["engine"], head["number"]], _copy(arrays["packed"])
-                runner.graphs.in_haste, runner.graphs.lasting = like.in_haste, like.lasting
-                runner.tier.wait()
-                if isinstance(like.shape, Levels):
-                    self._last, _ = runner.search_packed(like.shape, like.sizes, write)
-                else:
-                    self._last = runner.score_packed(like.shape, like.sizes, write, _copy(arrays["forest"]))
             case "compare":
                 self._group.gather(_checksum(self._last))
             case "remains":

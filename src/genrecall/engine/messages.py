@@ -1,14 +1,23 @@
-"""What rank 0 tells the others beside packed batches: sizes and catalogs."""
+"""What rank 0 tells the others, through a pipe to each: packed batches, and frames with sizes and catalogs.
+
+    | u32 bytes after this | u32 0 | u32 engine | u32 number | u32 integers of the batch | batch | candidates, if any |
+
+All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.15 ms less than a
+frame, whose second integer is never 0. Bytes come from our own process.
+"""
 
 from __future__ import annotations
 
+import select
+import struct
+import time
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from genrecall.engine.worker.frames import Frame
+from genrecall.engine.worker.frames import Frame, decode
 from genrecall.errors import CapacityError
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -17,6 +26,70 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+_SIZES, _PACKED = struct.Struct("<II"), struct.Struct("<III")
+_USUAL_BYTES = 1 << 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A batch: of which engine, the number of what it is like, int32 of itself and of its candidates.
+
+    Where it was received, the integers are there until the next message is.
+    """
+
+    engine: int
+    number: int
+    batch: np.ndarray
+    candidates: np.ndarray | None = None
+
+    def encode(self) -> bytes:
+        """As ``Inbox`` reads it."""
+        body = self.batch.tobytes() + (b"" if self.candidates is None else self.candidates.tobytes())
+        head = _PACKED.pack(self.engine, self.number, len(self.batch))
+        return _SIZES.pack(4 + len(head) + len(body), 0) + head + body
+
+
+class Inbox:
+    """The end of a pipe that messages come out of, unbuffered."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe, self._poll = pipe, select.poll()
+        self._poll.register(pipe, select.POLLIN)
+        self._bytes = memoryview(bytearray(_USUAL_BYTES))
+
+    def watch(self, seconds: float) -> None:
+        """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick
+        again.
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._poll.poll(0):
+            pass
+
+    def receive(self) -> Frame | Packed | None:
+        """The next message; None where the other end has closed, in the midst of one too."""
+        if not self._read(_SIZES.size):
+            return None
+        total, head = _SIZES.unpack_from(self._bytes)
+        count = total - 4
+        if not self._read(count):
+            return None
+        if head:
+            return decode(bytes(self._bytes[:count]), head)
+        engine, number, size = _PACKED.unpack_from(self._bytes)
+        numbers = np.frombuffer(self._bytes[_PACKED.size : count], np.int32)
+        return Packed(engine, number, numbers[:size], numbers[size:] if len(numbers) > size else None)
+
+    def _read(self, count: int) -> bool:
+        """Exactly so many bytes to the front of the buffer."""
+        if count > len(self._bytes):
+            self._bytes = memoryview(bytearray(2 * count))
+        at = 0
+        while at < count:
+            got = self._pipe.readinto(self._bytes[at:count])  # type: ignore[attr-defined]  # of unbuffered files
+            if not got:
+                return False
+            at += got
+        return True
 
 
 def told(sizes: DataclassInstance) -> dict[str, Any]:

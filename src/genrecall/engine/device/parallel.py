@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -30,7 +29,8 @@ from genrecall.engine.config import Parallel
 from genrecall.engine.device.arithmetic import Arithmetic, Plain
 from genrecall.engine.device.layers import Sum
 from genrecall.engine.device.shards import Shard
-from genrecall.engine.worker.frames import Frame, encode, read_blocking
+from genrecall.engine.messages import Inbox, Packed
+from genrecall.engine.worker.frames import Frame, encode
 from genrecall.errors import ConfigError
 from genrecall.kernels.rank_sum import SharedMemory, rank_sum, shared
 from genrecall.telemetry import log
@@ -76,6 +76,8 @@ class Group:
         )
         self._telling = distributed.new_group(backend="gloo")
         self._pipes = pipes
+        if shard.rank:
+            self._inbox = Inbox(pipes[0])
         self._memory: list[torch.Tensor] = []
         self._shared: dict[tuple[int, torch.dtype], SharedMemory] = {}
 
@@ -130,33 +132,23 @@ class Group:
         distributed.all_gather(found, torch.tensor(value, dtype=torch.int64), group=self._telling)
         return [int(one) for one in found]
 
-    def send(self, frame: Frame) -> None:
+    def send(self, message: bytes) -> None:
         """From rank 0 to all others, who ``receive``.
 
         Raises:
             BrokenPipeError: a rank is gone.
         """
-        message = encode(frame)
         for pipe in self._pipes:
             pipe.write(message)
             pipe.flush()
 
-    def receive(self) -> Frame:
-        """The next message of rank 0; where that is gone, this process ends here."""
-        self._watch()
-        frame = read_blocking(self._pipes[0])
-        if frame is None:
+    def receive(self) -> Frame | Packed:
+        """The next message of rank 0, for which all GPUs wait; where that is gone, this process ends here."""
+        self._inbox.watch(_AWAKE_S if self.device.type == "cuda" else 0.0)
+        found = self._inbox.receive()
+        if found is None:
             os._exit(_STATUS)
-        return frame
-
-    def _watch(self) -> None:
-        """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick
-        again, and the GPUs of all ranks wait for it.
-        """
-        poll, until = select.poll(), time.monotonic() + (_AWAKE_S if self.device.type == "cuda" else 0.0)
-        poll.register(self._pipes[0], select.POLLIN)
-        while time.monotonic() < until and not poll.poll(0):
-            pass
+        return found
 
     def _one_shot(self, most: int, dtype: torch.dtype) -> Sum:
         memory = self._shared.get((most, dtype))
@@ -227,12 +219,12 @@ class Leader:
         """Of ranks 1 and up."""
         return [child.pid for child in self._children]
 
-    def tell(self, frame: Frame) -> None:
+    def tell(self, message: bytes) -> None:
         """To all other ranks. Where one is gone, all end: command lines take a broken pipe for their reader's, and end
         without a word.
         """
         try:
-            self.group.send(frame)
+            self.group.send(message)
         except BrokenPipeError:
             self.lose("a rank reads no more")
 
@@ -251,7 +243,7 @@ class Leader:
         self._require_alive()
         self._ending = True
         with contextlib.suppress(OSError):  # a rank that is gone needs not be told
-            self.group.send(Frame(head={"kind": "end"}))
+            self.group.send(encode(Frame(head={"kind": "end"})))
         until = time.monotonic() + _LEAVE_S
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -14,7 +14,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -60,27 +60,6 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
             raise _broken(f"an end after {len(error.partial)} bytes") from error
         return None
     return decode(payload, head)
-
-
-def read_blocking(stream: IO[bytes]) -> Frame | None:
-    """The next frame of an unbuffered pipe of our own; None where its other end has closed, in the midst of one too."""
-    sizes = _exactly(stream, _SIZES.size)
-    if sizes is None:
-        return None
-    total, head = _SIZES.unpack(sizes)
-    payload = _exactly(stream, total - 4)
-    return None if payload is None else decode(payload, head)
-
-
-def _exactly(stream: IO[bytes], count: int) -> bytes | None:
-    parts: list[bytes] = []
-    while count:
-        part = stream.read(count)
-        if not part:
-            return None
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
 
 
 def decode(payload: bytes, head_bytes: int) -> Frame:
