@@ -1,6 +1,6 @@
 """The processes that torchrun started: which one this is, rows that each made of a share of the work, and sums.
 
-Sums and plans of one engine's ranks travel elsewhere (``engine.device.parallel``), a language model's gradients by
+Sums and plans of one engine's ranks travel elsewhere (``engine.ranks``), a language model's gradients by
 accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch.distributed is loaded.
 """
 

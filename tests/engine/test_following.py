@@ -19,7 +19,8 @@ from genrecall.engine.device import runner as device_runner
 from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.runner import Runner
 from genrecall.engine.engine import Engine
-from genrecall.engine.following import Follower, LeadingRunner
+from genrecall.engine.following import Follower
+from genrecall.engine.leading import LeadingRunner
 from genrecall.engine.messages import Inbox, Packed
 from genrecall.engine.worker.frames import Frame, encode
 from tests.engine.models import make_model, sid_tokens
@@ -32,7 +33,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
-        self.follower = Follower(self)  # type: ignore[arg-type]
+        self.follower = Follower(self, self)  # type: ignore[arg-type]
 
     def tell(self, message: bytes) -> None:
         with tempfile.TemporaryFile(buffering=0) as file:

@@ -27,11 +27,12 @@ from genrecall.engine import reference
 from genrecall.engine.config import Budgets, EngineConfig, Parallel
 from genrecall.engine.device.architecture import Architecture
 from genrecall.engine.device.decoder import Decoder
-from genrecall.engine.device.parallel import Group, Leader
+from genrecall.engine.device.parallel import Group
 from genrecall.engine.device.sequence import ByTokens
 from genrecall.engine.device.shards import Checkpoint, Shard
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Answer, Request
+from genrecall.engine.ranks import Leader
 from genrecall.engine.worker.frames import Frame, encode
 from genrecall.errors import ConfigError
 from genrecall.index.trie import Trie
@@ -322,10 +323,10 @@ def test_telling_a_rank_that_is_gone_ends_all(monkeypatch, closed):
     """No word reaches whoever waits for an answer: this process ends at once, as when the rank's end was seen."""
     read, write = os.pipe()
     leader, ended = Leader.__new__(Leader), []
-    leader.group, leader._children = Group.__new__(Group), []
+    leader._children = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with open(read, "rb", buffering=0) as mine, open(write, "wb", buffering=0) as pipe:
-        leader.group._pipes = [pipe]
+        leader._pipes = [pipe]
         if closed:
             mine.close()
         leader.tell(encode(Frame(head={"kind": "end"})))

@@ -18,7 +18,7 @@ import numpy as np
 
 from genrecall.bench.rig import Rig
 from genrecall.bench.suites import Case, point_of, setup_of
-from genrecall.engine.following import LeadingRunner
+from genrecall.engine.leading import LeadingRunner
 from genrecall.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -78,8 +78,8 @@ def assemble(
 def _build_all(
     plan: Blueprint | ItemTrunk, trie: Trie, sid_tokens: Sequence[np.ndarray], config: EngineConfig
 ) -> Built:
-    from genrecall.engine.device.parallel import lead
-    from genrecall.engine.following import LeadingRunner, told_of
+    from genrecall.engine.leading import LeadingRunner, told_of
+    from genrecall.engine.ranks import lead
 
     if isinstance(plan, ItemTrunk):
         raise ConfigError(
