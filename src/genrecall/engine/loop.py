@@ -35,7 +35,9 @@ _AHEAD_S = 0.004
 """How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
 _NAP_S = 5e-5
 _AWAKE_S = 3e-4
-"""How long before and after a batch should end its results are waited for awake: naps last twice as long as asked."""
+"""How long before and after the only batch should end its results are waited for awake: naps last twice as long as asked.
+With more to do, whoever brings new requests wants the processor, too.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,8 +137,9 @@ class Loop:
         if self._flights and (self._flights[0].done or (launched and self._most_flights == 1)):
             self._land(self._flights.popleft())
         elif self._flights and not launched:
-            left_s = self._busy_until - time.monotonic()
-            time.sleep(0 if abs(left_s) < _AWAKE_S else _NAP_S)
+            alone = len(self._flights) == 1 and not self.scheduler.waiting
+            ending = abs(self._busy_until - time.monotonic()) < _AWAKE_S
+            time.sleep(0 if alone and ending else _NAP_S)
 
     @property
     def tags(self) -> list[int]:
