@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,8 +19,7 @@ from genrecall.engine.device.runner import Runner
 from genrecall.engine.engine import Engine
 from genrecall.engine.following import Follower
 from genrecall.engine.leading import LeadingRunner
-from genrecall.engine.messages import Inbox, Packed
-from genrecall.engine.worker.frames import Frame, encode
+from genrecall.engine.messages import Inbox
 from tests.engine.models import make_model, sid_tokens
 from tests.engine.replay import let_capture
 from tests.engine.test_shipped import SPACE, ask, catalog, histories
@@ -80,32 +77,3 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> 
     engine.score(requests, [answer.sids for answer in answers])
     assert ours == theirs
     assert "captured" in ours
-
-
-def test_an_inbox_tells_batches_from_frames_and_knows_an_end():
-    read, write = os.pipe()
-    batch, candidates = np.arange(700, dtype=np.int32), np.arange(5, dtype=np.int32)
-    large = np.arange(15_000, dtype=np.int32)  # more than a buffer holds at first, less than a pipe
-    with open(read, "rb", buffering=0) as pipe, open(write, "wb", buffering=0) as told:
-        inbox = Inbox(pipe)
-        told.write(Packed(3, 9, batch).encode() + encode(Frame(head={"kind": "like"}, arrays={"bits": batch})))
-        told.write(Packed(0, 0, batch, candidates).encode())
-        inbox.watch(0.0)
-        alone = inbox.receive()
-        assert isinstance(alone, Packed)
-        assert (alone.engine, alone.number, alone.candidates) == (3, 9, None)
-        np.testing.assert_array_equal(alone.batch, batch)
-        frame = inbox.receive()
-        assert isinstance(frame, Frame)
-        both = inbox.receive()
-        assert isinstance(both, Packed)
-        np.testing.assert_array_equal(both.batch, batch)
-        np.testing.assert_array_equal(both.candidates, candidates)
-        np.testing.assert_array_equal(frame.arrays["bits"], batch, "frames outlive the message after them")
-        told.write(Packed(1, 2, large).encode())
-        wide = inbox.receive()
-        assert isinstance(wide, Packed)
-        np.testing.assert_array_equal(wide.batch, large)
-        told.write(Packed(1, 2, batch).encode()[:-1])
-        told.close()
-        assert inbox.receive() is None, "cut off"

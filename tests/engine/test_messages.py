@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.host.step import Sizes
-from genrecall.engine.messages import sizes_of, told, trie_arrays, trie_of
+from genrecall.engine.messages import Inbox, Packed, sizes_of, told, trie_arrays, trie_of
 from genrecall.engine.worker.frames import Frame, decode, encode
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -40,3 +42,32 @@ def test_catalogs(items, seed) -> None:
         if isinstance(array, np.ndarray):
             assert array.dtype == vars(again)[name].dtype
             np.testing.assert_array_equal(array, vars(again)[name])
+
+
+def test_an_inbox_tells_batches_from_frames_and_knows_an_end():
+    read, write = os.pipe()
+    batch, candidates = np.arange(700, dtype=np.int32), np.arange(5, dtype=np.int32)
+    large = np.arange(15_000, dtype=np.int32)  # more than a buffer holds at first, less than a pipe
+    with open(read, "rb", buffering=0) as pipe, open(write, "wb", buffering=0) as told:
+        inbox = Inbox(pipe)
+        told.write(Packed(3, 9, batch).encode() + encode(Frame(head={"kind": "like"}, arrays={"bits": batch})))
+        told.write(Packed(0, 0, batch, candidates).encode())
+        inbox.watch(0.0)
+        alone = inbox.receive()
+        assert isinstance(alone, Packed)
+        assert (alone.engine, alone.number, alone.candidates) == (3, 9, None)
+        np.testing.assert_array_equal(alone.batch, batch)
+        frame = inbox.receive()
+        assert isinstance(frame, Frame)
+        both = inbox.receive()
+        assert isinstance(both, Packed)
+        np.testing.assert_array_equal(both.batch, batch)
+        np.testing.assert_array_equal(both.candidates, candidates)
+        np.testing.assert_array_equal(frame.arrays["bits"], batch, "frames outlive the message after them")
+        told.write(Packed(1, 2, large).encode())
+        wide = inbox.receive()
+        assert isinstance(wide, Packed)
+        np.testing.assert_array_equal(wide.batch, large)
+        told.write(Packed(1, 2, batch).encode()[:-1])
+        told.close()
+        assert inbox.receive() is None, "cut off"

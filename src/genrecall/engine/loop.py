@@ -35,8 +35,8 @@ _AHEAD_S = 0.004
 """How long before the device runs dry the next batch is planned: packing, launching, and some slack."""
 _NAP_S = 5e-5
 _AWAKE_S = 3e-4
-"""How long before and after the only batch should end its results are waited for awake: naps last twice as long as asked.
-With more to do, whoever brings new requests wants the processor, too.
+"""How long before and after the only batch should end its results are waited for awake, for naps last twice as long as
+asked. With more to do, whoever brings new requests wants the processor, too.
 """
 
 
