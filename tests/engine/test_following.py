@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,3 +78,24 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> 
     engine.score(requests, [answer.sids for answer in answers])
     assert ours == theirs
     assert "captured" in ours
+
+
+class Ended(Exception):
+    """Instead of the end of this process."""
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("Connection closed by peer\nmore")])
+def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+    """The others wait in sums that rank 0 will never come to; nothing may be asked of the group after that."""
+
+    def lose(why: str) -> None:
+        raise Ended(why)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    runner = LeadingRunner.__new__(LeadingRunner)
+    runner.leader = SimpleNamespace(group=SimpleNamespace(lock=threading.RLock()), lose=lose)  # type: ignore[assignment]
+    monkeypatch.setattr(Runner, "search_packed", fail)
+    with pytest.raises(Ended, match=f"^{str(error).splitlines()[0]}$"):
+        runner.search_packed(None, None, None)  # type: ignore[arg-type]

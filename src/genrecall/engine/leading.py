@@ -138,12 +138,14 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A batch of all ranks. One without memory ends all: the others are on their way already."""
+        """A batch of all ranks. A device that fails, is full, or hears no more of another rank ends all: the others are on
+        their way already.
+        """
         with self.leader.group.lock:
             try:
                 yield
-            except torch.OutOfMemoryError as error:
-                self.leader.lose(str(error).splitlines()[0])
+            except RuntimeError as error:
+                self.leader.lose((str(error) or type(error).__name__).splitlines()[0])
 
     def _tell_batch(
         self,
