@@ -138,9 +138,7 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A batch of all ranks. A device that fails, is full, or hears no more of another rank ends all: the others are on
-        their way already.
-        """
+        """A batch of all ranks. A device that fails, is full or hears no more of another ends all: they are on their way."""
         with self.leader.group.lock:
             try:
                 yield
