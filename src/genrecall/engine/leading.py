@@ -138,7 +138,7 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A batch of all ranks. A device that fails, is full or hears no more of another ends all: they are on their way."""
+        """A batch of all ranks, which end together where a device fails, is full, or hears no more of another."""
         with self.leader.group.lock:
             try:
                 yield
