@@ -1,7 +1,8 @@
 """The processes that torchrun started: which one this is, rows that each made of a share of the work, and sums.
 
-Sums and plans of one engine's ranks travel elsewhere (``engine.ranks``), a language model's gradients by
-accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch.distributed is loaded.
+Sums and batches of one engine's ranks travel elsewhere (``engine.device.parallel``, ``engine.leading``), a language
+model's gradients by accelerate or FSDP2; this is for vectors and quantisers. Alone, nothing of torch.distributed is
+loaded.
 """
 
 from __future__ import annotations

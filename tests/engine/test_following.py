@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from genrecall.engine import setup
+from genrecall.engine import leading, setup
 from genrecall.engine.config import Budgets, EngineConfig
 from genrecall.engine.device import runner as device_runner
 from genrecall.engine.device.graphs import Graphs
@@ -56,7 +56,9 @@ def recorded(runner: Runner) -> list[str]:
     return ways
 
 
-def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("remembered", [1, 4096])
+def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
+    monkeypatch.setattr(leading, "_REMEMBERED", remembered)
     monkeypatch.setattr(device_runner, "LONG", 0)  # prompts are captured late, but while warming up
     wire, build = Wire(), setup.build
 

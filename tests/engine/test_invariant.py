@@ -8,9 +8,11 @@ import torch
 
 from genrecall.bench.shapes import SHAPES, random_model
 from genrecall.engine.config import EngineConfig
+from genrecall.engine.device import decoder
 from genrecall.engine.engine import Engine
 from genrecall.engine.host.request import Request
 from genrecall.index.trie import Trie
+from genrecall.kernels.rows import cut_rows
 from genrecall.sid.space import SidSpace
 
 SPACE = SidSpace((16, 16, 16))
@@ -44,3 +46,20 @@ def test_other_requests_do_not_change_a_bit(weights, forced, device):
         assert found == alone
     scores = engine.score([asked], [alone.sids])[0]
     assert scores.tolist() == pytest.approx(alone.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("invariant", [True, False])
+def test_tiles_of_attention_are_of_one_size_whatever_the_batch(monkeypatch, invariant):
+    sizes = set()
+
+    def cut(ranges, size, tiles):
+        sizes.add(size)
+        return cut_rows(ranges, size, tiles)
+
+    monkeypatch.setattr(decoder, "cut_rows", cut)
+    model = random_model(SHAPES["small"], SPACE.num_tokens, device=torch.device("cpu"), dtype=torch.float32, seed=0)
+    engine = Engine(model, TRIE, TOKENS, EngineConfig(device="cpu", batch_invariant=invariant, max_rows=512))
+    asked = Request(tokens=tuple(range(37)), beam=20)
+    engine.generate([asked])
+    engine.generate([asked] * 12)
+    assert (len(sizes) == 1) == invariant

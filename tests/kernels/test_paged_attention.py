@@ -125,7 +125,7 @@ def test_shapes_that_the_kernel_cannot_index_are_refused(width, page):
 
 
 # heads, KV heads, D: Qwen2-1.5B, Qwen3-1.7B, Qwen2.5-7B, a small model without groups.
-SHAPES = [(12, 2, 128), (16, 8, 128), (28, 4, 128), (4, 4, 64)]
+SHAPES = [(12, 2, 128), (16, 8, 128), (28, 4, 128), (4, 4, 64), (8, 1, 256)]
 
 
 @pytest.mark.gpu
@@ -181,3 +181,20 @@ def test_tuning_changes_the_launch_and_not_the_answer():
     best = tune(lambda launch: triton.attend_beams(query, prefix, suffix, tiles, SCALE, 1, launch), key)
     assert launch_for(key) == best
     torch.testing.assert_close(attend_beams(query, prefix, suffix, tiles, SCALE), before, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "widest", "rows", "requests", "tokens", "size"),
+    [
+        (28, 4, 50, 50, 1, 256, 9),  # one request: tiles of 64 query rows, 7 heads each
+        (7, 1, 300, 300, 1, 256, 9),
+        (28, 4, 300, 300, 1, 256, 9),  # 136 programs
+        (28, 4, 512, 512, 1, 256, 18),  # 228 would run in two turns
+        (28, 4, 300, 2400, 8, 256, 18),
+        (7, 1, 50, 50, 1, 4096, 9),  # in 16 parts
+        (7, 1, 64, 64, 1, 8192, 18),  # in 32
+        (28, 4, 3, 3, 1, 256, 3),
+    ],
+)
+def test_few_rows_are_cut_into_smaller_tiles(heads, kv_heads, widest, rows, requests, tokens, size):
+    assert tile_size(heads, kv_heads, widest, rows, requests, tokens) == size

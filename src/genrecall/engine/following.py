@@ -142,6 +142,7 @@ class Follower:
             case "close":
                 self._last = None
                 self._runners[head["engine"]] = None
+                self._like = {key: like for key, like in self._like.items() if key[0] != head["engine"]}
                 del runner
                 gc.collect()
                 if self._group.device.type == "cuda":

@@ -2,7 +2,7 @@
 
     | u32 bytes after this | u32 0 | u32 engine | u32 number | u32 integers of the batch | batch | candidates, if any |
 
-All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.15 ms less than a
+All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.13 ms less than a
 frame, whose second integer is never 0. Bytes come from our own process.
 """
 
@@ -67,25 +67,26 @@ class Inbox:
 
     def receive(self) -> Frame | Packed | None:
         """The next message; None where the other end has closed, in the midst of one too."""
-        if not self._read(_SIZES.size):
+        if not self._fill(self._bytes[: _SIZES.size]):
             return None
         total, head = _SIZES.unpack_from(self._bytes)
         count = total - 4
-        if not self._read(count):
+        if head:  # kept by whoever takes it: a catalog may be large
+            payload = bytearray(count)
+            return decode(payload, head) if self._fill(memoryview(payload)) else None
+        if count > len(self._bytes):
+            self._bytes = memoryview(bytearray(2 * count))
+        if not self._fill(self._bytes[:count]):
             return None
-        if head:
-            return decode(bytes(self._bytes[:count]), head)
         engine, number, size = _PACKED.unpack_from(self._bytes)
         numbers = np.frombuffer(self._bytes[_PACKED.size : count], np.int32)
         return Packed(engine, number, numbers[:size], numbers[size:] if len(numbers) > size else None)
 
-    def _read(self, count: int) -> bool:
-        """Exactly so many bytes to the front of the buffer."""
-        if count > len(self._bytes):
-            self._bytes = memoryview(bytearray(2 * count))
+    def _fill(self, place: memoryview) -> bool:
+        """Whether so many bytes came."""
         at = 0
-        while at < count:
-            got = self._pipe.readinto(self._bytes[at:count])  # type: ignore[attr-defined]  # of unbuffered files
+        while at < len(place):
+            got = self._pipe.readinto(place[at:])  # type: ignore[attr-defined]  # of unbuffered files
             if not got:
                 return False
             at += got

@@ -1,8 +1,8 @@
 """The processes that share one model, as what they are to each other's devices: sums, and what all must agree on.
 
 NCCL (on CPUs gloo) sums. The one-shot sum (``kernels.rank_sum``) goes over PyTorch's symmetric memory: every rank gets
-what all have written and adds it in one order, so that all hold the same bits. Who starts whom, and what rank 0 tells
-the others: ``engine.ranks``.
+what all have written and adds it in one order, so that all hold the same bits. Who starts whom: ``engine.ranks``; what
+rank 0 tells the others: ``engine.leading``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ Write = Callable[[np.ndarray], None]
 """Fills int32 of a size that is known before."""
 _STAGES = 3
 """Batches whose integers may be on their way at once: two in flight and one being packed."""
+_SIZES = 1024
+"""Sizes whose views are kept."""
 
 
 def aligned(count: int) -> int:
@@ -47,6 +49,8 @@ class Staging:
         """Let ``write`` fill int32 (size,), and return them on the device, in stream order."""
         if size not in self._views:
             # Made once a size: a batch waits for it.
+            if len(self._views) == _SIZES:
+                self._views.clear()
             staged = [(stage[:size], stage[:size].numpy()) for stage in self._staged]
             self._views[size] = self.flat[:size], staged
         flat, staged = self._views[size]

@@ -62,7 +62,7 @@ async def read(reader: asyncio.StreamReader) -> Frame | None:
     return decode(payload, head)
 
 
-def decode(payload: bytes, head_bytes: int) -> Frame:
+def decode(payload: bytes | bytearray, head_bytes: int) -> Frame:
     """A frame from what follows the two lengths.
 
     Raises:

@@ -43,7 +43,8 @@ class LaunchKey:
         width: D.
         dtype: of the queries.
         causal: prompts, not beams.
-        short: there is no prompt of more than ``LEAST_PART`` tokens.
+        short: there is no prompt of more than ``LEAST_PART`` tokens. It may only decide of tiles of at most 64 rows:
+            batch-invariant attention has larger ones alone.
     """
 
     block_m: int

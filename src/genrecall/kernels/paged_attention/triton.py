@@ -77,13 +77,15 @@ def _run(
     begin, count = (ranges.begin, ranges.count) if ranges else (tiles.request, tiles.request)
     own_key, own_value, ancestry = (suffix.key, suffix.value, suffix.ancestry) if suffix else (query, query, query)
     levels = ancestry.shape[1] if suffix else 0
+    # What is kept for later takes the place of a second program where tiles are large, heads wide or numbers long.
+    roomy = block_m <= 64 and width <= 128 and query.dtype != torch.float32
     _attend[(num_tiles, kv_heads, splits)](
         query, *query.stride()[:2], prefix.key, *prefix.key.stride()[:3], prefix.value, *prefix.value.stride()[:3],
         prefix.table, prefix.table.stride(0), prefix.length, tiles.request, tiles.first, tiles.count, begin, count,
         own_key, *own_key.stride()[:2], own_value, *own_value.stride()[:2], ancestry, ancestry.stride(0),
         partial, lse, rows, scale * _LOG2_E,
         HEADS=heads, GROUP=group, WIDTH=width, PAGE=page, LEVELS=levels,
-        ONE_OWN=0 < tiles.size * levels <= launch.block_n, CAUSAL=ranges is not None, SPLITS=splits,
+        ONE_OWN=roomy and 0 < tiles.size * levels <= launch.block_n, CAUSAL=ranges is not None, SPLITS=splits,
         LEAST_STEPS=max(1, LEAST_PART // launch.block_n), BLOCK_M=block_m, BLOCK_N=launch.block_n,
         PRECISION=_precision(query), num_warps=launch.warps, num_stages=launch.stages, maxnreg=launch.registers,
     )  # fmt: skip
