@@ -21,7 +21,7 @@ import time
 
 _SLOW = 0.2  # of the deadline
 _BACK_OFF, _LEAST = 0.8, 4.0
-_LAG_S = 0.005  # a refusal waits for two turns of the loop
+_LAG_S = 0.01  # a refusal waits for a turn of the loop
 _EASY = 16.0  # up to here the limit grows also while nobody needs more: short bursts are no overload
 _LOOK_S, _JUST_NOW_S = 0.02, 0.1
 
