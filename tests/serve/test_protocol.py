@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.gate import Gate
+from genrecall.serve.http.keys import add
 from genrecall.serve.http.protocol import GatedProtocol
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.listeners import http_server
@@ -53,9 +54,11 @@ async def answers(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"" if length == b"0" else b"ok"})
 
 
-def on_a_wire(tmp_path: Path, scenario: Callable[[GatedProtocol, Wire, Gate], Awaitable[None]], most: int = 8) -> None:
+def on_a_wire(
+    tmp_path: Path, scenario: Callable[[GatedProtocol, Wire, Gate], Awaitable[None]], most: int = 8, **settings: Any
+) -> None:
     async def run() -> None:
-        gate = Gate(answers, ServeConfig(state=tmp_path), Metrics(), [], Limiter(most, 0.25))
+        gate = Gate(answers, ServeConfig(state=tmp_path, **settings), Metrics(), [], Limiter(most, 0.25))
         config = http_server(gate).config
         loop = asyncio.get_running_loop()
         protocol = GatedProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
@@ -114,6 +117,88 @@ def test_a_refusal_is_written_as_soon_as_a_request_is_read(tmp_path: Path) -> No
         gate.draining = True
         protocol.data_received(ASK % (b"POST", b"connection: close\r\n"))
         assert b"\r\nconnection: close\r\n" in wire.written[3]
+        assert wire.closed
+
+    on_a_wire(tmp_path, scenario, most=1)
+
+
+def _repeated(body: bytes = b"{}", more: bytes = b"") -> bytes:
+    return b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n%b\r\n%b" % (len(body), more, body)
+
+
+def test_a_repeat_is_refused_unread_and_all_else_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    refusal = Gate.refusal
+
+    def counted(self: Gate, scope: Scope) -> Any:
+        nonlocal read
+        read += 1
+        return refusal(self, scope)
+
+    monkeypatch.setattr(Gate, "refusal", counted)
+
+    def shed(gate: Gate) -> float:
+        return gate._metrics.totals()["shed"]["inflight"]
+
+    async def scenario(protocol: GatedProtocol, wire: Wire, gate: Gate) -> None:
+        gate.inflight = 1
+        for body in (b"{}", b"{}", b"[]"):
+            protocol.data_received(_repeated(body))
+        assert read == 1
+        assert shed(gate) == 3
+        first, second, _ = wire.written
+        ids = [answer.partition(b"x-request-id: ")[2][:16] for answer in (first, second)]
+        assert ids[0] != ids[1]
+        assert second == first.replace(*ids)  # in the document, too
+        assert second.count(ids[1]) == 2
+        half = _repeated()[:-1]
+        for unlike in (_repeated(b"{ }"), _repeated(more=b"x-request-id: mine\r\n"), half + b"}" + _repeated()):
+            before = read
+            protocol.data_received(unlike)
+            assert read > before
+        protocol.data_received(half)
+        count = len(wire.written)
+        protocol.data_received(b"}" + _repeated())  # the end of one, and another: both are read
+        assert len(wire.written) == count + 1
+        protocol.data_received(_repeated())
+        assert len(wire.written) == count + 2
+        assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in wire.written)
+        gate.inflight, before = 0, read
+        protocol.data_received(_repeated())
+        assert read == before + 1
+        await _turns()
+        assert wire.written[-1].startswith(b"HTTP/1.1 200 ")
+        gate.inflight, gate.draining = 1, True
+        protocol.data_received(_repeated())
+        assert b'"code":"draining"' in wire.written[-1]
+
+    on_a_wire(tmp_path, scenario, most=1)
+
+
+def test_a_repeat_needs_its_key_as_before(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    ask = _repeated(more=b"authorization: Bearer %b\r\n" % add(file, "shop").encode())
+
+    async def scenario(protocol: GatedProtocol, wire: Wire, gate: Gate) -> None:
+        gate.inflight = 1
+        for _ in range(2):
+            protocol.data_received(ask)
+            assert wire.written[-1].startswith(b"HTTP/1.1 503 ")
+        file.unlink()
+        protocol.data_received(ask)
+        assert wire.written[-1].startswith(b"HTTP/1.1 401 ")
+
+    on_a_wire(tmp_path, scenario, most=1, keys=file)
+
+
+def test_a_connection_whose_requests_are_refused_is_not_idle(tmp_path: Path) -> None:
+    async def scenario(protocol: GatedProtocol, wire: Wire, gate: Gate) -> None:
+        gate.inflight, protocol.timeout_keep_alive = 1, 0.05  # type: ignore[assignment]
+        for _ in range(5):
+            protocol.data_received(_repeated())
+            await asyncio.sleep(0.03)
+        assert not wire.closed
+        await asyncio.sleep(0.1)
         assert wire.closed
 
     on_a_wire(tmp_path, scenario, most=1)

@@ -21,8 +21,8 @@ import time
 
 _SLOW = 0.2  # of the deadline
 _BACK_OFF, _LEAST = 0.8, 4.0
-_LAG_S = 0.005  # a refusal waits for two turns of the loop
-_EASY = 16.0  # up to here the limit grows also while nobody needs more: short bursts are no overload
+_LAG_S = 0.01  # a refusal waits for a turn of the loop
+_EASY = 32.0  # where it begins, and grows to while nobody needs more: short bursts are no overload
 _LOOK_S, _JUST_NOW_S = 0.02, 0.1
 
 
@@ -39,7 +39,7 @@ class Limiter:
 
     def __init__(self, most: int, deadline_s: float) -> None:
         self._most, self._slow_s = most, _SLOW * deadline_s
-        self.limit = min(32.0, float(most))
+        self.limit = min(_EASY, float(most))
         self.lag_s, self.parked, self._inflight = 0.0, 0, 0
         self._stepped_back = time.monotonic()
         self._refused = -math.inf

@@ -6,36 +6,28 @@ Nobody waits for an answer before the next request leaves, so that a slow server
 omission", Tene 2013). Deviation: a latency counts from when a request was really sent, and how late that was is told
 apart, because the generator shares the machine with what it measures: its own turns at the processor are neither the
 server's time before a request nor after an answer (Linux stamps what arrives, ``SO_TIMESTAMPNS``; elsewhere it counts
-until it is read). Keep-alive connections, one request at a time on each; no HTTP library, for the same reason.
+until it is read). Keep-alive connections, one request at a time on each; no HTTP library, and one turn at the
+processor a millisecond in which all that arrived is read and all that is due sent, for the same reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import socket
-import struct
-import sys
+import selectors
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from genrecall.serve.chaos.link import Arrived, Link
+
 _PATIENCE_S, _REFUSED_S, _WINDOW_S = 30.0, 0.1, 0.5
 _TICK_S, _LOOK_S = 0.001, 1.0  # no event loop sleeps for less than a tick
-_STAMPS = 35 if sys.platform == "linux" else None  # SO_TIMESTAMPNS, which Python does not name
-_STAMP = struct.Struct("@ll")
-
-
-class _Arrived(NamedTuple):
-    """An answer's head, in lower case, and body, and when (perf_counter) it arrived."""
-
-    head: bytes
-    body: bytes
-    came: float
 
 
 class _Coverage(msgspec.Struct):
@@ -89,87 +81,13 @@ class Outcomes:
         return np.asarray(self.latency_s)[wanted]
 
 
-class _Link:
-    """One connection.
+class _Asked(NamedTuple):
+    """A request: of which phase, that began when (perf_counter), due when after that, and who is told its status."""
 
-    Attributes:
-        lost: it is closed.
-        sent: when (perf_counter) what it is asked now was sent.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._loop = sock, asyncio.get_running_loop()
-        self._read = bytearray()
-        self._told: Callable[[_Arrived | None], None] = _nobody
-        self.lost, self.sent = False, 0.0
-        self._loop.add_reader(sock, self._readable)
-
-    @classmethod
-    async def open(cls, host: str, port: int) -> _Link:
-        """Connect."""
-        loop = asyncio.get_running_loop()
-        family, kind, protocol, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if _STAMPS is not None:
-                sock.setsockopt(socket.SOL_SOCKET, _STAMPS, 1)
-            await loop.sock_connect(sock, address)
-        except BaseException:
-            sock.close()
-            raise
-        return cls(sock)
-
-    def ask(self, request: bytes, told: Callable[[_Arrived | None], None]) -> None:
-        """Send; ``told`` is given the answer, or None where the connection is lost before."""
-        self._told, self.sent = told, time.perf_counter()
-        try:
-            whole = self._sock.send(request) == len(request)
-        except OSError:
-            whole = False
-        if not whole:  # requests are small: a buffer that has no room for one belongs to somebody who does not read
-            self.close()
-
-    def close(self) -> None:
-        """Hang up; once is enough."""
-        if self.lost:
-            return
-        self.lost = True
-        self._loop.remove_reader(self._sock)
-        self._sock.close()
-        self._tell(None)
-
-    def _tell(self, arrived: _Arrived | None) -> None:
-        told, self._told = self._told, _nobody
-        told(arrived)
-
-    def _readable(self) -> None:
-        try:
-            data, notes, _, _ = self._sock.recvmsg(1 << 16, 64)
-        except BlockingIOError:
-            return
-        except OSError:
-            data, notes = b"", []
-        came = time.perf_counter()
-        for _, kind, stamp in notes:
-            if kind == _STAMPS:
-                seconds, nanoseconds = _STAMP.unpack(stamp)
-                came -= max(time.time() - seconds - nanoseconds / 1e9, 0.0)
-        if not data:
-            self.close()
-            return
-        self._read += data
-        head, end, body = self._read.partition(b"\r\n\r\n")
-        head = head.lower()
-        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0]) if end else 0
-        if end and len(body) >= length:
-            self._read.clear()
-            self._tell(_Arrived(bytes(head), bytes(body), came))
-
-
-def _nobody(_: _Arrived | None) -> None:
-    """Nobody asked."""
+    outcomes: Outcomes
+    begun: float
+    due: float
+    done: Callable[[int], None]
 
 
 class Client:
@@ -187,26 +105,30 @@ class Client:
     ) -> None:
         self._host, self._port, self._body = host, port, body
         secret = f"authorization: Bearer {key}\r\n" if key else ""
-        self._head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
+        head = f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n{secret}"
+        self._head = f"{head}content-length: ".encode()
         # Whoever was free for longest is asked next: so all are used, and all gateways that they lead to.
-        self._free: collections.deque[_Link] = collections.deque()
-        self._busy: set[_Link] = set()
+        self._free: collections.deque[Link] = collections.deque()
+        self._links: set[Link] = set()
+        self._arrivals = selectors.DefaultSelector()
         self._connecting: set[asyncio.Task[None]] = set()
         self._number = 0
 
     async def closed(self, workers: int, seconds: float) -> Outcomes:
-        """``workers`` that each ask again as soon as they are answered: what the service can do at most.
+        """``workers`` that each ask again in the next tick after an answer: what the service can do at most.
 
         One that is refused waits a moment, as it was told to: else capacity would be spent on refusing.
         """
-        outcomes, begun = Outcomes(), time.perf_counter()
+        outcomes, begun, loop = Outcomes(), time.perf_counter(), asyncio.get_running_loop()
 
         async def work() -> None:
             while (now := time.perf_counter()) - begun < seconds:
-                if await self._ask(outcomes, begun, now - begun) in (429, 503):
+                status: asyncio.Future[int] = loop.create_future()
+                self._ask(_Asked(outcomes, begun, now - begun, status.set_result))
+                if await status in (429, 503):
                     await asyncio.sleep(_REFUSED_S)
 
-        await self._patiently(work() for _ in range(workers))
+        await self._until(asyncio.gather(*(work() for _ in range(workers))))
         return outcomes
 
     async def open(self, rate: float, seconds: float, seed: int = 0) -> Outcomes:
@@ -215,86 +137,91 @@ class Client:
 
     async def at(self, due: Iterable[float]) -> Outcomes:
         """One request at each of these seconds from now on, in order."""
-        outcomes, begun, asked = Outcomes(), time.perf_counter(), list[asyncio.Future[int]]()
+        outcomes, begun = Outcomes(), time.perf_counter()
+        coming, over = collections.deque(due), asyncio.get_running_loop().create_future()
+        left = len(coming)
 
-        async def ask() -> None:
-            for moment in due:
-                while (wait := moment - (time.perf_counter() - begun)) > 0:
-                    await asyncio.sleep(max(wait, _TICK_S))
-                asked.append(self._ask(outcomes, begun, moment))
-            await asyncio.gather(*asked)
+        def done(_: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                over.set_result(None)
 
-        await self._patiently([ask()])
+        def ask() -> None:
+            while coming and coming[0] <= time.perf_counter() - begun:
+                self._ask(_Asked(outcomes, begun, coming.popleft(), done))
+
+        if coming:
+            await self._until(over, ask)
         return outcomes
 
     def close(self) -> None:
         """Close the connections."""
         for link in self._free:
             link.close()
+        self._arrivals.close()
 
-    def _ask(self, outcomes: Outcomes, begun: float, due: float) -> asyncio.Future[int]:
-        """Send one request; the status, 0 where no answer came, once it is among the outcomes."""
+    def _ask(self, asked: _Asked) -> None:
+        """Send one request; it is among the outcomes before ``asked.done`` is called."""
         self._number += 1
         body = self._body(self._number)
-        request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
-        answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def over(sent: float, arrived: _Arrived | None) -> None:
-            status = 0 if arrived is None else int(arrived.head[9:12])
-            outcomes.due.append(due)
-            outcomes.late_s.append(sent - begun - due)
-            outcomes.latency_s.append((time.perf_counter() if arrived is None else arrived.came) - sent)
-            outcomes.status.append(status)
-            outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
-            answer = _read(arrived.body) if arrived is not None and status == 200 else None
-            outcomes.reasons.append(() if answer is None else answer.coverage.reasons)
-            outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
-            if not answered.done():
-                answered.set_result(status)
-
-        def ask(link: _Link) -> None:
-            def told(arrived: _Arrived | None) -> None:
-                self._busy.discard(link)
-                if arrived is not None:
-                    self._free.append(link)
-                over(link.sent, arrived)
-
-            self._busy.add(link)
-            link.ask(request, told)
-
-        async def connect() -> None:
-            sent = time.perf_counter()
-            try:
-                async with asyncio.timeout(_PATIENCE_S):
-                    link = await _Link.open(self._host, self._port)
-            except OSError:  # TimeoutError among them
-                over(sent, None)
-            else:
-                ask(link)
-
+        request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         while self._free:
             if not (link := self._free.popleft()).lost:
-                ask(link)
-                return answered
-        connecting = asyncio.create_task(connect())
+                link.ask(request, partial(self._over, asked))
+                return
+            self._links.discard(link)
+        connecting = asyncio.create_task(self._connect(request, asked))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
-        return answered
 
-    async def _patiently(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
-        """Do it, and meanwhile hang up on whom no answer came for too long."""
+    async def _connect(self, request: bytes, asked: _Asked) -> None:
+        sent = time.perf_counter()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                link = await Link.open(self._host, self._port, self._free, self._arrivals)
+        except OSError:  # TimeoutError among them
+            self._over(asked, sent, None)
+        else:
+            self._links.add(link)
+            link.ask(request, partial(self._over, asked))
 
-        async def watch() -> None:
-            while True:
-                await asyncio.sleep(_LOOK_S)
-                for link in [one for one in self._busy if time.perf_counter() - one.sent > _PATIENCE_S]:
+    def _over(self, asked: _Asked, sent: float, arrived: Arrived | None) -> None:
+        outcomes, answer, status = asked.outcomes, None, 0
+        if arrived is not None:
+            status = int(arrived.head[9:12])
+            answer = _read(arrived.body) if status == 200 else None
+        outcomes.due.append(asked.due)
+        outcomes.late_s.append(sent - asked.begun - asked.due)
+        outcomes.latency_s.append((time.perf_counter() if arrived is None else arrived.came) - sent)
+        outcomes.status.append(status)
+        outcomes.retry_after.append(arrived is not None and b"\r\nretry-after:" in arrived.head)
+        outcomes.reasons.append(() if answer is None else answer.coverage.reasons)
+        outcomes.channels_ms.append(0.0 if answer is None else answer.timing_ms["channels"])
+        asked.done(status)
+
+    async def _until(self, over: asyncio.Future[Any], ask: Callable[[], None] = lambda: None) -> None:
+        """Until it is over, read what arrived and ask for what is due, once a tick; give up on who is silent too long.
+
+        A turn at the processor costs more than what is done in it, and a service that must wake us is slower, too.
+        """
+        loop, looked = asyncio.get_running_loop(), time.perf_counter()
+
+        def turn() -> None:
+            nonlocal looked
+            if over.done():
+                return
+            loop.call_later(_TICK_S, turn)
+            for key, _ in self._arrivals.select(0):
+                key.data()
+            ask()
+            if (now := time.perf_counter()) - looked > _LOOK_S:
+                looked = now
+                for link in [one for one in self._links if one.busy and now - one.sent > _PATIENCE_S]:
                     link.close()
 
-        watching = asyncio.create_task(watch())
-        try:
-            await asyncio.gather(*work)
-        finally:
-            watching.cancel()
+        turn()
+        await over
 
 
 def recovered(before: Outcomes, after: Outcomes) -> float:

@@ -21,6 +21,7 @@ from genrecall.serve.config import ServeConfig
 from genrecall.serve.http.body import ClientGoneError
 from genrecall.serve.http.keys import Keys
 from genrecall.serve.http.rate import Rate
+from genrecall.serve.http.repeats import Repeats
 from genrecall.serve.limiter import Limiter
 from genrecall.serve.metrics import Metrics
 from genrecall.serve.problems import Problem
@@ -54,8 +55,9 @@ _STAMP = lines([*_HEADERS, (b"content-security-policy", CSP)])
 
 
 class Refusal(NamedTuple):
-    """An answer of the gate's own: status, lines of headers, body."""
+    """An answer of the gate's own: why, status, lines of headers, body."""
 
+    code: str
     status: int
     head: bytes
     body: bytes
@@ -82,7 +84,7 @@ class Gate:
         limiter: Limiter,
         tracing: Tracing | None = None,
     ) -> None:
-        self.limiter, self.tracing = limiter, tracing
+        self.limiter, self.tracing, self.repeats = limiter, tracing, Repeats(self)
         self._app, self._config, self._metrics = app, config, metrics
         self._paths = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
         self._keys, self._rate = Keys(config.keys), _rate(config)
@@ -115,8 +117,21 @@ class Gate:
             self._metrics.request_of("none", str(problem.status)).observe(time.perf_counter() - begun)
             headers, body = _worded(problem, scope)
             head = lines([*headers, (b"x-request-id", scope["state"]["request_id"].encode())])
-            return Refusal(problem.status, _STAMP + head, body)
+            return Refusal(problem.code, problem.status, _STAMP + head, body)
         return None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room; then what comes is to be refused."""
+        return self.limiter.is_full(self.inflight)
+
+    def refuses_again(self, authorization: str, begun: float) -> bool:
+        """Count a request that is refused for want of room, as was one like it; False: there may be other reasons."""
+        if self.draining or self._rate.is_limited or (self._keys.required and self._keys.holder(authorization) is None):
+            return False
+        self._metrics.shed_of("inflight").inc()
+        self._metrics.request_of("none", "503").observe(time.perf_counter() - begun)
+        return True
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, span: Traced | None) -> None:
         status = 0
@@ -197,7 +212,7 @@ class Gate:
         if wait := self._rate.wait_s(caller):
             self._metrics.shed_of("rate").inc()
             raise Problem("rate_limited", "too many requests of this caller", retry_after_s=math.ceil(wait))
-        if self.limiter.is_full(self.inflight):
+        if self.is_full:
             self._metrics.shed_of("inflight").inc()
             raise Problem("overloaded", "too many requests at a time", retry_after_s=1)
         return caller

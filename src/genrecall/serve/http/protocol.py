@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 _HEAD, _END = b"HTTP/1.1 ", b"\r\n\r\n"
+_BUSY = STATUS_LINE[503]
 
 
 class GatedProtocol(HttpToolsProtocol):
@@ -26,23 +27,59 @@ class GatedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See ``asyncio.Protocol``."""
+        assert isinstance(self.config.app, Gate)
+        self._gate, self._fresh, self._inside, self._heard = self.config.app, b"", False, 0.0
         super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]
 
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        rests = not self._inside and not self.pipeline and (self.cycle is None or self.cycle.response_complete)
+        if rests and (told := self._gate.repeats.refused(data)) is not None:
+            self._heard = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._expect(self.timeout_keep_alive)
+            self.transport.write(_BUSY + lines(self.server_state.default_headers) + told)
+            return
+        self._fresh = data if rests else b""
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """See ``httptools``."""
+        self._inside = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """See ``httptools``."""
+        self._inside, self._fresh = False, b""
+        super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Refusals of repeats leave the timer as it is: another for each would cost more than they do."""
+        left_s = self._heard + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._expect(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _expect(self, within_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(within_s, self.timeout_keep_alive_handler)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        gate = self.config.app
-        assert isinstance(gate, Gate)
+        scope = cast("Scope", cycle.scope)
         # Where more wait on this connection, each answer begins the next one: tasks keep that from nesting.
         try:
-            told = None if self.pipeline else gate.refusal(cast("Scope", cycle.scope))
+            refusal = None if self.pipeline else self._gate.refusal(scope)
         except Exception:  # uvicorn would call it a malformed request; its task meets it again and answers 500
-            told = None
-        if told is None:
+            refusal = None
+        if refusal is None:
             super()._start_asgi_task(cycle, app)
             return
         cycle.response_started = cycle.response_complete = True
-        parts = [STATUS_LINE[told.status], lines(cycle.default_headers), told.head]
-        parts += [b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"]
-        self.transport.write(b"".join(parts if cycle.scope["method"] == "HEAD" else [*parts, told.body]))
+        told = refusal.head + (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        told += b"" if scope["method"] == "HEAD" else refusal.body
+        if refusal.code == "overloaded" and cycle.keep_alive and self._fresh:
+            self._gate.repeats.learn(self._fresh, scope, told)
+        self.transport.write(STATUS_LINE[refusal.status] + lines(cycle.default_headers) + told)
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()

@@ -41,6 +41,11 @@ class Rate:
         self._callers = np.frombuffer(table, np.uint64).reshape(-1, 2, _WAYS)[:, 0]
         self._arrivals = np.frombuffer(table, np.float64).reshape(-1, 2, _WAYS)[:, 1]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether callers are counted."""
+        return self._per_s is not None
+
     def wait_s(self, caller: str) -> float:
         """0 if the caller may ask now (it is counted), else the seconds until it may."""
         if self._per_s is None:
