@@ -31,7 +31,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
-        self.follower = Follower(self, self)  # type: ignore[arg-type]
+        self.follower, self.wiped = Follower(self, self), 0  # type: ignore[arg-type]
 
     def tell(self, message: bytes) -> None:
         with tempfile.TemporaryFile(buffering=0) as file:
@@ -40,6 +40,9 @@ class Wire:
             found = Inbox(file).receive()
         assert found is not None
         self.follower.do(found)
+
+    def wipe(self) -> None:
+        self.wiped += 1
 
 
 def recorded(runner: Runner) -> list[str]:
@@ -80,6 +83,9 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch, rem
     engine.score(requests, [answer.sids for answer in answers])
     assert ours == theirs
     assert "captured" in ours
+    with torch.inference_mode():
+        engine.loop.runner.wipe()
+    assert wire.wiped == 1, "messages hold prompts, too"
 
 
 class Ended(Exception):

@@ -68,6 +68,8 @@ def test_an_inbox_tells_batches_from_frames_and_knows_an_end():
         wide = inbox.receive()
         assert isinstance(wide, Packed)
         np.testing.assert_array_equal(wide.batch, large)
+        inbox.wipe()
+        assert not wide.batch.any(), "nothing of a prompt stays"
         told.write(Packed(1, 2, batch).encode()[:-1])
         told.close()
         assert inbox.receive() is None, "cut off"

@@ -149,7 +149,9 @@ class Follower:
                     torch.cuda.empty_cache()  # what the next engine sizes itself by
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
-                self._last = None if kind == "wipe" else self._last
+                if kind == "wipe":
+                    self._last = None
+                    self._inbox.wipe()
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:

@@ -2,7 +2,7 @@
 
     | u32 bytes after this | u32 0 | u32 engine | u32 number | u32 integers of the batch | batch | candidates, if any |
 
-All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.13 ms less than a
+All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.12 ms less than a
 frame, whose second integer is never 0. Bytes come from our own process.
 """
 
@@ -81,6 +81,10 @@ class Inbox:
         engine, number, size = _PACKED.unpack_from(self._bytes)
         numbers = np.frombuffer(self._bytes[_PACKED.size : count], np.int32)
         return Packed(engine, number, numbers[:size], numbers[size:] if len(numbers) > size else None)
+
+    def wipe(self) -> None:
+        """Overwrite what is left of earlier batches: prompts are in them."""
+        self._bytes[:] = bytes(len(self._bytes))
 
     def _fill(self, place: memoryview) -> bool:
         """Whether so many bytes came."""

@@ -245,9 +245,8 @@ class Decoder:
         return level_logits(hidden, head)
 
     def _tiles(self, ranges: RowRanges, rows: int, requests: int, widest: int, prefix_tokens: int = 0) -> RowTiles:
-        sizes = (widest, rows, requests, prefix_tokens)
-        # Whatever the batch, where answers may not depend on it.
-        sizes = (sys.maxsize, sys.maxsize, 1, 0) if self.invariant else sizes
+        # Where answers may not depend on the batch, tiles are those of the largest there could be.
+        sizes = (sys.maxsize, sys.maxsize, 1, 0) if self.invariant else (widest, rows, requests, prefix_tokens)
         size = tile_size(self.architecture.heads, self.architecture.kv_heads, *sizes)
         return cut_rows(ranges, size, most_tiles(rows, requests, size))
 
