@@ -8,6 +8,7 @@ loaded.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 from typing import TYPE_CHECKING
@@ -118,3 +119,4 @@ def _leave() -> None:
 
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # models in cycles hold the group, too, and its threads end with the last who holds it

@@ -24,11 +24,12 @@ LAST_STEP = 7
 # Both processes run this: argument 1 is the directory, the others are runs: NAME, NAME! for one that is killed together
 # with its processes, NAME? for one that ends by an exception and leaves them alive.
 SCRIPT = f"""
-import os, sys
+import atexit, os, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from tests.train import test_processes
 from tests.train.conftest import World
+atexit.register(test_processes.note_threads, Path(sys.argv[1]))  # the first is called last
 test_processes.play(World(), Path(sys.argv[1]), sys.argv[2:])
 """
 
@@ -90,6 +91,12 @@ def play(world, directory: Path, names: list[str]) -> None:
             )  # fmt: skip
 
 
+def note_threads(directory: Path) -> None:
+    """Write down the names of the threads of this process."""
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    (directory / f"threads of {os.environ['RANK']}").write_text("\n".join(threads))
+
+
 def launch(directory: Path, *names: str) -> subprocess.CompletedProcess[str]:
     script = directory / "script.py"
     script.write_text(SCRIPT)
@@ -147,6 +154,15 @@ def test_shards_learn_what_copies_learn(runs):
     )
     np.testing.assert_allclose(copies, shards, rtol=1e-4)
     assert copies[-1] < 0.8 * copies[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_no_thread_of_a_group_is_left_when_the_interpreter_ends(runs, process):
+    """One that still let go of a tensor then took the process with it, now and then: ``terminate called``."""
+    threads = (runs / f"threads of {process}").read_text().splitlines()
+    assert "python" in threads
+    assert not [name for name in threads if "gloo" in name]
 
 
 def alone(directory: Path, name: str, settings: TrainConfig) -> None:

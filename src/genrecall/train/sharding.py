@@ -11,6 +11,7 @@ is what runs on NCCL.
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,9 @@ def shard(learner: nn.Module, model: PreTrainedModel, device: torch.device, *, b
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    # Caches of DTensor keep the mesh to the end, and this the group, whose threads would outlive
+    # `processes.leave_at_exit`; later versions of torch may hold it elsewhere: a test looks for the threads.
+    atexit.register(getattr(mesh, "_pg_registry", {}).clear)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
