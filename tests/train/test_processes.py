@@ -161,7 +161,7 @@ def test_shards_learn_what_copies_learn(runs):
 def test_no_thread_of_a_group_is_left_when_the_interpreter_ends(runs, process):
     """One that still let go of a tensor then took the process with it, now and then: ``terminate called``."""
     threads = (runs / f"threads of {process}").read_text().splitlines()
-    assert "python" in threads
+    assert any(name.startswith("python") for name in threads)
     assert not [name for name in threads if "gloo" in name]
 
 
