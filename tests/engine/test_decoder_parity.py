@@ -37,7 +37,8 @@ def packed(prompts: list[list[int]], cached: list[int], pages: list[list[int]]) 
     shape = BatchShape.of(plan.sizes)
     flat = torch.zeros(shape.size, dtype=torch.int32)
     none = [-1] * len(prompts)
-    pack(plan, plan.sizes, prompts, none, none, [2**31 - 1] * len(prompts), PAGE, flat.numpy())
+    slots = np.arange(12 * PAGE, dtype=np.int32).reshape(-1, PAGE)
+    pack(plan, plan.sizes, prompts, none, none, [2**31 - 1] * len(prompts), slots, flat.numpy())
     batch = Batch.view(flat, shape, torch.arange(9, dtype=torch.int32))
     return batch.tokens, batch
 

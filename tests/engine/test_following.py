@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -21,28 +21,31 @@ from genrecall.engine.engine import Engine
 from genrecall.engine.following import Follower
 from genrecall.engine.leading import LeadingRunner
 from genrecall.engine.messages import Inbox
+from genrecall.engine.worker.frames import Frame, encode
 from tests.engine.models import make_model, sid_tokens
 from tests.engine.replay import let_capture
 from tests.engine.test_shipped import SPACE, ask, catalog, histories
 
 
 class Wire:
-    """A group of two ranks in one thread: what is told is done by the other at once."""
+    """A group of two ranks in two threads."""
 
     def __init__(self) -> None:
         self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
-        self.follower, self.wiped = Follower(self, self), 0  # type: ignore[arg-type]
+        read, self._pipe = os.pipe()
+        self.follower = Follower(self, Inbox(os.fdopen(read, "rb", buffering=0)))  # type: ignore[arg-type]
+        self._thread = threading.Thread(target=self.follower.run)
 
-    def tell(self, message: bytes) -> None:
-        with tempfile.TemporaryFile(buffering=0) as file:
-            file.write(message)
-            file.seek(0)
-            found = Inbox(file).receive()
-        assert found is not None
-        self.follower.do(found)
+    def start(self) -> None:
+        self._thread.start()
 
-    def wipe(self) -> None:
-        self.wiped += 1
+    def tell(self, message: bytes | memoryview) -> None:
+        os.write(self._pipe, message)
+
+    def end(self) -> None:
+        self.tell(encode(Frame(head={"kind": "end"})))
+        self._thread.join()
+        os.close(self._pipe)
 
 
 def recorded(runner: Runner) -> list[str]:
@@ -76,25 +79,30 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch, rem
     follower = wire.follower._runners[0]
     assert follower is not None
     ours, theirs = recorded(engine.loop.runner), recorded(follower)
+    wire.start()
     requests = ask(histories(1), catalog(0), users=False, filters=False)[:3]
     engine.warm_up(requests, batches=(3,))
     engine.generate(requests)
     answers = engine.generate(requests)
     engine.score(requests, [answer.sids for answer in answers])
-    assert ours == theirs
-    assert "captured" in ours
     with torch.inference_mode():
         engine.loop.runner.wipe()
-    assert wire.wiped == 1, "messages hold prompts, too"
+    wire.end()
+    assert ours == theirs
+    assert "captured" in ours
+    assert not follower._batches.flat.any(), "what was told holds prompts, too"
 
 
 class Ended(Exception):
     """Instead of the end of this process."""
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("Connection closed by peer\nmore")])
-def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
-    """The others wait in sums that rank 0 will never come to; nothing may be asked of the group after that."""
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("full"), RuntimeError("Connection closed by peer\nmore"), IndexError("while packing")],
+)
+def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The others wait for a batch that never comes, or in sums; nothing may be asked of the group after that."""
 
     def lose(why: str) -> None:
         raise Ended(why)
@@ -105,5 +113,6 @@ def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, 
     runner = LeadingRunner.__new__(LeadingRunner)
     runner.leader = SimpleNamespace(group=SimpleNamespace(lock=threading.RLock()), lose=lose)  # type: ignore[assignment]
     monkeypatch.setattr(Runner, "search_packed", fail)
+    monkeypatch.setattr(LeadingRunner, "_announce", lambda *_: None)
     with pytest.raises(Ended, match=f"^{str(error).splitlines()[0]}$"):
-        runner.search_packed(None, None, None)  # type: ignore[arg-type]
+        runner.search_packed(SimpleNamespace(shape=None), None, None)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genrecall.engine.device.beams import SearchShape
 from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.host.step import Sizes
-from genrecall.engine.messages import Inbox, Packed, sizes_of, told, trie_arrays, trie_of
+from genrecall.engine.messages import Inbox, announced, sizes_of, told, trie_arrays, trie_of
 from genrecall.engine.worker.frames import Frame, decode, encode
 from genrecall.index.trie import Trie
 from genrecall.sid.space import SidSpace
@@ -46,30 +46,25 @@ def test_catalogs(items, seed) -> None:
 
 def test_an_inbox_tells_batches_from_frames_and_knows_an_end():
     read, write = os.pipe()
-    batch, candidates = np.arange(700, dtype=np.int32), np.arange(5, dtype=np.int32)
-    large = np.arange(15_000, dtype=np.int32)  # more than a buffer holds at first, less than a pipe
+    batch, candidates = np.arange(4000, dtype=np.int32), np.arange(5, dtype=np.int32)
     with open(read, "rb", buffering=0) as pipe, open(write, "wb", buffering=0) as told:
         inbox = Inbox(pipe)
-        told.write(Packed(3, 9, batch).encode() + encode(Frame(head={"kind": "like"}, arrays={"bits": batch})))
-        told.write(Packed(0, 0, batch, candidates).encode())
+        told.write(announced(9) + batch.tobytes() + encode(Frame(head={"kind": "like"}, arrays={"bits": batch})))
+        told.write(announced(0) + batch.tobytes() + candidates.tobytes())
         inbox.watch(0.0)
-        alone = inbox.receive()
-        assert isinstance(alone, Packed)
-        assert (alone.engine, alone.number, alone.candidates) == (3, 9, None)
-        np.testing.assert_array_equal(alone.batch, batch)
+        found, few = np.empty_like(batch), np.empty_like(candidates)
+        assert inbox.receive() == 9
+        assert inbox.read(found)
+        np.testing.assert_array_equal(found, batch)
         frame = inbox.receive()
         assert isinstance(frame, Frame)
-        both = inbox.receive()
-        assert isinstance(both, Packed)
-        np.testing.assert_array_equal(both.batch, batch)
-        np.testing.assert_array_equal(both.candidates, candidates)
+        assert inbox.receive() == 0
+        assert inbox.read(found)
+        assert inbox.read(few)
+        np.testing.assert_array_equal(few, candidates)
         np.testing.assert_array_equal(frame.arrays["bits"], batch, "frames outlive the message after them")
-        told.write(Packed(1, 2, large).encode())
-        wide = inbox.receive()
-        assert isinstance(wide, Packed)
-        np.testing.assert_array_equal(wide.batch, large)
-        inbox.wipe()
-        assert not wide.batch.any(), "nothing of a prompt stays"
-        told.write(Packed(1, 2, batch).encode()[:-1])
+        told.write(announced(9) + batch.tobytes()[:-1])
         told.close()
-        assert inbox.receive() is None, "cut off"
+        assert inbox.receive() == 9
+        assert not inbox.read(found), "cut off"
+        assert inbox.receive() is None

@@ -48,16 +48,17 @@ class Found:
         """In the order of the seats; ``asked`` is how many SIDs each wanted, ``rows`` what its job held."""
         answers: list[Answer | DataError] = []
         counts, begin = self.count.tolist(), 0
-        broken = self.broken.any()
+        broken = any(self.broken.ravel().tolist())
         for place, (seat, wanted, held) in enumerate(zip(plan.seats, asked, rows, strict=True)):
             own = slice(begin, begin + counts[place])
             begin += seat.rows[-1]
-            order = np.argsort(-self.score[own], kind="stable")
+            score = self.score[own]
+            order = (-score).argsort(kind="stable")
             levels = np.flatnonzero(self.broken[:, place]).tolist() if broken else []
             answer = Answer(
                 # By columns: a list of tuples in half the time that rows take.
-                sids=list(zip(*self.codes[own][order].T.tolist(), strict=True)),
-                scores=self.score[own][order].tolist(),
+                sids=list(zip(*self.codes[own].take(order, axis=0).T.tolist(), strict=True)),
+                scores=score.take(order).tolist(),
                 short=counts[place] < wanted,
                 narrowed=seat.rows != held,
                 beam=seat.rows[-1],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,6 +43,31 @@ _SHORT = 16
 """Tokens of prompts that sizes are captured with: whatever the size, they fit."""
 _NO_JOB = -1
 """The number of a request that was answered at once: an empty catalog has nothing to search."""
+
+
+class _Lock:
+    """An engine's lock; the thread that has it is in inference mode, on the engine's device.
+
+    Entered again within, it only counts; what it enters is made once, for that takes the longest after a pause.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._lock, self._depth = threading.RLock(), 0
+        self._parts = torch.inference_mode(), _current(device)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            for part in self._parts:
+                part.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self._depth == 1:
+            for part in reversed(self._parts):
+                part.__exit__(*error)
+        self._depth -= 1
+        self._lock.release()
 
 
 class Engine:
@@ -75,11 +100,11 @@ class Engine:
         self.sid_tokens = [np.asarray(ids) for ids in sid_tokens]
         self._device = pick_device(self.config.device)
         self._compiled = use_cache(self._device)
-        with torch.no_grad(), self._on_device():
+        with torch.no_grad(), _current(self._device):
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
         self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
-        self.lock = threading.RLock()
+        self.lock = _Lock(self.device)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers in the order of the requests; any number of them, of mixed lengths, widths and filters.
@@ -143,7 +168,7 @@ class Engine:
         Raises:
             ConfigError, CapacityError: it cannot be answered.
         """
-        with self.lock, torch.inference_mode(), self._on_device():
+        with self.lock:
             trie = self.trie
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=trie.num_items)
@@ -157,16 +182,14 @@ class Engine:
             if trie.num_items == 0:
                 deliver(Answer(sids=[], scores=[], short=True))
                 return _NO_JOB
-            asked = request.widths(trie.space.levels, self.config.beam)[-1]
-            task = Task(
-                request=request, trie=trie, asked=asked, rows=self._rows(request), wanted=None, deliver=deliver
-            )  # fmt: skip
+            widths = request.widths(trie.space.levels, self.config.beam)
+            rows = self._rows(widths)
+            task = Task(request=request, trie=trie, asked=widths[-1], rows=rows, wanted=None, deliver=deliver)
             return self.loop.submit(task, catalog=self._version)
 
-    def _rows(self, request: Request) -> tuple[int, ...]:
+    def _rows(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Beams after each level: no level holds more than it has nodes, however wide the request."""
-        widths, sizes = request.widths(self.trie.space.levels, self.config.beam), self.trie.level_sizes[1:]
-        return tuple(max(min(width, count), 1) for width, count in zip(widths, sizes, strict=True))
+        return tuple(max(min(width, count), 1) for width, count in zip(widths, self.trie.level_sizes[1:], strict=True))
 
     def submit_scoring(
         self, request: Request, sids: Sequence[Sid] | np.ndarray, deliver: Callable[[Outcome], None]
@@ -195,12 +218,12 @@ class Engine:
 
     def cancel(self, number: int) -> bool:
         """Give a request up: its outcome is ``Refused``. False: it has its outcome already."""
-        with self.lock, torch.inference_mode(), self._on_device():
+        with self.lock:
             return self.loop.cancel(number)
 
     def advance(self) -> None:
         """Drive the engine on by a moment."""
-        with self.lock, torch.inference_mode(), self._on_device():
+        with self.lock:
             self.loop.advance()
 
     def prepare(self, trie: Trie) -> None:
@@ -225,7 +248,7 @@ class Engine:
 
     def purge(self, user: str) -> None:
         """Forget all that is kept of a user; no byte of their prompts stays in the engine's memory."""
-        with self.lock, torch.inference_mode(), self._on_device():
+        with self.lock:
             self.loop.purge(user)
 
     def close(self) -> None:
@@ -272,7 +295,8 @@ class Engine:
             return 0.0
         usual = replace(request, tokens=request.tokens[:_SHORT])
         pages = (0,) * self.loop.scheduler.cache.pages_for(len(usual.tokens))
-        seat = Seat(job=0, length=len(usual.tokens), cached=0, pages=pages, rows=self._rows(usual))
+        widths = usual.widths(self.trie.space.levels, self.config.beam)
+        seat = Seat(job=0, length=len(usual.tokens), cached=0, pages=pages, rows=self._rows(widths))
         one = StepPlan(kind=Kind.SEARCH, catalog=0, seats=(seat,)).sizes
         found = any_sizes(
             replace(one, widest=self._search.widest or one.widest),
@@ -305,14 +329,10 @@ class Engine:
         gc.collect()
         gc.freeze()
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Kernels are launched on whichever GPU is the current one."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
     def _submit_scoring(
         self, request: Request, codes: np.ndarray, paths: np.ndarray, deliver: Callable[[Outcome], None]
     ) -> int:
-        with self.lock, torch.inference_mode(), self._on_device():
+        with self.lock:
             decoder = self._search.decoder
             request.require(vocabulary=decoder.vocabulary, window=decoder.window, items=self.trie.num_items)
             wanted = Candidates.of(codes, paths, self.trie, self.config.normalise)
@@ -336,6 +356,11 @@ class Engine:
                 raise
         while any(outcome is None for outcome in outcomes):
             self.advance()
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels are launched on whichever GPU is the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def answer_of(outcome: Outcome | None) -> Answer:

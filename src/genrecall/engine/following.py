@@ -21,10 +21,9 @@ from genrecall.engine.device.parallel import Group
 from genrecall.engine.device.runner import Runner
 from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Source, part
-from genrecall.engine.device.staging import Write
 from genrecall.engine.host.step import Sizes
 from genrecall.engine.leading import LeadingRunner, checksum
-from genrecall.engine.messages import Inbox, Packed, sizes_of, trie_of
+from genrecall.engine.messages import Inbox, sizes_of, trie_of
 from genrecall.engine.ranks import STATUS, follow
 from genrecall.engine.worker.frames import Frame
 
@@ -33,8 +32,9 @@ _AWAKE_S = 0.2
 
 @dataclass(frozen=True)
 class Like:
-    """What batches have in common: ``shape`` of a search's levels or of candidates, sizes, how graphs are made."""
+    """What batches of an engine have in common: ``shape`` of levels or of candidates, sizes, how graphs are made."""
 
+    engine: int
     shape: Levels | ForestShape
     sizes: Sizes
     in_haste: bool
@@ -46,8 +46,8 @@ class Like:
         sizes, shape = sizes_of(Sizes, head["sizes"]), head["shape"]
         if head["batch"] == "search":
             levels = Levels(sizes.requests, sizes.pages, sizes_of(SearchShape, shape))
-            return cls(levels, sizes, *head["graphs"])
-        return cls(sizes_of(ForestShape, shape), sizes, *head["graphs"])
+            return cls(head["engine"], levels, sizes, *head["graphs"])
+        return cls(head["engine"], sizes_of(ForestShape, shape), sizes, *head["graphs"])
 
 
 class Received:
@@ -88,7 +88,7 @@ class Follower:
     def __init__(self, group: Group, inbox: Inbox) -> None:
         self._group, self._inbox = group, inbox
         self._runners: list[Runner | None] = []
-        self._like: dict[tuple[int, int], Like] = {}
+        self._like: dict[int, Like] = {}
         self._last: torch.Tensor | None = None
 
     def run(self) -> None:
@@ -97,34 +97,42 @@ class Follower:
             while not isinstance(message := self._next(), Frame) or message.head["kind"] != "end":
                 self.do(message)
 
-    def _next(self) -> Frame | Packed:
+    def _next(self) -> Frame | int:
         """The next message of rank 0, for which all GPUs wait; where that is gone, this process ends here."""
-        self._inbox.watch(_AWAKE_S if self._group.device.type == "cuda" else 0.0)
+        self._watch()
         found = self._inbox.receive()
         if found is None:
             os._exit(STATUS)
         return found
 
-    def do(self, message: Frame | Packed) -> None:
+    def _write(self, out: np.ndarray) -> None:
+        """A batch, once rank 0 has packed it."""
+        self._watch()
+        if not self._inbox.read(out):
+            os._exit(STATUS)
+
+    def _watch(self) -> None:
+        self._inbox.watch(_AWAKE_S if self._group.device.type == "cuda" else 0.0)
+
+    def do(self, message: Frame | int) -> None:
         """What a message says."""
-        if isinstance(message, Packed):
+        if isinstance(message, int):
             self._run(message)
         elif message.head["kind"] == "open":
             self._runners.append(self._open(message))
         else:
             self._do(message)
 
-    def _run(self, packed: Packed) -> None:
-        runner, like = self._runners[packed.engine], self._like[packed.engine, packed.number]
+    def _run(self, number: int) -> None:
+        like = self._like[number]
+        runner = self._runners[like.engine]
         assert runner is not None, "a closed engine is not asked"
         runner.graphs.in_haste, runner.graphs.lasting = like.in_haste, like.lasting
         runner.tier.wait()
-        if packed.candidates is None:
-            assert isinstance(like.shape, Levels), "searches have no candidates"
-            self._last, _ = runner.search_packed(like.shape, like.sizes, _copy(packed.batch))
+        if isinstance(like.shape, Levels):
+            self._last, _ = runner.search_packed(like.shape, like.sizes, self._write)
         else:
-            assert isinstance(like.shape, ForestShape), "candidates are scored"
-            self._last = runner.score_packed(like.shape, like.sizes, _copy(packed.batch), _copy(packed.candidates))
+            self._last = runner.score_packed(like.shape, like.sizes, self._write, self._write)
 
     def _do(self, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
@@ -134,7 +142,7 @@ class Follower:
             case "write":
                 runner.catalog.write(head["rows"], torch.tensor(arrays["bits"]))
             case "like":
-                self._like[head["engine"], head["number"]] = Like.of(head)
+                self._like[head["number"]] = Like.of(head)
             case "compare":
                 self._group.gather(checksum(self._last))
             case "remains":
@@ -142,7 +150,7 @@ class Follower:
             case "close":
                 self._last = None
                 self._runners[head["engine"]] = None
-                self._like = {key: like for key, like in self._like.items() if key[0] != head["engine"]}
+                self._like = {number: like for number, like in self._like.items() if like.engine != head["engine"]}
                 del runner
                 gc.collect()
                 if self._group.device.type == "cuda":
@@ -151,7 +159,6 @@ class Follower:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
                 if kind == "wipe":
                     self._last = None
-                    self._inbox.wipe()
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:
@@ -167,10 +174,6 @@ class Follower:
         tokens = np.split(frame.arrays["tokens"].copy(), np.cumsum(head["codes"])[:-1])
         with torch.no_grad():
             return build(Blueprint(shape=shape, source=source), trie, tokens, config, group=self._group).runner
-
-
-def _copy(packed: np.ndarray) -> Write:
-    return lambda out: np.copyto(out, packed)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 open · (methods of the runner) · write · like · compare · remains · close · end; and batches
 
-A message is plain integers (``messages``). A batch travels as rank 0's own device gets it; what it is padded to is told
-once for all that are like it, for ranks wait for whoever reads longest. Every rank launches and captures the same
-batches in the same order, so their sums meet.
+A message is plain integers (``messages``). A batch is announced before it is packed, and then travels as rank 0's own
+device gets it; what it is padded to is told once for all that are like it, for ranks wait for whoever reads longest.
+Every rank launches and captures the same batches in the same order, so their sums meet.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from genrecall.engine.device.scoring import ForestShape
 from genrecall.engine.device.shards import ALL, Blueprint, Files, Held, Source, part
 from genrecall.engine.device.staging import Write
 from genrecall.engine.host.step import Sizes
-from genrecall.engine.messages import Packed, told, trie_arrays
+from genrecall.engine.messages import announced, told, trie_arrays
 from genrecall.engine.ranks import Leader
 from genrecall.engine.worker.frames import Frame, encode
 from genrecall.index.trie import Trie
 
 _REMEMBERED = 4096
-"""Kinds of batches whose numbers are known; every rank keeps so many."""
+"""Kinds of batches of an engine whose numbers are known; every rank keeps so many."""
 
 
 def _told(name: str) -> Callable[..., None]:
@@ -93,30 +93,17 @@ class LeadingRunner(Runner):
 
     def search_packed(self, key: Levels, sizes: Sizes, write: Write, *_: Any) -> tuple[torch.Tensor, list[Frontier]]:
         """See ``Runner``. Nothing changes a batch between its levels, as nothing does where a graph runs them."""
-
-        def write_and_tell(out: np.ndarray) -> None:
-            write(out)
-            self._tell_batch("search", key.shape, sizes, out)
-
         with self._together():
-            found = super().search_packed(key, sizes, write_and_tell)
+            self._announce("search", key.shape, sizes)
+            found = super().search_packed(key, sizes, self._telling(write))
         self._last = found[0]
         return found
 
     def score_packed(self, shape: ForestShape, sizes: Sizes, write: Write, write_forest: Write) -> torch.Tensor:
         """See ``Runner``."""
-        packed: list[np.ndarray] = []
-
-        def write_and_keep(out: np.ndarray) -> None:
-            write(out)
-            packed.append(out)
-
-        def write_and_tell(out: np.ndarray) -> None:
-            write_forest(out)
-            self._tell_batch("score", shape, sizes, packed[0], out)
-
         with self._together():
-            self._last = super().score_packed(shape, sizes, write_and_keep, write_and_tell)
+            self._announce("score", shape, sizes)
+            self._last = super().score_packed(shape, sizes, self._telling(write), self._telling(write_forest))
         return self._last
 
     def compare(self) -> bool:
@@ -138,31 +125,35 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A batch of all ranks, which end together where a device fails, is full, or hears no more of another."""
+        """A batch of all ranks, which end together where one that was announced does not come: a device fails, is full,
+        or hears no more of another.
+        """
         with self.leader.group.lock:
             try:
                 yield
-            except RuntimeError as error:
+            except Exception as error:
                 self.leader.lose((str(error) or type(error).__name__).splitlines()[0])
 
-    def _tell_batch(
-        self,
-        kind: str,
-        shape: SearchShape | ForestShape,
-        sizes: Sizes,
-        batch: np.ndarray,
-        candidates: np.ndarray | None = None,
-    ) -> None:
+    def _announce(self, kind: str, shape: SearchShape | ForestShape, sizes: Sizes) -> None:
         graphs = self.graphs.in_haste, self.graphs.lasting
         like = (kind, shape, sizes, *graphs)
         number = self._told.get(like)
         if number is None:
             if len(self._told) == _REMEMBERED:
                 self._told.clear()  # numbers are given anew
-            number = self._told[like] = len(self._told)
+            number = self._told[like] = self._number * _REMEMBERED + len(self._told)
             head = {"number": number, "batch": kind, "sizes": told(sizes), "shape": told(shape), "graphs": graphs}
             self.tell("like", head)
-        self.leader.tell(Packed(self._number, number, batch, candidates).encode())
+        self.leader.tell(announced(number))
+
+    def _telling(self, write: Write) -> Write:
+        """Whatever is written is told."""
+
+        def write_and_tell(out: np.ndarray) -> None:
+            write(out)
+            self.leader.tell(out.data)
+
+        return write_and_tell
 
     def tell(self, kind: str, head: dict[str, Any], **arrays: np.ndarray) -> None:
         """Send a message of this engine."""

@@ -1,9 +1,10 @@
-"""What rank 0 tells the others, through a pipe to each: packed batches, and frames with sizes and catalogs.
+"""What rank 0 tells the others, through a pipe to each: batches, and frames with sizes and catalogs.
 
-    | u32 bytes after this | u32 0 | u32 engine | u32 number | u32 integers of the batch | batch | candidates, if any |
+    | u32 number | u32 0 |, and when it is packed, int32 of the batch | candidates, if any |
 
-All ranks wait for a batch to be read, after a pause in which their processors forgot all: it takes 0.12 ms less than a
-frame, whose second integer is never 0. Bytes come from our own process.
+All ranks wait for a batch to be read, after a pause in which their processors forgot all. So it is announced before it
+is packed: whoever knows by the number what it is like has all ready that does not depend on it, and reads its integers
+to where they travel on to the device. A frame's second integer is never 0. Bytes come from our own process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import select
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,27 +27,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-_SIZES, _PACKED = struct.Struct("<II"), struct.Struct("<III")
-_USUAL_BYTES = 1 << 15
+_HEAD = struct.Struct("<II")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """A batch: of which engine, the number of what it is like, int32 of itself and of its candidates.
-
-    Where it was received, the integers are there until the next message is.
-    """
-
-    engine: int
-    number: int
-    batch: np.ndarray
-    candidates: np.ndarray | None = None
-
-    def encode(self) -> bytes:
-        """As ``Inbox`` reads it."""
-        body = self.batch.tobytes() + (b"" if self.candidates is None else self.candidates.tobytes())
-        head = _PACKED.pack(self.engine, self.number, len(self.batch))
-        return _SIZES.pack(4 + len(head) + len(body), 0) + head + body
+def announced(number: int) -> bytes:
+    """A batch is about to come, like others of this number."""
+    return _HEAD.pack(number, 0)
 
 
 class Inbox:
@@ -55,7 +41,7 @@ class Inbox:
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe, self._poll = pipe, select.poll()
         self._poll.register(pipe, select.POLLIN)
-        self._bytes = memoryview(bytearray(_USUAL_BYTES))
+        self._head = memoryview(bytearray(_HEAD.size))
 
     def watch(self, seconds: float) -> None:
         """Look out for a message for a while, awake: a processor that sleeps takes its time to wake up and to be quick
@@ -65,35 +51,27 @@ class Inbox:
         while time.monotonic() < until and not self._poll.poll(0):
             pass
 
-    def receive(self) -> Frame | Packed | None:
-        """The next message; None where the other end has closed, in the midst of one too."""
-        if not self._fill(self._bytes[: _SIZES.size]):
+    def receive(self) -> Frame | int | None:
+        """The next message, of a batch its number; None where the other end has closed, in the midst of one too."""
+        if not self._fill(self._head):
             return None
-        total, head = _SIZES.unpack_from(self._bytes)
-        count = total - 4
-        if head:  # kept by whoever takes it: a catalog may be large
-            payload = bytearray(count)
-            return decode(payload, head) if self._fill(memoryview(payload)) else None
-        if count > len(self._bytes):
-            self._bytes = memoryview(bytearray(2 * count))
-        if not self._fill(self._bytes[:count]):
-            return None
-        engine, number, size = _PACKED.unpack_from(self._bytes)
-        numbers = np.frombuffer(self._bytes[_PACKED.size : count], np.int32)
-        return Packed(engine, number, numbers[:size], numbers[size:] if len(numbers) > size else None)
+        first, head = _HEAD.unpack(self._head)
+        if not head:
+            return first
+        payload = bytearray(first - 4)  # kept by whoever takes it: a catalog may be large
+        return decode(payload, head) if self._fill(memoryview(payload)) else None
 
-    def wipe(self) -> None:
-        """Overwrite what is left of earlier batches: prompts are in them."""
-        self._bytes[:] = bytes(len(self._bytes))
+    def read(self, out: np.ndarray) -> bool:
+        """Fill int32 with what follows of a batch; False where the other end has closed."""
+        return self._fill(out.data.cast("B"))
 
-    def _fill(self, place: memoryview) -> bool:
+    def _fill(self, left: memoryview) -> bool:
         """Whether so many bytes came."""
-        at = 0
-        while at < len(place):
-            got = self._pipe.readinto(place[at:])  # type: ignore[attr-defined]  # of unbuffered files
+        while left:
+            got = self._pipe.readinto(left)  # type: ignore[attr-defined]  # of unbuffered files
             if not got:
                 return False
-            at += got
+            left = left[got:]
         return True
 
 

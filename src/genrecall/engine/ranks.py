@@ -79,7 +79,7 @@ class Leader:
         """Of ranks 1 and up."""
         return [child.pid for child in self._children]
 
-    def tell(self, message: bytes) -> None:
+    def tell(self, message: bytes | memoryview) -> None:
         """To all other ranks. Where one is gone, all end: command lines take a broken pipe for their reader's, and end
         without a word.
         """
@@ -88,9 +88,9 @@ class Leader:
         except BrokenPipeError:
             self.lose("a rank reads no more")
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes | memoryview) -> None:
         for pipe in self._pipes:
-            left = memoryview(message)
+            left = memoryview(message).cast("B")
             while left:
                 left = left[pipe.write(left) :]
 

@@ -124,7 +124,7 @@ def pack(
     filters: Sequence[int],
     seeds: Sequence[int],
     caps: Sequence[int],
-    page_tokens: int,
+    slots: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """Write a plan.
@@ -136,7 +136,7 @@ def pack(
         filters: the row of each seat's item filter, -1 for none.
         seeds: of each seat, -1 for none.
         caps: of each seat.
-        page_tokens: P.
+        slots: of ``PromptMemory``.
         out: int32, as many as ``BatchShape.size`` says.
     """
     shape = BatchShape.of(sizes)
@@ -147,26 +147,30 @@ def pack(
     out[fields["starts"]][count:] = shape.tokens  # empty places come after the padding, which is the last request's
     new = [seat.length - seat.cached for seat in seats]
     ends = list(accumulate(new))
+    total = ends[-1]
     # Fields from ``length`` to ``cap`` follow each other, one place a request in each.
     by_request = out[fields["length"].start : fields["starts"].start].reshape(-1, aligned(r))
     last, lengths = [end - 1 for end in ends], [seat.length for seat in seats]
     by_request[:, :count] = [lengths, new, [1] * count, last, filters, seeds, caps]
     out[fields["starts"]][1:count] = ends[:-1]
-    table = out[fields["table"]].reshape(r, shape.pages)
-    for row, seat in enumerate(seats):
-        table[row, : len(seat.pages)] = seat.pages
-    total = ends[-1]
     read = chain.from_iterable(tokens[seat.cached :] for seat, tokens in zip(seats, prompts, strict=True))
     out[fields["token"]][:total] = np.fromiter(read, np.int32, total)
-    position = np.concatenate([np.arange(seat.cached, seat.length, dtype=np.int32) for seat in seats])
-    out[fields["position"]][:total] = position
-    page = table[np.repeat(np.arange(count), new), position // page_tokens]
-    out[fields["slot"]][:total] = page * page_tokens + position % page_tokens
+    # Reading begins with a page. All is looked up: after a pause, arithmetic takes the host longer to begin with.
+    page_tokens, counted = slots.shape[1], slots.reshape(-1)
+    fresh = [page for seat in seats for page in seat.pages[seat.cached // page_tokens :]]
+    places, at = slots.take(fresh, axis=0).reshape(-1), 0
+    table, position, slot = out[fields["table"]].reshape(r, -1), out[fields["position"]], out[fields["slot"]]
+    for row, (seat, begin, end) in enumerate(zip(seats, [0, *ends], ends, strict=False)):
+        table[row, : len(seat.pages)] = seat.pages
+        position[begin:end] = counted[seat.cached : seat.length]
+        slot[begin:end] = places[at : at + end - begin]
+        at += len(seat.pages) * page_tokens - seat.cached
+    by_level = list(zip(*(seat.rows for seat in seats), strict=True))
     widths = out[fields["widths"]].reshape(shape.levels, -1)
     after = out[fields["begins"]].reshape(shape.levels, -1)
-    widths[:, :count] = np.array([seat.rows for seat in seats], dtype=np.int32).T
-    np.cumsum(widths[:, :r], axis=1, out=after[:, 1 : r + 1])
-    after[:, count : r + 1] = np.array(sizes.rows, dtype=np.int32)[:, None]
+    widths[:, :count] = by_level
+    after[:, 1:count] = [list(accumulate(level[:-1])) for level in by_level]
+    after[:, count : r + 1] = [[rows] for rows in sizes.rows]
 
 
 def request_of(begin: torch.Tensor, rows: int) -> torch.Tensor:

@@ -168,6 +168,8 @@ class DeviceCatalog:
         keeps it for later batches.
         """
         wanted = {id(mask): mask for mask in masks if mask is not None}
+        if not wanted:
+            return [-1] * len(masks), []
         kept = {place: mask for place, mask in self._masks.items() if id(mask) in wanted and not mask.flags.writeable}
         row = {id(mask): place for place, mask in kept.items()}
         free = iter(place for place in range(len(self._allowed)) if place not in kept)

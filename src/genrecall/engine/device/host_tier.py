@@ -36,6 +36,7 @@ class HostTier:
         self.held = torch.zeros(slots, *memory.page_shape, dtype=torch.uint8, pin_memory=cuda)
         self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._done = torch.cuda.Event() if cuda else None
+        self._awaited = True
 
     def run(self, moves: Sequence[Move]) -> None:
         """Start copies, in order."""
@@ -45,11 +46,15 @@ class HostTier:
         with torch.cuda.stream(self._stream):
             self._copy(moves)
             self._done.record()
+        self._awaited = False
 
     def wait(self) -> None:
-        """Whatever is launched from now on finds the copies done; the host does not wait."""
-        if self._done is not None:
+        """Whatever is launched from now on, in the one stream of all batches, finds the copies done; the host does not
+        wait.
+        """
+        if self._done is not None and not self._awaited:
             torch.cuda.current_stream(self.device).wait_event(self._done)
+            self._awaited = True
 
     def fence(self) -> None:
         """Copies that are started from now on find what was launched before done: pages that were wiped."""

@@ -18,12 +18,16 @@ from genrecall.engine.device.architecture import Architecture
 
 
 class PromptMemory:
-    """Pages of one decoder: per layer keys and values (pages, K, P, D)."""
+    """Pages of one decoder: per layer keys and values (pages, K, P, D).
+
+    ``slots`` is int32 (pages, P), on the host: the numbers of each page's tokens, 0, 1, 2 …
+    """
 
     def __init__(
         self, shape: Architecture, *, pages: int, page_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.page_tokens, self.device = page_tokens, device
+        self.slots = np.arange(pages * page_tokens, dtype=np.int32).reshape(pages, page_tokens)
         size = (shape.layers, pages, shape.kv_heads, page_tokens, shape.head_width)
         self._keys, self._values = _zeros(size, dtype, device), _zeros(size, dtype, device)
         self.keys, self.values = self._keys.unbind(), self._values.unbind()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from genrecall.engine.device.graphs import Graphs
 from genrecall.engine.device.host_tier import HostTier
 from genrecall.engine.device.padding import LONG, OFTEN, Levels, Padding, Part, Prompts
 from genrecall.engine.device.scoring import Candidates, Forest, ForestShape, Scoring
-from genrecall.engine.device.staging import Staging, Write
+from genrecall.engine.device.staging import SIZES, Staging, Write
 from genrecall.engine.host.step import Seat, Sizes, StepPlan, fit
 from genrecall.engine.host.tier import Move, Way
 from genrecall.index.trie import Trie
@@ -75,6 +74,7 @@ class Runner:
         most = BatchShape(room.requests, room.pages, search.levels, fit(room.tokens)).size
         self._batches = Staging(most, self.device)
         self._forests = Staging(ForestShape.most(room.requests, room.rows, search.levels), self.device)
+        self._seen: dict[BatchShape, Batch] = {}
         self._place = torch.arange(room.requests + 1, dtype=torch.int32, device=self.device)
         self._hidden = torch.zeros(room.requests, like.shape[1], dtype=like.dtype, device=self.device)
         self._state = torch.zeros_like(self._hidden)
@@ -167,7 +167,7 @@ class Runner:
 
         def write(out: np.ndarray) -> None:
             most = [_NO_CAP if cap is None else cap for cap in caps]
-            pack(plan, sizes, prompts, filters, seeds, most, self.decoder.memory.page_tokens, out)
+            pack(plan, sizes, prompts, filters, seeds, most, self.decoder.memory.slots, out)
 
         def gone(level: int) -> Sequence[int]:
             found = given_up() if given_up is not None else ()
@@ -193,7 +193,7 @@ class Runner:
         forest = Forest.of(wanted, self.catalog.trie, sizes.requests)
 
         def write(out: np.ndarray) -> None:
-            pack(plan, sizes, prompts, nothing, nothing, nothing, self.decoder.memory.page_tokens, out)
+            pack(plan, sizes, prompts, nothing, nothing, nothing, self.decoder.memory.slots, out)
 
         found = self.score_packed(forest.shape, sizes, write, forest.write)
         return Flight(plan, sizes, found, None, began, self.graphs.unusual == unusual, plan)
@@ -221,7 +221,7 @@ class Runner:
         between = None if self._cuda and not shape.compact else gone
 
         def levels(run: Run | None = None) -> tuple[torch.Tensor, list[Frontier]]:
-            trail = self.search.search(batch(), reading, shape, between, run, running if shape.compact else None)
+            trail = self.search.search(batch, reading, shape, between, run, running if shape.compact else None)
             last, broken = trail[-1], torch.stack([frontier.broken for frontier in trail])
             parts = (last.codes.flatten(), last.score.view(torch.int32), last.ranges.count, broken.flatten())
             return torch.cat((*parts, _as_integers(reading.state))), trail
@@ -288,16 +288,21 @@ class Runner:
         event.record()
         return event
 
-    def _send(self, sizes: Sizes, write: Write) -> Callable[[], Batch]:
-        """A batch on its way to the device, to be seen as tensors where no graph has seen it so already."""
+    def _send(self, sizes: Sizes, write: Write) -> Batch:
+        """A batch on its way to the device; views of its shape are made once."""
         shape = BatchShape.of(sizes)
-        return cache(partial(Batch.view, self._batches.send(shape.size, write), shape, self._place))
+        if shape not in self._seen:
+            if len(self._seen) == SIZES:
+                self._seen.clear()
+            self._seen[shape] = Batch.view(self._batches.flat, shape, self._place)
+        self._batches.send(shape.size, write)
+        return self._seen[shape]
 
-    def _read(self, batch: Callable[[], Batch], sizes: Sizes) -> Reading:
+    def _read(self, batch: Batch, sizes: Sizes) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
 
         def read() -> Reading:
-            reading = self.decoder.read(batch().tokens, batch().prompts)
+            reading = self.decoder.read(batch.tokens, batch.prompts)
             hidden, state = self._hidden[: sizes.requests], self._state[: sizes.requests]
             hidden.copy_(reading.hidden)
             state.copy_(reading.state)

@@ -11,7 +11,7 @@ Write = Callable[[np.ndarray], None]
 """Fills int32 of a size that is known before."""
 _STAGES = 3
 """Batches whose integers may be on their way at once: two in flight and one being packed."""
-_SIZES = 1024
+SIZES = 1024
 """Sizes whose views are kept."""
 
 
@@ -49,7 +49,7 @@ class Staging:
         """Let ``write`` fill int32 (size,), and return them on the device, in stream order."""
         if size not in self._views:
             # Made once a size: a batch waits for it.
-            if len(self._views) == _SIZES:
+            if len(self._views) == SIZES:
                 self._views.clear()
             staged = [(stage[:size], stage[:size].numpy()) for stage in self._staged]
             self._views[size] = self.flat[:size], staged
@@ -57,12 +57,12 @@ class Staging:
         if not staged:
             write(flat.numpy())
             return flat
-        (pinned, numbers), sent = staged[self._next], self._sent[self._next]
+        (pinned, numbers), sent, stream = staged[self._next], self._sent[self._next], torch.cuda.current_stream()
         self._next = (self._next + 1) % _STAGES
         sent.synchronize()
         write(numbers)
         flat.copy_(pinned, non_blocking=True)
-        sent.record()
+        sent.record(stream)
         return flat
 
     def wipe(self) -> None:

@@ -58,7 +58,7 @@ class Request:
             ConfigError: a width below 1, or not one width per level.
         """
         beam = default if self.beam is None else self.beam
-        widths = (int(beam),) * levels if isinstance(beam, int | np.integer) else tuple(int(width) for width in beam)
+        widths = (int(beam),) * levels if isinstance(beam, (int, np.integer)) else tuple(int(width) for width in beam)
         if len(widths) != levels or min(widths) < 1:
             raise ConfigError(
                 "the beam width cannot be used",
