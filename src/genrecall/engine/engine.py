@@ -53,20 +53,24 @@ class _Lock:
 
     def __init__(self, device: torch.device) -> None:
         self._lock, self._depth = threading.RLock(), 0
-        self._parts = torch.inference_mode(), _current(device)
+        self._parts = _current(device), torch.inference_mode()
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        try:
+            if self._depth == 0:
+                for part in self._parts:
+                    part.__enter__()
+        except BaseException:  # a device that is lost: whoever comes next is to hear of it, too
+            self._lock.release()
+            raise
         self._depth += 1
-        if self._depth == 1:
-            for part in self._parts:
-                part.__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        if self._depth == 1:
+        self._depth -= 1
+        if self._depth == 0:
             for part in reversed(self._parts):
                 part.__exit__(*error)
-        self._depth -= 1
         self._lock.release()
 
 

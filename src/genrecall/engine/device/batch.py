@@ -155,8 +155,9 @@ def pack(
     out[fields["starts"]][1:count] = ends[:-1]
     read = chain.from_iterable(tokens[seat.cached :] for seat, tokens in zip(seats, prompts, strict=True))
     out[fields["token"]][:total] = np.fromiter(read, np.int32, total)
-    # Reading begins with a page. All is looked up: after a pause, arithmetic takes the host longer to begin with.
+    # All is looked up: after a pause, arithmetic takes the host longer to begin with.
     page_tokens, counted = slots.shape[1], slots.reshape(-1)
+    assert not any(seat.cached % page_tokens for seat in seats), "reading begins with a page"
     fresh = [page for seat in seats for page in seat.pages[seat.cached // page_tokens :]]
     places, at = slots.take(fresh, axis=0).reshape(-1), 0
     table, position, slot = out[fields["table"]].reshape(r, -1), out[fields["position"]], out[fields["slot"]]
