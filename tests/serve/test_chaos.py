@@ -86,7 +86,7 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
         open_artifact(tmp_path / "a")
 
 
-def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
+def test_recovery_lasts_until_two_seconds_in_a_row_are_like_before() -> None:
     before = Outcomes(latency_s=[0.01] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
     calm = Outcomes(latency_s=[0.012] * 20, due=list(np.arange(20) / 10), status=[200] * 20)
     assert recovered(before, calm) == 0.0
@@ -96,6 +96,9 @@ def test_recovery_is_the_last_half_second_that_was_unlike_before() -> None:
     assert recovered(before, refused) == 1.5
     assert recovered(refused, refused) == 0.0  # one was refused in half a second before, too
     assert recovered(slow, slow) == 0.0
+    for refusing, found in ((range(19, 20), 2.0), (range(30, 31), 0.0), (range(20, 60), 6.0), (range(60), 6.0)):
+        status = [503 if number in refusing else 200 for number in range(60)]
+        assert recovered(before, Outcomes(latency_s=[0.01] * 60, due=list(np.arange(60) / 10), status=status)) == found
     some = Outcomes(latency_s=[0.1, 0.3, 0.1], late_s=[0.0] * 3, due=[0.0, 0.0, 0.9], status=[200, 200, 503])
     assert good(some) == pytest.approx(1.0)
 

@@ -66,8 +66,16 @@ def test_a_loop_that_lags_lets_in_less_and_a_calm_one_more_again() -> None:
             time.sleep(0.1)
             await asyncio.sleep(0.03)
             assert limiter.lag_s > 0.02
-        watching.cancel()
         assert limiter.limit < begun
+        for _ in range(8):
+            time.sleep(0.05)
+            await asyncio.sleep(0.03)
+        assert limiter.limit == begun / 2  # slow answers alone lower it further
+        limiter.limit = 8.0
+        time.sleep(0.05)
+        await asyncio.sleep(0.03)
+        assert limiter.limit == 8.0
+        watching.cancel()
         limiter.limit, limiter.lag_s = 4.0, 0.0
         for _ in range(600):
             limiter.answered(0.001, inflight=1)

@@ -1,8 +1,8 @@
 """How many requests may be on their way: as many as the gateway and the classic channels turn over quickly.
 
     L ← L + (1 − lag/most) / L     for an answer that was quick while L was in use
-    L ← L · 0.8                    for a slow one, at most once in its own time; and for each look that sees a lag
-                                   above the most while half of L or more was in use
+    L ← L · 0.8                    for a slow one, at most once in its own time; and, down to half of where it began,
+                                   for each look that sees a lag above the most while half of L or more was in use
 
 Additive increase, multiplicative decrease (Chiu & Jain, "Analysis of the increase and decrease algorithms for
 congestion avoidance", 1989), as in adaptive concurrency limits (Netflix, Envoy). Deviations: what waits for the engine
@@ -10,7 +10,7 @@ alone does not count, neither its number nor its time: the engine has limits of 
 that are parked there would fill this one with what costs nothing while cheap answers are refused. Slow is measured
 against a part of the service's deadline instead of the fastest answer seen; and how far the event loop lags behind
 counts, too, in time and by itself: requests wait for it before anybody sees them, those that are refused as well. A lag
-with little on its way is another program's, and letting in less would not mend it.
+with little on its way is another program's or made of refusals, and letting in less would not mend it.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Limiter:
             await asyncio.sleep(_LOOK_S)
             lag_s = time.monotonic() - begun - _LOOK_S
             self.lag_s = max(lag_s, 0.7 * self.lag_s)
-            if lag_s > _LAG_S and self._inflight - self.parked >= self.limit / 2:
-                self._step_back()
+            if lag_s > _LAG_S and self._inflight - self.parked >= self.limit / 2 and self.limit > _EASY / 2:
+                self._step_back(_EASY / 2)
 
-    def _step_back(self) -> None:
-        self.limit = max(self.limit * _BACK_OFF, _LEAST)
+    def _step_back(self, least: float = _LEAST) -> None:
+        self.limit = max(self.limit * _BACK_OFF, least)
         self._stepped_back = time.monotonic()

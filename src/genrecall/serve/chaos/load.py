@@ -26,7 +26,7 @@ import numpy as np
 
 from genrecall.serve.chaos.link import Arrived, Link
 
-_PATIENCE_S, _REFUSED_S, _WINDOW_S = 30.0, 0.1, 0.5
+_PATIENCE_S, _REFUSED_S, _WINDOW_S, _LASTING_S = 30.0, 0.1, 0.5, 2.0
 _TICK_S, _LOOK_S = 0.001, 1.0  # no event loop sleeps for less than a tick
 
 
@@ -225,15 +225,27 @@ class Client:
 
 
 def recovered(before: Outcomes, after: Outcomes) -> float:
-    """Seconds until every half second was like those of before.
+    """Seconds until half seconds were like those of before, two seconds in a row, and never as long unlike them again.
 
-    Like them: no more refused than in the worst of them, and a median up to that one's or twice the usual.
+    Like them: no more refused than in the worst of them, and a median up to that one's or twice the usual. A single one
+    may be worse than the worst of as many before: of two series that do not differ, the second holds the worst in half
+    of all cases.
     """
     known = _half_seconds(before)
     slow = max([2 * float(np.median(before.latency_s)), *(median for _, median, _ in known)])
     most = max((refused for _, _, refused in known), default=0)
-    unlike = [begin for begin, median, refused in _half_seconds(after) if median > slow or refused > most]
-    return max(unlike) + _WINDOW_S if unlike else 0.0
+    back = last_like = last_unlike = 0.0
+    calm = False
+    for begin, median, refused in _half_seconds(after):
+        end = begin + _WINDOW_S
+        if median > slow or refused > most:
+            last_unlike = end
+            if not calm or end - last_like >= _LASTING_S:
+                back, calm = end, False
+        else:
+            last_like = end
+            calm = calm or end - last_unlike >= _LASTING_S
+    return back
 
 
 def _half_seconds(outcomes: Outcomes) -> list[tuple[float, float, int]]:

@@ -99,7 +99,8 @@ def serving(
         stdin=subprocess.PIPE if guarded else None,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "120"} | dict(environment or {}),
+        # What is killed leaves semaphores to Python's resource tracker, which says so between our lines.
+        env=os.environ | {"COLUMNS": "120", "PYTHONWARNINGS": "ignore:resource_tracker"} | dict(environment or {}),
     )
     assert process.stdout is not None
     port, told = 0, ""
