@@ -34,7 +34,7 @@ class Wire:
         self.group, self.lock, self.device = self, threading.RLock(), torch.device("cpu")
         read, self._pipe = os.pipe()
         self.follower = Follower(self, Inbox(os.fdopen(read, "rb", buffering=0)))  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=self.follower.run)
+        self._thread = threading.Thread(target=self.follower.run, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -80,14 +80,16 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch, rem
     assert follower is not None
     ours, theirs = recorded(engine.loop.runner), recorded(follower)
     wire.start()
-    requests = ask(histories(1), catalog(0), users=False, filters=False)[:3]
-    engine.warm_up(requests, batches=(3,))
-    engine.generate(requests)
-    answers = engine.generate(requests)
-    engine.score(requests, [answer.sids for answer in answers])
-    with torch.inference_mode():
-        engine.loop.runner.wipe()
-    wire.end()
+    try:
+        requests = ask(histories(1), catalog(0), users=False, filters=False)[:3]
+        engine.warm_up(requests, batches=(3,))
+        engine.generate(requests)
+        answers = engine.generate(requests)
+        engine.score(requests, [answer.sids for answer in answers])
+        with torch.inference_mode():
+            engine.loop.runner.wipe()
+    finally:
+        wire.end()
     assert ours == theirs
     assert "captured" in ours
     assert not follower._batches.flat.any(), "what was told holds prompts, too"
@@ -99,9 +101,9 @@ class Ended(Exception):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("full"), RuntimeError("Connection closed by peer\nmore"), IndexError("while packing")],
+    [torch.OutOfMemoryError("full"), RuntimeError("closed by peer\nmore"), IndexError("packing"), KeyboardInterrupt()],
 )
-def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """The others wait for a batch that never comes, or in sums; nothing may be asked of the group after that."""
 
     def lose(why: str) -> None:
@@ -114,5 +116,5 @@ def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, 
     runner.leader = SimpleNamespace(group=SimpleNamespace(lock=threading.RLock()), lose=lose)  # type: ignore[assignment]
     monkeypatch.setattr(Runner, "search_packed", fail)
     monkeypatch.setattr(LeadingRunner, "_announce", lambda *_: None)
-    with pytest.raises(Ended, match=f"^{str(error).splitlines()[0]}$"):
+    with pytest.raises(Ended, match=f"^{(str(error) or 'KeyboardInterrupt').splitlines()[0]}$"):
         runner.search_packed(SimpleNamespace(shape=None), None, None)  # type: ignore[arg-type]

@@ -48,30 +48,33 @@ _NO_JOB = -1
 class _Lock:
     """An engine's lock; the thread that has it is in inference mode, on the engine's device.
 
-    Entered again within, it only counts; what it enters is made once, for that takes the longest after a pause.
+    Entered again within, it only counts: to make and enter both takes long after a pause.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._lock, self._depth = threading.RLock(), 0
-        self._parts = _current(device), torch.inference_mode()
+        self._lock, self._depth, self._device = threading.RLock(), 0, device
+        self._mode, self._current = torch.inference_mode(), _current(device)
 
     def __enter__(self) -> None:
         self._lock.acquire()
         try:
             if self._depth == 0:
-                for part in self._parts:
-                    part.__enter__()
+                self._current = _current(self._device)  # anew: one that was left goes to where it came from
+                self._current.__enter__()
+                self._mode.__enter__()
+            self._depth += 1
         except BaseException:  # a device that is lost: whoever comes next is to hear of it, too
             self._lock.release()
             raise
-        self._depth += 1
 
     def __exit__(self, *error: Any) -> None:
         self._depth -= 1
-        if self._depth == 0:
-            for part in reversed(self._parts):
-                part.__exit__(*error)
-        self._lock.release()
+        try:
+            if self._depth == 0:
+                self._mode.__exit__(*error)
+                self._current.__exit__(*error)
+        finally:
+            self._lock.release()
 
 
 class Engine:

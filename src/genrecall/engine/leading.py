@@ -126,12 +126,12 @@ class LeadingRunner(Runner):
     @contextmanager
     def _together(self) -> Iterator[None]:
         """A batch of all ranks, which end together where one that was announced does not come: a device fails, is full,
-        or hears no more of another.
+        or hears no more of another, or Ctrl-C comes between.
         """
         with self.leader.group.lock:
             try:
                 yield
-            except Exception as error:
+            except BaseException as error:
                 self.leader.lose((str(error) or type(error).__name__).splitlines()[0])
 
     def _announce(self, kind: str, shape: SearchShape | ForestShape, sizes: Sizes) -> None:

@@ -71,8 +71,8 @@ class Leader:
         ]  # fmt: skip
         self._pipes = [child.stdin for child in self._children if child.stdin is not None]
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
-        atexit.register(self.end)
         self.group = Group(Shard(rank=0, ranks=ranks), torch.device(devices[0]), store)
+        atexit.register(self.end)
 
     @property
     def pids(self) -> list[int]:
@@ -108,6 +108,7 @@ class Leader:
             return
         self._require_alive()
         self._ending = True
+        self.group.lock.acquire(timeout=_LEAVE_S)  # for good: nothing is told after this, and this not within a batch
         with contextlib.suppress(OSError):  # a rank that is gone needs not be told
             self._send(encode(Frame(head={"kind": "end"})))
         until = time.monotonic() + _LEAVE_S
