@@ -8,13 +8,11 @@ prompt once, keeps what users' prompts have in common, and lays every batch out 
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ from genrecall.engine.device.scoring import Candidates, held
 from genrecall.engine.device.shards import Checkpoint
 from genrecall.engine.host.request import Answer, Refused, Request, Scores, Sid
 from genrecall.engine.host.step import Kind, Seat, StepPlan
+from genrecall.engine.lock import Lock, current
 from genrecall.engine.loop import Outcome, Task
 from genrecall.engine.setup import assemble
 from genrecall.errors import ConfigError, GenrecallError
@@ -43,38 +42,6 @@ _SHORT = 16
 """Tokens of prompts that sizes are captured with: whatever the size, they fit."""
 _NO_JOB = -1
 """The number of a request that was answered at once: an empty catalog has nothing to search."""
-
-
-class _Lock:
-    """An engine's lock; the thread that has it is in inference mode, on the engine's device.
-
-    Entered again within, it only counts: to make and enter both takes long after a pause.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._lock, self._depth, self._device = threading.RLock(), 0, device
-        self._mode, self._current = torch.inference_mode(), _current(device)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            if self._depth == 0:
-                self._current = _current(self._device)  # anew: one that was left goes to where it came from
-                self._current.__enter__()
-                self._mode.__enter__()
-            self._depth += 1
-        except BaseException:  # a device that is lost: whoever comes next is to hear of it, too
-            self._lock.release()
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        self._depth -= 1
-        try:
-            if self._depth == 0:
-                self._mode.__exit__(*error)
-                self._current.__exit__(*error)
-        finally:
-            self._lock.release()
 
 
 class Engine:
@@ -107,11 +74,11 @@ class Engine:
         self.sid_tokens = [np.asarray(ids) for ids in sid_tokens]
         self._device = pick_device(self.config.device)
         self._compiled = use_cache(self._device)
-        with torch.no_grad(), _current(self._device):
+        with torch.no_grad(), current(self._device):
             self.loop = assemble(model, trie, sid_tokens, self.config)
         self._search = self.loop.runner.search
         self.device, self.dtype = self.loop.runner.device, self._search.decoder.weights.embedding.dtype
-        self.lock = _Lock(self.device)
+        self.lock = Lock(self.device)
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers in the order of the requests; any number of them, of mixed lengths, widths and filters.
@@ -363,11 +330,6 @@ class Engine:
                 raise
         while any(outcome is None for outcome in outcomes):
             self.advance()
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Kernels are launched on whichever GPU is the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def answer_of(outcome: Outcome | None) -> Answer:

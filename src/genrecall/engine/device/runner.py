@@ -291,12 +291,13 @@ class Runner:
     def _send(self, sizes: Sizes, write: Write) -> Batch:
         """A batch on its way to the device; views of its shape are made once."""
         shape = BatchShape.of(sizes)
-        if shape not in self._seen:
+        batch = self._seen.get(shape)
+        if batch is None:
             if len(self._seen) == SIZES:
                 self._seen.clear()
-            self._seen[shape] = Batch.view(self._batches.flat, shape, self._place)
+            batch = self._seen[shape] = Batch.view(self._batches.flat, shape, self._place)
         self._batches.send(shape.size, write)
-        return self._seen[shape]
+        return batch
 
     def _read(self, batch: Batch, sizes: Sizes) -> Reading:
         """The prompts; hidden states at addresses that do not depend on how many tokens were read."""
