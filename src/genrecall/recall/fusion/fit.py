@@ -49,7 +49,9 @@ class FusionFit:
     methods: tuple[Method, ...] = _TRIED
     top: int = 100
     constants: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0, 60.0)
-    learned: tuple[LearnedConfig, ...] = field(default=(LearnedConfig(hidden=0, members=1), LearnedConfig()))
+    learned: tuple[LearnedConfig, ...] = field(
+        default=(LearnedConfig(hidden=0, members=1), LearnedConfig(), LearnedConfig(decay=1e-2))
+    )
     seed: int = 0
     device: str = "auto"
 
