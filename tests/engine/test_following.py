@@ -93,6 +93,7 @@ def test_all_ranks_capture_at_the_same_time(monkeypatch: pytest.MonkeyPatch, rem
     assert ours == theirs
     assert "captured" in ours
     assert not follower._batches.flat.any(), "what was told holds prompts, too"
+    assert not wire.follower._last, "results are let go of, too"
 
 
 class Ended(Exception):
@@ -103,8 +104,10 @@ class Ended(Exception):
     "error",
     [torch.OutOfMemoryError("full"), RuntimeError("closed by peer\nmore"), IndexError("packing"), KeyboardInterrupt()],
 )
-def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """The others wait for a batch that never comes, or in sums; nothing may be asked of the group after that."""
+def test_what_rank_0_tells_and_does_not_do_ends_all(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """The others wait for a batch that never comes, or in sums, or hold what it does not; nothing may be asked of the
+    group after that.
+    """
 
     def lose(why: str) -> None:
         raise Ended(why)
@@ -114,7 +117,11 @@ def test_a_batch_that_fails_on_rank_0_ends_all(monkeypatch: pytest.MonkeyPatch, 
 
     runner = LeadingRunner.__new__(LeadingRunner)
     runner.leader = SimpleNamespace(group=SimpleNamespace(lock=threading.RLock()), lose=lose)  # type: ignore[assignment]
-    monkeypatch.setattr(Runner, "search_packed", fail)
-    monkeypatch.setattr(LeadingRunner, "_announce", lambda *_: None)
-    with pytest.raises(Ended, match=f"^{(str(error) or 'KeyboardInterrupt').splitlines()[0]}$"):
-        runner.search_packed(SimpleNamespace(shape=None), None, None)  # type: ignore[arg-type]
+    for name in ("search_packed", "move"):
+        monkeypatch.setattr(Runner, name, fail)
+    for name in ("_announce", "tell"):
+        monkeypatch.setattr(LeadingRunner, name, lambda *_: None)
+    batch = SimpleNamespace(shape=None)
+    for do in (lambda: runner.search_packed(batch, None, None), lambda: runner.move([])):  # type: ignore[arg-type]
+        with pytest.raises(Ended, match=f"^{(str(error) or 'KeyboardInterrupt').splitlines()[0]}$"):
+            do()

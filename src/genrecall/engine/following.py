@@ -89,7 +89,7 @@ class Follower:
         self._group, self._inbox = group, inbox
         self._runners: list[Runner | None] = []
         self._like: dict[int, Like] = {}
-        self._last: torch.Tensor | None = None
+        self._last: dict[int, torch.Tensor] = {}  # by engine
 
     def run(self) -> None:
         """Do what rank 0 says until it ends."""
@@ -130,9 +130,9 @@ class Follower:
         runner.graphs.in_haste, runner.graphs.lasting = like.in_haste, like.lasting
         runner.tier.wait()
         if isinstance(like.shape, Levels):
-            self._last, _ = runner.search_packed(like.shape, like.sizes, self._write)
+            self._last[like.engine], _ = runner.search_packed(like.shape, like.sizes, self._write)
         else:
-            self._last = runner.score_packed(like.shape, like.sizes, self._write, self._write)
+            self._last[like.engine] = runner.score_packed(like.shape, like.sizes, self._write, self._write)
 
     def _do(self, frame: Frame) -> None:
         head, arrays = frame.head, frame.arrays
@@ -144,11 +144,11 @@ class Follower:
             case "like":
                 self._like[head["number"]] = Like.of(head)
             case "compare":
-                self._group.gather(checksum(self._last))
+                self._group.gather(checksum(self._last.get(head["engine"])))
             case "remains":
                 self._group.gather(*runner.remains())
             case "close":
-                self._last = None
+                self._last.pop(head["engine"], None)
                 self._runners[head["engine"]] = None
                 self._like = {number: like for number, like in self._like.items() if like.engine != head["engine"]}
                 del runner
@@ -158,7 +158,7 @@ class Follower:
             case kind:
                 assert kind in LeadingRunner.TOLD, "rank 0 tells nothing else"
                 if kind == "wipe":
-                    self._last = None
+                    self._last.pop(head["engine"], None)
                 getattr(runner, kind)(*([trie_of(frame)] if "codes" in head else head["arguments"]))
 
     def _open(self, frame: Frame) -> Runner:

@@ -42,7 +42,7 @@ def _told(name: str) -> Callable[..., None]:
 
     def method(self: LeadingRunner, *arguments: Any) -> None:
         tries = [argument for argument in arguments if isinstance(argument, Trie)]
-        with self.leader.group.lock:
+        with self._together():
             if tries:
                 self.tell(name, {"codes": tries[0].space.codes}, **trie_arrays(tries[0]))
             else:
@@ -86,7 +86,7 @@ class LeadingRunner(Runner):
         rows, fresh = self.catalog.place(masks)
         if fresh:
             places, bits = [row for row, _ in fresh], self.catalog.pack([mask for _, mask in fresh])
-            with self.leader.group.lock:
+            with self._together():
                 self.tell("write", {"rows": places}, bits=bits.numpy())
                 self.catalog.write(places, bits)
         return rows
@@ -108,13 +108,13 @@ class LeadingRunner(Runner):
 
     def compare(self) -> bool:
         """Whether the latest batch had the same results, bit by bit, on every rank."""
-        with self.leader.group.lock:
+        with self._together():
             self.tell("compare", {})
             return len(set(self.leader.group.gather(checksum(self._last)))) == 1
 
     def remains(self) -> list[int]:
         """See ``Runner``."""
-        with self.leader.group.lock:
+        with self._together():
             self.tell("remains", {})
             return self.leader.group.gather(*super().remains())
 
@@ -125,7 +125,7 @@ class LeadingRunner(Runner):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A batch of all ranks, which end together where one that was announced does not come: a device fails, is full,
+        """What all ranks do: they end together where rank 0 has told it and does not do it, for a device fails, is full
         or hears no more of another, or Ctrl-C comes between.
         """
         with self.leader.group.lock:
