@@ -48,7 +48,14 @@ def older(run: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "verb",
-    ["rank train", "export --two-tower 1 --out {out}", "sid build --out {out}", "sid compare", "sid inspect --item i3"],
+    [
+        "rank train",
+        "export --two-tower 1 --out {out}",
+        "sid build --out {out}",
+        "sid append",
+        "sid compare",
+        "sid inspect --item i3",
+    ],
 )
 def test_vectors_of_other_texts_are_refused(older: Path, verb: str) -> None:
     command = verb.format(out=older / "out").split()

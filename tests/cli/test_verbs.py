@@ -97,12 +97,30 @@ def test_an_unknown_user_is_a_cold_start(run: Path) -> None:
         (["--user", "u1", "--history", "i3"], "not clear for whom"),
         ([], "not clear for whom"),
         (["--user", "u1", "--profile", "country"], "--profile cannot be read"),
+        (["--search", "candle"], "not trained on searches"),
     ],
 )
 def test_recommend_refuses(run: Path, arguments: list[str], words: str) -> None:
     result = runner.invoke(app, ["recommend", "--run", str(run), *arguments])
     assert isinstance(result.exception, GenrecallError)
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "--window", "3"], "settings of their own"),
+        (["export", "--transition", "auto", "--decay", "0.9"], "settings of their own"),
+        (["run", "--items", "none", "--events", "none", "--beside", "hstu,foo"], "no such baselines"),
+        (["bench", "kernels", "--only", "foo", "--device", "cpu"], "no kernel has such a name"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(run: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    where = {"export": ["--run", str(run), "--out", str(tmp_path / "out")], "run": ["--out", str(tmp_path / "out")]}
+    result = runner.invoke(app, [*arguments, *where.get(arguments[0], [])])
+    assert isinstance(result.exception, GenrecallError)
+    assert words in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrecall.bundle.contents import Contents
+from genrecall.catalog.items import Items
+from genrecall.catalog.store import Catalog
 from genrecall.errors import ArtifactError
-from genrecall.serve.batch.run import BatchConfig, run_batch
+from genrecall.serve.batch.run import BatchConfig, planned, run_batch
 from genrecall.serve.batch.shards import MANIFEST, Shards
 from tests.serve.world import serving
 
@@ -56,6 +61,18 @@ def test_a_second_run_changes_nothing(run: Path, clean: Path) -> None:
 def test_another_batch_is_refused_in_the_same_place(run: Path, clean: Path) -> None:
     with pytest.raises(ArtifactError, match="another batch"):
         run_batch(run / "bundle", run / "catalog", clean, BatchConfig(k=6, shard_users=7), device="cpu")
+
+
+def test_a_catalog_of_other_items_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalog, contents = Catalog.load(run / "catalog"), Contents.open(run / "bundle")
+    ids = pa.array([f"x{item}" for item in catalog.items.ids])
+    other = Items(table=catalog.items.table.set_column(0, "item_id", ids))
+    with pytest.raises(ArtifactError, match="not of this bundle"):
+        planned(contents, replace(catalog, items=other), tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out").exists()
+    one = Items(table=catalog.items.table.set_column(0, "item_id", pa.array(["x0", *catalog.items.ids[1:]])))
+    planned(contents, replace(catalog, items=one), tmp_path / "out", CONFIG)
+    assert f"1 of {len(ids)} items are not in the bundle" in capsys.readouterr().err
 
 
 def test_a_directory_of_others_is_left_alone(run: Path, tmp_path: Path) -> None:

@@ -54,7 +54,6 @@ class Contents:
         fusion: None where the bundle ships none.
         split: how histories were prepared for training.
         beam: W that the bundle ships.
-        searches: whether its generators were trained on searches.
         ranker: what of the ranker a gateway needs; None where the bundle ships none.
     """
 
@@ -67,7 +66,6 @@ class Contents:
     fusion: Fusion | None
     split: Mapping[str, Any]
     beam: int
-    searches: bool
     ranker: RankerFacts | None = None
 
     @classmethod
@@ -86,6 +84,5 @@ class Contents:
             fusion=classic.load_fusion(bundle.path / "channels"),
             split=config["split"],
             beam=config["generative"]["beam"],
-            searches=bool(bundle.manifest.facts.get("searches", False)),
             ranker=RankerFacts.of(bundle) if RANKER in bundle.manifest.parents else None,
         )

@@ -69,6 +69,8 @@ class Recommender:
     catalog_digest: str
     remarks: tuple[str, ...] = ()
     ranker: Ranker | None = None
+    searches: bool = False
+    """Whether its generators were trained on searches."""
 
     @classmethod
     def load(
@@ -122,6 +124,7 @@ class Recommender:
             catalog_digest=bundle.manifest.parents["catalog"],
             remarks=tuple(config["remarks"]),
             ranker=_ranker(bundle, device),
+            searches=bool(bundle.manifest.facts.get("searches", False)),
         )
 
     def recommend(
@@ -194,9 +197,9 @@ class Recommender:
         return bool(profile) and prompts.head(profile) != prompts.head()
 
     def reads_search(self, text: str) -> bool:
-        """Whether the prompt shows anything of this search."""
+        """Whether the model was trained on searches and its prompt shows anything of this one."""
         prompts = self.generative.members[0].prompts
-        return prompts.encode(_NOTHING, {}, None, text) != prompts.encode(_NOTHING)
+        return self.searches and prompts.encode(_NOTHING, {}, None, text) != prompts.encode(_NOTHING)
 
     def _require_k(self, k: int) -> None:
         if not 1 <= k <= len(self.items):

@@ -20,15 +20,17 @@ _DATES = (19_000_101, 21_001_231)  # as seconds, all of these lie between August
 _FARTHEST = float(2**62)  # floats beyond have no place in int64; they count as this far in the future or past
 
 
-def require(path: Path, columns: Collection[str], name: str, *, candidates: Collection[str] = ()) -> None:
-    """Refuse a table without column ``name``; ``candidates`` are columns that might be mapped to it."""
+def require(
+    path: Path, columns: Collection[str], name: str, *, candidates: Collection[str] = (), instead: str = ""
+) -> None:
+    """Refuse a table without column ``name``; ``candidates`` might be mapped to it, ``instead`` would do as well."""
     if name in columns:
         return
     best = next(iter(candidates), "COLUMN")
     raise DataError(
         f"{path.name} has no column {name}",
         seen=f"columns {', '.join(columns)}",
-        allowed=f"a column {name}, or another column mapped to it",
+        allowed=f"a column {name}, or another column mapped to it" + (f"; or {instead}" if instead else ""),
         fix=f"add the column, or map one: --map {name}={best}",
     )
 

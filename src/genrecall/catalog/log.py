@@ -79,7 +79,7 @@ def take_events(stream: Stream, items: Items, config: ImportConfig, findings: Fi
     """Read and check the events; returns them sorted and without repeats, and how many rows were read."""
     timed = "timestamp" in stream.columns
     if not timed and "order" not in stream.columns:
-        columns.require(stream.path, stream.columns, "timestamp")
+        columns.require(stream.path, stream.columns, "timestamp", instead="order, numbers that rise with time")
     for name in ("user_id", "item_id"):
         columns.require(stream.path, stream.columns, name)
     clock_name = "timestamp" if timed else "order"

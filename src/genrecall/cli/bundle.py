@@ -24,8 +24,12 @@ def export(
     transition: Annotated[
         str, typer.Option(help="Transition counts: directed, undirected, or auto by the training events.")
     ] = "auto",
-    window: Annotated[int, typer.Option(help="Largest distance of a counted transition; not with auto.")] = 5,
-    decay: Annotated[float, typer.Option(help="Weight of a history item one step older; not with auto.")] = 0.5,
+    window: Annotated[
+        int | None, typer.Option(help="Largest distance of a counted transition; not with auto. Default: 5.")
+    ] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="Weight of a history item one step older; not with auto. Default: 0.5.")
+    ] = None,
     segment: Annotated[
         str | None, typer.Option(help="Profile column by which popularity is counted, too: the first fallback.")
     ] = None,
@@ -67,7 +71,15 @@ def export(
         )
     counted = None
     if transition != "auto":
+        window, decay = 5 if window is None else window, 0.5 if decay is None else decay
         counted = TransitionConfig(directed=transition == "directed", window=window, decay=decay)
+    elif window is not None or decay is not None:
+        raise ConfigError(
+            "transition counts by the training events have settings of their own",
+            seen="--transition auto with " + ("--window" if window is not None else "--decay"),
+            allowed="--window and --decay with --transition directed or undirected",
+            fix="name --transition, or leave these out",
+        )
     loaded = Catalog.load(catalog or run / "catalog")
     towers, vectors = None, None
     if two_tower is not None:

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Learn to order the bundle's fused lists, on validation cases that neither channels nor generator were trained on.
 
-    Writes RUN/ranker, and with --beside RUN/ranker-sparse and RUN/ranker-dense for comparison.
+    Writes RUN/ranker, and with --beside RUN/ranker-joint, RUN/ranker-sparse and RUN/ranker-dense for comparison.
     Then: genrecall export --run RUN --ranker RUN/ranker
 
     Example: genrecall rank train --run runs/quickstart

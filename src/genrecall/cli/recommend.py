@@ -164,12 +164,19 @@ def _require_one(
 def _require_read(shop: Recommender, search: str | None) -> None:
     from genrecall.errors import ConfigError
 
+    if search and not shop.searches:
+        raise ConfigError(
+            "this bundle's model was not trained on searches",
+            seen=search,
+            allowed="--user, --history and --profile",
+            fix="train with searches (--tasks of `genrecall train`), or leave out --search",
+        )
     if search and not shop.reads_search(search):
         raise ConfigError(
             "this bundle's model cannot read the search",
             seen=search,
             allowed="words that a model trained on searches knows",
-            fix="use other words, or a bundle of such a model",
+            fix="use other words",
         )
 
 

@@ -67,11 +67,13 @@ def command(
     """
     from dataclasses import replace
 
-    from genrecall.recipes import named
+    from genrecall.recipes import baselines, named
     from genrecall.recipes.run import prepare, run
     from genrecall.train.preference import PreferenceConfig
 
     widths = [count_of(width) for width in beams.split(",") if width]
+    besides = list(dict.fromkeys(name.strip() for name in beside.split(",") if name.strip()))
+    baselines.require_known(besides)
     config = import_config(map_, time_unit, event_default, k_core, min_rating, first_item, drop_textless, strict=False)
     chosen = named.resolve(recipe, data, {"items": items, "events": events, "users": users}, out, config)
     catalog, vectors = prepare(chosen, out)
@@ -80,7 +82,7 @@ def command(
     outcome = run(
         catalog, vectors, study, out,
         seeds=range(first_seed, first_seed + seeds), final=final, refit_too=refit, cases=cases, beams=widths,
-        beside=list(dict.fromkeys(name.strip() for name in beside.split(",") if name.strip())),
+        beside=besides,
     )  # fmt: skip
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False, indent=2))

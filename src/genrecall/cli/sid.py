@@ -160,13 +160,19 @@ def append(
 
     Example: genrecall sid append --run runs/shop
     """
+    from genrecall.catalog.store import Catalog
     from genrecall.sid.append import append_sids
     from genrecall.sid.table import SidTable
+    from genrecall.text.embed import vectors_of
     from genrecall.text.vectors import Vectors
 
     source, target = sid or run / "sid", out or run / "sid"
     before = SidTable.load(source)
-    new = Vectors.load(vectors or run / "vectors")
+    # Without a catalog, as where vectors came from elsewhere, they say which items there are.
+    if vectors is None and (run / "catalog").is_dir():
+        new = vectors_of(run / "vectors", Catalog.load(run / "catalog"))
+    else:
+        new = Vectors.load(vectors or run / "vectors")
     table = append_sids(source, new.item_ids, new.matrix, out=target, identity=new.identity, vectors_digest=new.digest)
     known = set(before.item_ids)
     added = {name: table.written(row) for row, name in enumerate(table.item_ids) if name not in known}

@@ -47,7 +47,7 @@ class IndexConfig:
                 seen=f"kind={self.kind}, links={self.links}, build_width={self.build_width}, "
                 f"search_width={self.search_width}",
                 allowed="a kind of auto, exact, hnsw, and widths of 2 or more",
-                fix="correct IndexConfig",
+                fix="choose a kind (--index) and widths of these",
             )
 
     def resolved(self, num_items: int) -> Kind:

@@ -66,7 +66,7 @@ class ItemCfConfig:
                 f"popularity_power={self.popularity_power}",
                 allowed="similarity 'cosine' or 'swing', user_items >= 2, item_users >= 2, alpha >= 0, shrinkage >= 0, "
                 "0 <= popularity_power <= 1",
-                fix="correct ItemCfConfig",
+                fix="choose a similarity (--item-cf) and sizes of these",
             )
 
 

@@ -287,5 +287,5 @@ def check_history(last: int | None, decay: float, neighbours: int | None) -> Non
             "the history cannot be read like this",
             seen=f"last={last}, decay={decay}, neighbours={neighbours}",
             allowed="last >= 1 or None, 0 < decay <= 1, neighbours >= 1 or None",
-            fix="correct the channel's configuration",
+            fix="correct what reads the history, such as --decay",
         )

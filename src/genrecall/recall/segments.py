@@ -84,7 +84,7 @@ class SegmentChannel:
                 "no segment has enough users",
                 seen=f"column {config.column}: {dict(users.most_common(3)) or 'no values'}",
                 allowed=f"a profile column with a value that {config.min_users} training users share",
-                fix="name another column, or lower min_users",
+                fix="name another profile column (--segment), or give users such a column",
             )
         place = {value: row for row, value in enumerate(segments)}
         row_of = np.array([place.get(values.get(user, ""), -1) for user in range(len(histories))])

@@ -224,8 +224,7 @@ class Release:
 
     def _reads(self, name: str) -> bool:
         if name == "generative":
-            told = self.worker is not None and self.worker.facts is not None and self.worker.facts.reads_search
-            return told and self.contents.searches
+            return self.worker is not None and self.worker.facts is not None and self.worker.facts.reads_search
         return name != "dense"  # text vectors need the encoder, which is no part of a bundle
 
     def _mask(self, wanted: Filter) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 
 from genrecall.bench.kernel_cases import attention, layer, ranker, trie
 from genrecall.bench.kernel_cases.case import Case, RankerWorkload, Workload
+from genrecall.errors import ConfigError
 
 __all__ = ["Case", "RankerWorkload", "Workload", "cases"]
 
@@ -35,6 +36,14 @@ def cases(
         ("node_mask",): partial(trie.filters, work, device),
         ranker.NAMES: partial(ranker.ranker, ranks, device),
     }
+    known = [name for names in groups for name in names]
+    if not any(name.startswith(only) for name in known):
+        raise ConfigError(
+            "no kernel has such a name",
+            seen=", ".join(only),
+            allowed="beginnings of " + ", ".join(known),
+            fix="correct --only, or leave it out",
+        )
     for names, group in groups.items():
         if any(name.startswith(only) for name in names):
             for case in group():

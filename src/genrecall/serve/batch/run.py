@@ -12,7 +12,7 @@ from genrecall.bundle.contents import Contents
 from genrecall.bundle.load import Recommender
 from genrecall.catalog.histories import Histories
 from genrecall.catalog.store import Catalog
-from genrecall.errors import ConfigError
+from genrecall.errors import ArtifactError, ConfigError
 from genrecall.recall.channel import Query
 from genrecall.serve.batch.lists import Lists
 from genrecall.serve.batch.shards import Shards
@@ -70,8 +70,9 @@ def planned(contents: Contents, users: Catalog, out: Path, config: BatchConfig) 
     """The output directory of this batch, with its plan written.
 
     Raises:
-        ArtifactError: the directory holds another batch.
+        ArtifactError: the directory holds another batch, or no item of the catalog is in the bundle.
     """
+    _require_known(contents, users)
     total = users.events.num_users
     plan = {
         "bundle": contents.digest,
@@ -81,6 +82,19 @@ def planned(contents: Contents, users: Catalog, out: Path, config: BatchConfig) 
         **asdict(config),
     }
     return Shards(out, plan)
+
+
+def _require_known(contents: Contents, users: Catalog) -> None:
+    strange = [item for item in users.items.ids if item not in contents.items.index]
+    if len(strange) == len(users.items):
+        raise ArtifactError(
+            "the catalog is not of this bundle",
+            seen=f"{len(strange):,} items, such as {strange[0]}, of which the bundle holds none",
+            allowed=f"a catalog whose users know items of the bundle's {len(contents.items):,}",
+            fix="give the --catalog that the bundle was exported from, or a later one",
+        )
+    if strange:
+        log(f"{len(strange):,} of {len(users.items):,} items are not in the bundle and left out of histories")
 
 
 class Work:
