@@ -197,6 +197,8 @@ def test_verbs(catalog: Catalog, vectors: Given, tmp_path: Path) -> None:
     more = [*vectors.item_ids, "n0"]
     matrix = np.concatenate([vectors.matrix, vectors.matrix[:1]])
     write_vectors(run / "vectors", more, matrix, config={"encoder": IDENTITY}, parents={}, facts={})
-    appended = json.loads(call("append", "--json"))
+    with pytest.raises(ArtifactError, match="another catalog"):
+        call("append")
+    appended = json.loads(call("append", "--vectors", str(run / "vectors"), "--json"))
     assert list(appended["appended"]) == ["n0"]
     assert appended["items"] == ITEMS + 1
