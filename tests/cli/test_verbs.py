@@ -43,6 +43,27 @@ def test_errors_are_four_lines_and_exit_with_2() -> None:
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["seen", "allowed", "do"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "--users", "0"], "'--users'"),
+        (["bench", "engine", "--foo", "1"], "--foo"),
+        (["sid", "nope"], "nope"),
+        (["load"], "Missing argument"),
+        (["--foo"], "--foo"),
+    ],
+)
+def test_what_typer_refuses_has_four_parts_too(arguments: list[str], words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "genrecall", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert lines[1] == "  seen:    genrecall " + " ".join(arguments)
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["seen", "allowed", "do"]
+
+
 def test_a_service_needs_a_beam() -> None:
     done = subprocess.run([sys.executable, "-m", "genrecall", "serve", "none", "--beam", "0"], capture_output=True)
     assert done.returncode == 2

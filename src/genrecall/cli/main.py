@@ -33,10 +33,12 @@ from genrecall.cli import (
     sid,
     train,
 )
+from genrecall.cli.usage import FourParts
 from genrecall.errors import DependencyError, GenrecallError
 
 app = typer.Typer(
     name="genrecall",
+    cls=FourParts,
     help="Generative retrieval: a language model writes the items, through semantic IDs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
