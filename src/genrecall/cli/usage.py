@@ -35,7 +35,7 @@ def _four_parts() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # no error: help was printed
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: typer prints its help
             raise
         verb = error.ctx.command_path if error.ctx else "genrecall"
         raise ConfigError(
